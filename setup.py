@@ -1,0 +1,104 @@
+"""Builds plait's one extension module; everything else about the package is in pyproject.toml.
+
+`plait._native._native` is made of one Cython file and of all C files beside it. Before any of them is compiled, the
+compiler, Python.h and greenlet.h are tried out, so that what is missing is said in a sentence instead of a page of errors.
+"""
+
+import importlib.util
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+NATIVE = Path("src/plait/_native")
+INSTALL = "on Debian, apt-get install gcc python3-dev"
+
+
+def refuse_unsupported_pythons() -> None:
+    if sys.implementation.name != "cpython":
+        sys.exit(f"plait needs CPython: it cannot be built for {sys.implementation.name}")
+    if sysconfig.get_config_var("Py_GIL_DISABLED") and sys.version_info < (3, 14, 4):
+        sys.exit(
+            "plait needs CPython 3.14.4 or newer on free-threaded builds, and this is a free-threaded "
+            f"{sys.version.split()[0]}: earlier ones free objects that are still in use on parked stacks; use an ordinary build"
+        )
+
+
+def greenlet_include() -> str:
+    """The directory for which `#include <greenlet/greenlet.h>` works."""
+    spec = importlib.util.find_spec("greenlet")
+    if spec is not None and spec.origin is not None:
+        package = Path(spec.origin).parent
+        if (package / "greenlet.h").is_file():
+            return str(package.parent)
+    sys.exit(
+        "plait's native package needs greenlet.h, which the greenlet package brings: pip install 'greenlet>=3.5.6,<4'"
+    )
+
+
+class BuildNative(build_ext):
+    """build_ext that tries the tools first, and keeps generated C out of the source tree."""
+
+    def build_extensions(self) -> None:
+        if sys.platform != "linux":
+            sys.exit(f"plait 0.1 runs on Linux only, and this is {sys.platform}: its poller is epoll")
+        self.verify_toolchain()
+        super().build_extensions()
+
+    def verify_toolchain(self) -> None:
+        if complaint := self.complaint_about("int probe;\n"):
+            sys.exit(f"plait's native package needs a C compiler and the Python headers: {INSTALL} ({complaint})")
+        if complaint := self.complaint_about("#include <Python.h>\n"):
+            sys.exit(f"plait's native package needs the Python headers (Python.h): {INSTALL} ({complaint})")
+
+    def complaint_about(self, source: str) -> str:
+        """The first thing the compiler has to say against `source`; empty if it compiles."""
+        command = list(self.compiler.compiler_so)
+        includes = [f"-I{directory}" for directory in self.compiler.include_dirs]
+        with tempfile.TemporaryDirectory() as scratch:
+            probe = Path(scratch, "probe.c")
+            probe.write_text(source)
+            try:
+                done = subprocess.run(
+                    [*command, *includes, "-c", str(probe), "-o", str(probe.with_suffix(".o"))],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+            except OSError as error:
+                return f"{command[0]}: {error.strerror}"
+        if done.returncode == 0:
+            return ""
+        errors = [line.rpartition("error: ")[2] for line in done.stderr.splitlines() if "error: " in line]
+        return errors[0] if errors else f"{command[0]} ended with status {done.returncode}"
+
+    def build_extension(self, ext: Extension) -> None:
+        from Cython.Build import cythonize  # here, for an sdist is made without it
+
+        [translated] = cythonize(
+            [ext],
+            build_dir="build/cython",
+            compiler_directives={"language_level": 3, "freethreading_compatible": True, "embedsignature": True},
+        )
+        ext.sources = translated.sources
+        ext.include_dirs.append(greenlet_include())
+        super().build_extension(ext)
+
+
+refuse_unsupported_pythons()
+setup(
+    ext_modules=[
+        Extension(
+            "plait._native._native",
+            sources=[str(NATIVE / "_native.pyx"), *sorted(str(path) for path in NATIVE.glob("*.c"))],
+            depends=[str(path) for pattern in ("*.h", "*.pxd") for path in sorted(NATIVE.glob(pattern))],
+            include_dirs=[str(NATIVE)],
+            extra_compile_args=["-std=gnu11", "-O2", "-fno-strict-aliasing", "-fvisibility=hidden"],
+        )
+    ],
+    cmdclass={"build_ext": BuildNative},
+)

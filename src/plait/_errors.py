@@ -1,0 +1,54 @@
+"""The exceptions and warnings of plait, by whose fault they are."""
+
+from __future__ import annotations
+
+__all__ = (
+    "Cancelled",
+    "CancelledSwallowed",
+    "DeadlockError",
+    "GroupClosed",
+    "GroupFailed",
+    "InternalError",
+)
+
+
+class Cancelled(BaseException):
+    """Raised at a cancel point of a thread whose scope was cancelled.
+
+    A `BaseException`, so that `except Exception` lets it pass. Let it pass too, after your clean-up: the scope that was
+    cancelled absorbs it. Whoever swallows it gets it again at the next operation that would park.
+
+    Attributes:
+        reason: Why, as given to `cancel()`, or what happened ("deadline passed", "a child failed").
+        source: The scope or group that was cancelled, or the future.
+    """
+
+    def __init__(self, reason: object = None, source: object = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.source = source
+
+    def __str__(self) -> str:
+        """Reason and source in one line."""
+        what = "cancelled" if self.reason is None else f"cancelled: {self.reason}"
+        return what if self.source is None else f"{what} (by {self.source!r})"
+
+
+class GroupFailed(RuntimeError):  # noqa: N818 - the condition is the name, as in GroupClosed
+    """A thread outside tried to spawn into a group that has failed or was cancelled; the first failure is the cause."""
+
+
+class GroupClosed(RuntimeError):  # noqa: N818 - see GroupFailed
+    """Somebody tried to spawn into a group whose block has ended."""
+
+
+class DeadlockError(RuntimeError):
+    """Waiting for this mutex could never end: its owner waits for you, or is you."""
+
+
+class InternalError(RuntimeError):
+    """plait has broken one of its own rules. Please report it."""
+
+
+class CancelledSwallowed(RuntimeWarning):
+    """A `Cancelled` was delivered and somebody kept it from reaching its scope."""

@@ -1,0 +1,422 @@
+# cython: language_level=3, freethreading_compatible=True, binding=False, embedsignature=False
+"""The native package: atomics, system calls, and the doors of the C sources beside this file.
+
+stack.c    Stack, the switch
+leaf.c     the method tables
+words.c    RLock and poll objects, opened
+frames.c   suspended frames for the collector of free-threaded 3.14
+here.h     the thread-local record that they share
+
+Atomics. Every operation that changes a cell is sequentially consistent and a full fence, and so is every failed one:
+the protocols of the core (idle, parking, cancel) are of the form "store mine, then look at yours" on both sides, and
+they count on it. Python's own attribute accesses are release and acquire on free-threaded builds, no more.
+"""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
+from libc.errno cimport EAGAIN, EINTR, ENOSYS, EOPNOTSUPP, errno
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    static inline int plait_cas(uint64_t *cell, uint64_t seen, uint64_t wanted)
+    {
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        return __atomic_compare_exchange_n(cell, &seen, wanted, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    }
+    static inline uint64_t plait_load(uint64_t *cell) { return __atomic_load_n(cell, __ATOMIC_SEQ_CST); }
+    static inline uint64_t plait_swap(uint64_t *cell, uint64_t wanted)
+    {
+        uint64_t seen = __atomic_exchange_n(cell, wanted, __ATOMIC_SEQ_CST);
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        return seen;
+    }
+    static inline uint64_t plait_add(uint64_t *cell, int64_t step)
+    { return __atomic_add_fetch(cell, (uint64_t)step, __ATOMIC_SEQ_CST); }
+    static inline void plait_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+    """
+    ctypedef unsigned long long uint64_t
+    ctypedef long long int64_t
+    bint plait_cas(uint64_t *cell, uint64_t seen, uint64_t wanted) nogil
+    uint64_t plait_load(uint64_t *cell) nogil
+    uint64_t plait_swap(uint64_t *cell, uint64_t wanted) nogil
+    uint64_t plait_add(uint64_t *cell, int64_t step) nogil
+    void plait_fence() nogil
+
+cdef extern from "here.h":
+    void plait_arm()
+    void plait_disarm()
+    void plait_hold(int step)
+    object plait_current()
+    object plait_cooperative()
+    void plait_bind(object parker)
+    int plait_stack_init(object module) except -1
+    int plait_leaf_init(object module) except -1
+    int plait_words_init(object module) except -1
+
+cdef extern from "pythread.h":
+    ctypedef void *PyThread_type_lock
+    PyThread_type_lock PyThread_allocate_lock()
+    void PyThread_free_lock(PyThread_type_lock) nogil
+    int PyThread_acquire_lock(PyThread_type_lock, int) nogil
+    void PyThread_release_lock(PyThread_type_lock) nogil
+
+cdef extern from "<sys/socket.h>" nogil:
+    ssize_t c_recv "recv"(int fd, void *buffer, size_t size, int flags)
+    ssize_t c_send "send"(int fd, const void *buffer, size_t size, int flags)
+    int MSG_DONTWAIT
+
+cdef extern from "<sys/uio.h>" nogil:
+    cdef struct iovec:
+        void *iov_base
+        size_t iov_len
+    ssize_t preadv2(int fd, const iovec *parts, int count, long long offset, int flags)
+    ssize_t pwritev2(int fd, const iovec *parts, int count, long long offset, int flags)
+    int RWF_NOWAIT
+
+cdef extern from "<poll.h>" nogil:
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    int c_poll "poll"(pollfd *fds, unsigned long count, int timeout)
+
+# ---- who is at work here -------------------------------------------------------------------------------------------
+
+def current():
+    """The parker at work on this kernel thread: a virtual thread, a scoped platform thread's record, or None."""
+    return plait_current()
+
+
+def cooperative():
+    """As current(), but None where nothing may park: a wait is announced already, or the collector is at work."""
+    return plait_cooperative()
+
+
+def bind(parker):
+    """Make `parker` (or None) what is at work on this platform thread. The caller keeps it alive until it is unbound."""
+    plait_bind(parker)
+
+
+# ---- atomics -------------------------------------------------------------------------------------------------------
+
+# The states of a wait word, in its low three bits; above them the epoch, which counts the waits.
+cdef enum:
+    RUNNING = 0     # at work, or not started
+    WAITING = 1     # has announced a wait; anybody may claim it
+    SHIELDED = 2    # the same, but a canceller leaves it alone
+    WOKEN = 3       # claimed by a waker
+    TIMED_OUT = 4   # claimed by a timer
+    INTERRUPTED = 5 # claimed by a canceller
+    STATE = 7
+
+outcomes = {"RUNNING": RUNNING, "WAITING": WAITING, "SHIELDED": SHIELDED, "WOKEN": WOKEN, "TIMED_OUT": TIMED_OUT,
+            "INTERRUPTED": INTERRUPTED}
+
+
+cdef class WaitWord:
+    """The word on which waker, timer and canceller compete for one wait: exactly one of them wins.
+
+    The owner arms it (a new epoch), publishes the epoch to whoever shall wake it, looks once more at what it waits for,
+    and suspends; who claims the word must resume the owner. Anything that still holds an old epoch fails to claim.
+    From arm() to disarm() leaves on the owner's kernel thread behave as CPython made them: nothing that runs there in
+    between, such as a finalizer, may start a second wait over the first.
+    """
+    cdef uint64_t word
+    cdef uint64_t settled
+
+    def arm(self, bint shielded=False):
+        """Announce a wait; its epoch. Owner only. A full fence."""
+        plait_arm()
+        cdef uint64_t epoch = (self.word >> 3) + 1
+        plait_swap(&self.word, epoch << 3 | (SHIELDED if shielded else WAITING))
+        return epoch
+
+    def disarm(self):
+        """End the wait; how it stood: one of the states. Owner only. A full fence.
+
+        WAITING or SHIELDED means that nobody has claimed it, and nobody will.
+        """
+        cdef uint64_t seen = plait_swap(&self.word, plait_load(&self.word) & ~<uint64_t>STATE)
+        plait_disarm()
+        return seen & STATE
+
+    def claim(self, uint64_t epoch, uint64_t outcome):
+        """End wait `epoch` of this word with `outcome` (WOKEN or TIMED_OUT); False if it was over. A full fence."""
+        if plait_cas(&self.word, epoch << 3 | WAITING, epoch << 3 | outcome):
+            return True
+        return plait_cas(&self.word, epoch << 3 | SHIELDED, epoch << 3 | outcome)
+
+    def interrupt(self):
+        """End whatever wait a canceller may end now, with INTERRUPTED; False if there is none. A full fence."""
+        cdef uint64_t seen
+        plait_fence()
+        while True:
+            seen = plait_load(&self.word)
+            if seen & STATE != WAITING:
+                return False
+            if plait_cas(&self.word, seen, (seen & ~<uint64_t>STATE) | INTERRUPTED):
+                return True
+
+    def hold(self):
+        """Close the gate without announcing a wait: the owner is about to run others. disarm() opens it again."""
+        plait_arm()
+
+    def settle(self):
+        """The owner's outcome is stored, for good. Owner only. A full fence."""
+        plait_swap(&self.settled, 1)
+
+    def is_settled(self):
+        """Whether the outcome is stored. A full fence before it looks."""
+        plait_fence()
+        return plait_load(&self.settled) == 1
+
+    def waits(self, uint64_t epoch):
+        """Whether wait `epoch` is still open: what a stale timer asks."""
+        cdef uint64_t seen = plait_load(&self.word)
+        return seen == (epoch << 3 | WAITING) or seen == (epoch << 3 | SHIELDED)
+
+    def is_waiting(self):
+        """Whether a wait is announced and nobody has claimed it."""
+        cdef uint64_t state = plait_load(&self.word) & STATE
+        return state == WAITING or state == SHIELDED
+
+    def state(self):
+        """The state, for dumps and tests."""
+        return plait_load(&self.word) & STATE
+
+
+cdef class Flag:
+    """One bit that one side raises and the other takes. Both are full fences."""
+    cdef uint64_t raised
+
+    def set(self):
+        """Raise it."""
+        plait_swap(&self.raised, 1)
+
+    def clear(self):
+        """Lower it."""
+        plait_swap(&self.raised, 0)
+
+    def take(self):
+        """Lower it; True for exactly one taker of each time that it was raised."""
+        plait_fence()
+        if plait_load(&self.raised) == 0:
+            return False
+        return plait_swap(&self.raised, 0) == 1
+
+
+cdef class Rundown:
+    """A count of those who are inside, which closes for good when it comes back to zero. Starts at one: its owner."""
+    cdef uint64_t inside
+
+    def __cinit__(self):
+        self.inside = 1
+
+    def enter(self):
+        """Count one more in; False, and nothing counted, once it has closed. Any thread."""
+        cdef uint64_t seen
+        while True:
+            seen = plait_load(&self.inside)
+            if seen == 0:
+                return False
+            if plait_cas(&self.inside, seen, seen + 1):
+                return True
+
+    def leave(self):
+        """Count one out; True for the one who closed it. Any thread that is inside."""
+        return plait_add(&self.inside, -1) == 0
+
+    def reset(self):
+        """Only the owner is inside: in a child process after fork."""
+        plait_swap(&self.inside, 1)
+
+    def count(self):
+        """How many are inside now. A full fence before it looks."""
+        plait_fence()
+        return plait_load(&self.inside)
+
+
+cdef class Counter:
+    """A number that many threads add to."""
+    cdef uint64_t total
+
+    def add(self, int64_t step):
+        """Add `step`; the new total. A full fence."""
+        return <int64_t>plait_add(&self.total, step)
+
+    def value(self):
+        """The total now."""
+        return <int64_t>plait_load(&self.total)
+
+
+cdef class Lock:
+    """A plain lock for the core itself: it blocks the kernel thread, is never a leaf, and is held for moments."""
+    cdef PyThread_type_lock lock
+
+    def __cinit__(self):
+        self.lock = PyThread_allocate_lock()
+        if self.lock == NULL:
+            raise MemoryError("out of locks")
+
+    def __dealloc__(self):
+        if self.lock != NULL:
+            PyThread_free_lock(self.lock)
+
+    def __enter__(self):
+        # A finalizer that runs while the lock is held must not come back here: the holder is this kernel thread.
+        plait_hold(1)
+        if not PyThread_acquire_lock(self.lock, 0):
+            with nogil:
+                PyThread_acquire_lock(self.lock, 1)
+
+    def __exit__(self, kind, error, traceback):
+        PyThread_release_lock(self.lock)
+        plait_hold(-1)
+
+
+# ---- system calls that do not wait ---------------------------------------------------------------------------------
+# Each returns None where the call would have waited. The GIL is kept: they take a microsecond, and giving it away in
+# each would cost more than they do.
+
+cdef int fail() except -1:
+    PyErr_SetFromErrno(OSError)
+    return -1
+
+
+cdef inline bint would_wait() noexcept:
+    return errno == EAGAIN  # EWOULDBLOCK is the same number on Linux
+
+
+def recv(int fd, Py_ssize_t size, int flags=0):
+    """recv(2) without waiting: bytes, or None."""
+    if size < 0:
+        raise ValueError("negative buffersize in recv")
+    data = PyBytes_FromStringAndSize(NULL, size)
+    cdef ssize_t got
+    while True:
+        got = c_recv(fd, PyBytes_AS_STRING(data), size, flags | MSG_DONTWAIT)
+        if got >= 0:
+            break
+        if would_wait():
+            return None
+        if errno != EINTR:
+            fail()
+        PyErr_CheckSignals()
+    if got == size:
+        return data
+    return PyBytes_AS_STRING(data)[:got]
+
+
+def recv_into(int fd, buffer, Py_ssize_t size, int flags=0):
+    """recv(2) into a writable buffer without waiting: the number of bytes, or None. size 0: as much as fits."""
+    cdef Py_buffer view
+    if size < 0:
+        raise ValueError("negative buffersize in recv_into")
+    PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+    cdef ssize_t got
+    try:
+        if size == 0:
+            size = view.len
+        if view.len < size:
+            raise ValueError("buffer too small for requested bytes")
+        while True:
+            got = c_recv(fd, view.buf, size, flags | MSG_DONTWAIT)
+            if got >= 0:
+                return got
+            if would_wait():
+                return None
+            if errno != EINTR:
+                fail()
+            PyErr_CheckSignals()
+    finally:
+        PyBuffer_Release(&view)
+
+
+def send(int fd, data, int flags=0, Py_ssize_t start=0):
+    """send(2) of data[start:] without waiting: the number of bytes taken, or None."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    cdef ssize_t sent
+    try:
+        while True:
+            sent = c_send(fd, <char *>view.buf + start, view.len - start, flags | MSG_DONTWAIT)
+            if sent >= 0:
+                return sent
+            if would_wait():
+                return None
+            if errno != EINTR:
+                fail()
+            PyErr_CheckSignals()
+    finally:
+        PyBuffer_Release(&view)
+
+
+def read_nowait(int fd, Py_ssize_t size):
+    """read(2) without waiting: bytes, None if it would wait, or NotImplemented if this file cannot tell."""
+    if size < 0:
+        raise OSError(22, "Invalid argument")
+    data = PyBytes_FromStringAndSize(NULL, size)
+    cdef iovec part
+    part.iov_base = PyBytes_AS_STRING(data)
+    part.iov_len = size
+    cdef ssize_t got
+    while True:
+        got = preadv2(fd, &part, 1, -1, RWF_NOWAIT)
+        if got >= 0:
+            break
+        if would_wait():
+            return None
+        if errno == EOPNOTSUPP or errno == ENOSYS:
+            return NotImplemented
+        if errno != EINTR:
+            fail()
+        PyErr_CheckSignals()
+    if got == size:
+        return data
+    return PyBytes_AS_STRING(data)[:got]
+
+
+def write_nowait(int fd, data, Py_ssize_t start=0):
+    """write(2) of data[start:] without waiting: the number of bytes, None, or NotImplemented as for read_nowait."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    cdef iovec part
+    part.iov_base = <char *>view.buf + start
+    part.iov_len = view.len - start
+    cdef ssize_t sent
+    try:
+        while True:
+            sent = pwritev2(fd, &part, 1, -1, RWF_NOWAIT)
+            if sent >= 0:
+                return sent
+            if would_wait():
+                return None
+            if errno == EOPNOTSUPP or errno == ENOSYS:
+                return NotImplemented
+            if errno != EINTR:
+                fail()
+            PyErr_CheckSignals()
+    finally:
+        PyBuffer_Release(&view)
+
+
+def poll_now(int fd, short events):
+    """poll(2) of one descriptor without waiting: the events at hand, 0 if none."""
+    cdef pollfd one
+    one.fd = fd
+    one.events = events
+    one.revents = 0
+    while c_poll(&one, 1, 0) < 0:
+        if errno != EINTR:
+            fail()
+        PyErr_CheckSignals()
+    return one.revents
+
+
+import sys as _sys
+
+_module = _sys.modules[__name__]
+plait_stack_init(_module)
+plait_leaf_init(_module)
+plait_words_init(_module)

@@ -1,0 +1,352 @@
+/* Leaves: functions and methods of CPython, made cooperative in their own method tables.
+ *
+ * CPython reads PyMethodDef.ml_meth at every call of a builtin. install() stores a trampoline of the same C signature
+ * there, so no Python object changes: every object follows, however old, every name however imported, every bound
+ * method however cached. Each leaf has a trampoline of its own for each of the five C signatures, since a C function
+ * carries no data; they are generated below.
+ *
+ * A trampoline asks one thread-local word. It is NULL on platform threads that have no scope of plait's open, and then
+ * the trampoline is a tail call of the original: 1 to 4 ns. Otherwise the Python replacement is called with the same
+ * arguments, on one of three conditions:
+ *   COOPERATIVE  something may park here (almost every leaf)
+ *   IDENTITY     plait is at work here, whether it may park or not: who a thread is does not depend on that
+ *   ALWAYS       anywhere: only where all threads must be seen, such as closing a descriptor others wait for
+ * A leaf that ends a wait of others (release, put) may have an `after` hook instead of or beside the
+ * replacement: it is called with self once the original has succeeded, on every thread, while any virtual thread is
+ * parked in the parking lot (`lot_waiters`).
+ *
+ * Publication. The fields of a leaf are filled before ml_meth is stored (release), and are never changed again while
+ * it is installed; a thread that sees the trampoline sees the fields. A leaf's slot is never given to another method,
+ * so a thread inside a trampoline at uninstall() still finds its original. The library is never unloaded.
+ */
+#include "here.h"
+
+#define LEAVES 160
+
+enum { COOPERATIVE, IDENTITY, ALWAYS };
+
+typedef struct {
+    PyMethodDef *def;       /* the table entry; NULL: the slot is free */
+    PyCFunction original;
+    PyObject *replacement;  /* called instead where leaves are cooperative; NULL: none */
+    PyObject *after;        /* called with self after a success while somebody waits in the lot; NULL: none */
+    int flags;
+    int when;               /* COOPERATIVE, IDENTITY or ALWAYS */
+    int is_method;          /* self is passed on to the replacement */
+    int is_installed;
+} Leaf;
+
+static Leaf leaves[LEAVES];
+static int leaf_count; /* under the install lock of plait.patch */
+
+static Py_ssize_t lot_waiters; /* virtual threads and scoped platform threads parked in the parking lot */
+
+static inline int
+lot_is_busy(void)
+{
+#ifdef Py_GIL_DISABLED
+    /* Other side: count the waiter (sequentially consistent), then try the lock once more. */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+    return __atomic_load_n(&lot_waiters, __ATOMIC_RELAXED) != 0;
+}
+
+static int
+replaced_here(Leaf *leaf)
+{
+    return leaf->replacement != NULL && (leaf->when != COOPERATIVE || plait_here.cooperative != NULL);
+}
+
+static inline int
+replaced(Leaf *leaf)
+{
+    return __builtin_expect(plait_here.current != NULL, 0) && replaced_here(leaf);
+}
+
+static PyObject *
+call_after(Leaf *leaf, PyObject *self, PyObject *result)
+{
+    if (result == NULL || !lot_is_busy())
+        return result;
+    PyObject *done = PyObject_CallOneArg(leaf->after, self);
+    if (done == NULL) {
+        Py_DECREF(result);
+        return NULL;
+    }
+    Py_DECREF(done);
+    return result;
+}
+
+static PyObject *
+call_vector(Leaf *leaf, PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    if (!leaf->is_method)
+        return PyObject_Vectorcall(leaf->replacement, args, nargs, kwnames);
+    Py_ssize_t total = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
+    PyObject *small[8];
+    PyObject **all = small;
+    if (total + 1 > 8) {
+        all = PyMem_Malloc((total + 1) * sizeof(PyObject *));
+        if (all == NULL)
+            return PyErr_NoMemory();
+    }
+    all[0] = self;
+    for (Py_ssize_t i = 0; i < total; i++)
+        all[i + 1] = args[i];
+    PyObject *result = PyObject_Vectorcall(leaf->replacement, all, nargs + 1, kwnames);
+    if (all != small)
+        PyMem_Free(all);
+    return result;
+}
+
+static PyObject *
+call_tuple(Leaf *leaf, PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    if (!leaf->is_method)
+        return PyObject_Call(leaf->replacement, args, kwargs);
+    Py_ssize_t n = PyTuple_GET_SIZE(args);
+    PyObject *all = PyTuple_New(n + 1);
+    if (all == NULL)
+        return NULL;
+    PyTuple_SET_ITEM(all, 0, Py_NewRef(self));
+    for (Py_ssize_t i = 0; i < n; i++)
+        PyTuple_SET_ITEM(all, i + 1, Py_NewRef(PyTuple_GET_ITEM(args, i)));
+    PyObject *result = PyObject_Call(leaf->replacement, all, kwargs);
+    Py_DECREF(all);
+    return result;
+}
+
+/* METH_NOARGS, METH_O and METH_VARARGS share a C signature. */
+static PyObject *
+call_pair(Leaf *leaf, PyObject *self, PyObject *arg)
+{
+    if (leaf->flags & METH_VARARGS)
+        return call_tuple(leaf, self, arg, NULL);
+    return call_vector(leaf, self, &arg, leaf->flags & METH_O ? 1 : 0, NULL);
+}
+
+typedef PyObject *(*pair_t)(PyObject *, PyObject *);
+typedef PyObject *(*keywords_t)(PyObject *, PyObject *, PyObject *);
+typedef PyObject *(*fast_t)(PyObject *, PyObject *const *, Py_ssize_t);
+typedef PyObject *(*fastkw_t)(PyObject *, PyObject *const *, Py_ssize_t, PyObject *);
+typedef PyObject *(*method_t)(PyObject *, PyTypeObject *, PyObject *const *, Py_ssize_t, PyObject *);
+
+#define ORIGINAL(type, leaf) ((type)(void (*)(void))(leaf)->original)
+
+/* One signature: the trampoline that diverts, the one that also looks for waiters afterwards, the one that always
+ * diverts. */
+#define SIGNATURE(kind, i, type, PARAMS, ARGS, REPLACED)                                                               \
+    static PyObject *kind##_##i PARAMS                                                                                 \
+    {                                                                                                                  \
+        Leaf *leaf = &leaves[i];                                                                                       \
+        if (replaced(leaf))                                                                                            \
+            return REPLACED;                                                                                           \
+        return ORIGINAL(type, leaf) ARGS;                                                                              \
+    }                                                                                                                  \
+    static PyObject *kind##_after_##i PARAMS                                                                           \
+    {                                                                                                                  \
+        Leaf *leaf = &leaves[i];                                                                                       \
+        if (replaced(leaf))                                                                                            \
+            return REPLACED;                                                                                           \
+        return call_after(leaf, self, ORIGINAL(type, leaf) ARGS);                                                      \
+    }                                                                                                                  \
+    static PyObject *kind##_always_##i PARAMS                                                                          \
+    {                                                                                                                  \
+        Leaf *leaf = &leaves[i];                                                                                       \
+        return REPLACED;                                                                                               \
+    }
+
+#define TRAMPOLINES(i)                                                                                                 \
+    SIGNATURE(pair, i, pair_t, (PyObject * self, PyObject * arg), (self, arg), call_pair(leaf, self, arg))             \
+    SIGNATURE(keywords, i, keywords_t, (PyObject * self, PyObject * args, PyObject * kwargs), (self, args, kwargs),    \
+              call_tuple(leaf, self, args, kwargs))                                                                    \
+    SIGNATURE(fast, i, fast_t, (PyObject * self, PyObject *const *args, Py_ssize_t n), (self, args, n),                \
+              call_vector(leaf, self, args, n, NULL))                                                                  \
+    SIGNATURE(fastkw, i, fastkw_t, (PyObject * self, PyObject *const *args, Py_ssize_t n, PyObject *names),            \
+              (self, args, n, names), call_vector(leaf, self, args, n, names))                                         \
+    SIGNATURE(method, i, method_t,                                                                                     \
+              (PyObject * self, PyTypeObject * cls, PyObject *const *args, Py_ssize_t n, PyObject *names),             \
+              (self, cls, args, n, names), call_vector(leaf, self, args, n, names))
+
+#define ROW(i)                                                                                                         \
+    {{(void (*)(void))pair_##i, (void (*)(void))keywords_##i, (void (*)(void))fast_##i, (void (*)(void))fastkw_##i,    \
+      (void (*)(void))method_##i},                                                                                     \
+     {(void (*)(void))pair_after_##i, (void (*)(void))keywords_after_##i, (void (*)(void))fast_after_##i,              \
+      (void (*)(void))fastkw_after_##i, (void (*)(void))method_after_##i},                                              \
+     {(void (*)(void))pair_always_##i, (void (*)(void))keywords_always_##i, (void (*)(void))fast_always_##i,           \
+      (void (*)(void))fastkw_always_##i, (void (*)(void))method_always_##i}},
+
+#define TENS(X, t) X(t##0) X(t##1) X(t##2) X(t##3) X(t##4) X(t##5) X(t##6) X(t##7) X(t##8) X(t##9)
+#define ALL(X)                                                                                                         \
+    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9)                                                                  \
+    TENS(X, 1) TENS(X, 2) TENS(X, 3) TENS(X, 4) TENS(X, 5) TENS(X, 6) TENS(X, 7) TENS(X, 8) TENS(X, 9)                 \
+    TENS(X, 10) TENS(X, 11) TENS(X, 12) TENS(X, 13) TENS(X, 14) TENS(X, 15)
+
+ALL(TRAMPOLINES)
+
+static void (*const trampolines[LEAVES][3][5])(void) = {ALL(ROW)};
+
+static int
+signature_of(int flags)
+{
+    switch (flags & (METH_VARARGS | METH_KEYWORDS | METH_NOARGS | METH_O | METH_FASTCALL | METH_METHOD)) {
+    case METH_VARARGS:
+    case METH_NOARGS:
+    case METH_O:
+        return 0;
+    case METH_VARARGS | METH_KEYWORDS:
+        return 1;
+    case METH_FASTCALL:
+        return 2;
+    case METH_FASTCALL | METH_KEYWORDS:
+        return 3;
+    case METH_METHOD | METH_FASTCALL | METH_KEYWORDS:
+        return 4;
+    default:
+        return -1;
+    }
+}
+
+static PyCFunction
+trampoline_of(Leaf *leaf, int index)
+{
+    int variant = leaf->when == ALWAYS ? 2 : leaf->after != NULL;
+    return (PyCFunction)trampolines[index][variant][signature_of(leaf->flags)];
+}
+
+/* The table entry behind a method descriptor or a builtin function; NULL with TypeError for anything else. */
+static PyMethodDef *
+def_of(PyObject *target)
+{
+    if (Py_IS_TYPE(target, &PyMethodDescr_Type))
+        return ((PyMethodDescrObject *)target)->d_method;
+    if (PyCFunction_Check(target))
+        return ((PyCFunctionObject *)target)->m_ml;
+    PyErr_Format(PyExc_TypeError, "a leaf is a builtin function or a method descriptor, not %R", target);
+    return NULL;
+}
+
+static PyObject *
+leaf_install(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *target, *replacement, *after;
+    int when;
+    if (!PyArg_ParseTuple(args, "OOOi:install", &target, &replacement, &after, &when))
+        return NULL;
+    PyMethodDef *def = def_of(target);
+    if (def == NULL)
+        return NULL;
+    int signature = signature_of(def->ml_flags);
+    if (signature < 0) {
+        PyErr_Format(PyExc_TypeError, "%R has a calling convention that no trampoline knows", target);
+        return NULL;
+    }
+    int index = 0;
+    while (index < leaf_count && leaves[index].def != def)
+        index++;
+    if (index == LEAVES) {
+        PyErr_SetString(PyExc_RuntimeError, "more leaves than trampolines: raise LEAVES in leaf.c");
+        return NULL;
+    }
+    Leaf *leaf = &leaves[index];
+    if (leaf->is_installed) {
+        PyErr_Format(PyExc_RuntimeError, "%R is installed already", target);
+        return NULL;
+    }
+    if (index == leaf_count) {
+        leaf->def = def;
+        leaf->original = def->ml_meth;
+        leaf->flags = def->ml_flags;
+        leaf->is_method = Py_IS_TYPE(target, &PyMethodDescr_Type);
+        leaf_count++;
+    }
+    else if (def->ml_meth != leaf->original) {
+        PyErr_Format(PyExc_RuntimeError, "somebody else has changed the method table entry of %R", target);
+        return NULL;
+    }
+    leaf->replacement = replacement == Py_None ? NULL : Py_NewRef(replacement);
+    leaf->after = after == Py_None ? NULL : Py_NewRef(after);
+    leaf->when = when;
+    leaf->is_installed = 1;
+    PyCFunction trampoline = trampoline_of(leaf, index);
+    __atomic_store_n(&def->ml_meth, trampoline, __ATOMIC_RELEASE);
+    return PyLong_FromLong(index);
+}
+
+static PyObject *
+leaf_uninstall(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    long index = PyLong_AsLong(arg);
+    if (index < 0 || index >= leaf_count) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_IndexError, "no such leaf");
+        return NULL;
+    }
+    Leaf *leaf = &leaves[index];
+    /* Only where the entry is still ours. The replacement stays referenced: a thread may be about to call it. */
+    PyCFunction ours = trampoline_of(leaf, index);
+    if (!leaf->is_installed || leaf->def->ml_meth != ours)
+        Py_RETURN_FALSE;
+    __atomic_store_n(&leaf->def->ml_meth, leaf->original, __ATOMIC_RELEASE);
+    leaf->is_installed = 0;
+    Py_RETURN_TRUE;
+}
+
+/* A callable that is the original for ever: of the same kind, over a private copy of the table entry. */
+static PyObject *
+leaf_original(PyObject *Py_UNUSED(module), PyObject *target)
+{
+    PyMethodDef *def = def_of(target);
+    if (def == NULL)
+        return NULL;
+    PyMethodDef *copy = PyMem_RawMalloc(sizeof(PyMethodDef)); /* lives as long as the process, like the table */
+    if (copy == NULL)
+        return PyErr_NoMemory();
+    *copy = *def;
+    for (int i = 0; i < leaf_count; i++) {
+        if (leaves[i].def == def)
+            copy->ml_meth = leaves[i].original;
+    }
+    if (Py_IS_TYPE(target, &PyMethodDescr_Type))
+        return PyDescr_NewMethod(PyDescr_TYPE(target), copy);
+    PyCFunctionObject *function = (PyCFunctionObject *)target;
+    PyTypeObject *cls = def->ml_flags & METH_METHOD ? PyCFunction_GET_CLASS(target) : NULL;
+    return PyCMethod_New(copy, function->m_self, function->m_module, cls);
+}
+
+static PyObject *
+count_waiters(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    long step = PyLong_AsLong(arg);
+    if (step == -1 && PyErr_Occurred())
+        return NULL;
+    Py_ssize_t count = __atomic_add_fetch(&lot_waiters, step, __ATOMIC_SEQ_CST);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    return PyLong_FromSsize_t(count);
+}
+
+static PyObject *
+reset_waiters(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    __atomic_store_n(&lot_waiters, 0, __ATOMIC_SEQ_CST);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef leaf_functions[] = {
+    {"install", leaf_install, METH_VARARGS,
+     PyDoc_STR("install(target, replacement, after, when): make a leaf cooperative; its number. Caller holds the "
+               "install lock. when: 0 cooperative, 1 identity, 2 always.")},
+    {"uninstall", leaf_uninstall, METH_O,
+     PyDoc_STR("uninstall(number): put the original back; False where the entry is no longer ours.")},
+    {"original", leaf_original, METH_O, PyDoc_STR("original(target): the unpatched function or method, for ever.")},
+    {"count_waiters", count_waiters, METH_O,
+     PyDoc_STR("count_waiters(step): change the number of threads parked in the lot; a full fence. The new number.")},
+    {"reset_waiters", reset_waiters, METH_NOARGS, PyDoc_STR("Forget all waiters: in a child process after fork.")},
+    {NULL, NULL, 0, NULL},
+};
+
+int
+plait_leaf_init(PyObject *module)
+{
+    return PyModule_AddFunctions(module, leaf_functions);
+}
