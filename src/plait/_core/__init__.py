@@ -1,0 +1,91 @@
+"""Mechanism: how threads run, wait, wake and are cancelled. Nothing here decides what a failure means.
+
+From the bottom up:
+
+    _atomics _clock            the only shared cells, locks and time
+    _timers _continuation _poller _idle    deadlines; stacks; the kernel's events; sleep and wake of a carrier
+    _cancel                    the tree of scopes, and the rules of delivery
+    _parking                   park and unpark, one winner a wait
+    _platform _lot             platform threads as parkers; waiting for objects in memory
+    _container _vthread        who owns which threads; the scheduled unit
+    _reactor                   who waits for which descriptor
+    _carrier _offload          the kernel threads that run virtual threads, and those that run calls
+    _runtime                   builds the parts
+    _deadline                  scopes that time cancels
+
+Everything above uses only the names below.
+"""
+
+from plait._core._atomics import Flag, Lock
+from plait._core._cancel import (
+    GRACE,
+    CancelScope,
+    Scope,
+    check_entry,
+    check_park,
+    deliver,
+    is_under,
+    pending,
+)
+from plait._core._clock import LONGEST_WAIT, now
+from plait._core._container import Container
+from plait._core._deadline import DeadlineScope, check_seconds
+from plait._core._lot import wait as lot_wait
+from plait._core._lot import wake_one as lot_wake_one
+from plait._core._parking import (
+    INTERRUPTED,
+    TIMED_OUT,
+    WOKEN,
+    Parker,
+    WaitReason,
+    park,
+    park_shielded,
+    unpark_all,
+)
+from plait._core._platform import PlatformThread
+from plait._core._poller import READ, WRITE
+from plait._core._reactor import Descriptor, wait_descriptor
+from plait._core._runtime import close_scope, current_thread, open_scope, runtime
+from plait._core._vthread import CANCELLED, FAILED, PENDING, SUCCEEDED, VirtualThread
+
+__all__ = (
+    "CANCELLED",
+    "FAILED",
+    "GRACE",
+    "INTERRUPTED",
+    "LONGEST_WAIT",
+    "PENDING",
+    "READ",
+    "SUCCEEDED",
+    "TIMED_OUT",
+    "WOKEN",
+    "WRITE",
+    "CancelScope",
+    "Container",
+    "DeadlineScope",
+    "Descriptor",
+    "Flag",
+    "Lock",
+    "Parker",
+    "PlatformThread",
+    "Scope",
+    "VirtualThread",
+    "WaitReason",
+    "check_entry",
+    "check_park",
+    "check_seconds",
+    "close_scope",
+    "current_thread",
+    "deliver",
+    "is_under",
+    "lot_wait",
+    "lot_wake_one",
+    "now",
+    "open_scope",
+    "park",
+    "park_shielded",
+    "pending",
+    "runtime",
+    "unpark_all",
+    "wait_descriptor",
+)

@@ -1,0 +1,249 @@
+"""Cancellation: scopes as a tree, cancelled by their state, noticed by the victim.
+
+A *scope* is a node with a parent; every thread has an innermost one. Cancelling a scope is one store into that node; a
+thread is cancelled if any node from its innermost scope to the root is. So nothing is copied down the tree, nothing can
+be missed by a thread that enters late, and nothing is ever re-sent: a cancel wakes each thread parked under the scope
+once, and from then on each cancel point looks at the state by itself.
+
+    parent      the scope that this one was opened in. Written once. A virtual thread is itself a scope: the outermost
+                of what it runs, between its group's scope and those that it opens.
+    owner       the thread that opened it, whose `scope` pointer leads here.
+    container   the threads spawned under it, if it belongs to a group.
+
+Delivery. `Cancelled` is raised for the outermost cancelled scope, and the first delivery happens at any cancel point,
+even one that would not block. The thread then cleans up: as long as that exception is alive (a weak reference tells) it
+may park, until the scope's grace, counted from the delivery, is over. If the exception has died without reaching its
+scope, somebody swallowed it: it is raised again at the next operation that would park, and reported once. The grace of
+a scope is granted once, so no loop of swallowing can last longer.
+
+Protocol (cancel and park).
+    Victim:     1. joins the container of its group, on its first wait (under the container's lock)
+                2. arms its wait word                                                            [fence]
+                3. reads the state of its scopes; if one is cancelled it withdraws and raises
+                4. suspends
+    Canceller:  1. stores the state                                                              [lock, fence]
+                2. reads the members of every container under the scope, and the scopes of each member
+                3. claims the open wait of each                                                  [fence], resumes it
+    Either the victim's step 3 sees the state, or the canceller's step 3 sees the armed word: both sides have a full
+    fence between their store and their load. A victim that joins after the canceller's step 2 took the container's lock
+    after it, and so sees the state. A thread that the canceller finds parked under some other scope by then is woken
+    for nothing: every wait is a loop over its own condition.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from typing import TYPE_CHECKING, Protocol
+
+from plait._core._atomics import Lock
+from plait._core._clock import now
+from plait._errors import Cancelled, CancelledSwallowed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+GRACE = 5.0  # seconds that clean-up may take, unless the scope says otherwise
+
+_cancelling = Lock()  # orders the first canceller of a scope before the others
+
+
+class Victim(Protocol):
+    """What a scope needs to know of a thread."""
+
+    scope: Scope | None
+    delivery: Delivery | None
+
+    def nudge(self) -> None:
+        """End the open wait of this thread, if a canceller may."""
+
+
+class Container(Protocol):
+    """Threads that live and die together."""
+
+    def members(self) -> Iterable[Victim]:
+        """Those that have parked at least once and have not ended."""
+
+
+class Scope:
+    """A node of the tree. Subclasses bring the slots: see `CancelScope` and `VirtualThread`."""
+
+    __slots__ = ()
+
+    parent: Scope | None  # written once, before anybody else can see the node
+    owner: Victim | None  # written by the owner on entry
+    container: Container | None  # written once
+    grace: float  # seconds; written before the cancel
+    cancelled_at: float | None  # None, then the instant of the cancel, for good. Written under _cancelling
+    cancel_reason: object  # written before cancelled_at; unset until then
+    cancel_source: object  # likewise
+
+    def cancel_scope(self, reason: object, source: object, grace: float | None = None) -> bool:
+        """Cancel everything under this scope; False if it was cancelled already. Any thread; never parks."""
+        with _cancelling:
+            if self.cancelled_at is not None:
+                return False
+            self.cancel_reason = reason  # type: ignore[misc]  # subclasses bring the slots
+            self.cancel_source = source  # type: ignore[misc]
+            if grace is not None:
+                self.grace = grace  # type: ignore[misc]
+            self.cancelled_at = now()  # type: ignore[misc]
+        _wake_all_under(self)
+        return True
+
+
+class CancelScope(Scope):
+    """A scope that a thread opens and closes around a part of its work."""
+
+    __slots__ = ("cancel_reason", "cancel_source", "cancelled_at", "container", "grace", "owner", "parent")
+
+    def __init__(self, grace: float = GRACE, container: Container | None = None) -> None:
+        self.parent = None
+        self.owner = None
+        self.container = container
+        self.grace = grace
+        self.cancelled_at = None
+
+    def open(self, owner: Victim) -> None:
+        """Become the innermost scope of `owner`, which is the calling thread."""
+        self.parent = owner.scope
+        self.owner = owner
+        owner.scope = self
+
+    def close(self) -> None:
+        """Stop being the innermost scope of the calling thread, which opened this one last."""
+        owner = self.owner
+        if owner is None:
+            raise RuntimeError(f"{self!r} is not open")
+        if owner.scope is not self:
+            raise RuntimeError(
+                f"scopes must be closed in the reverse order of opening, by the thread that opened them: {self!r} is "
+                f"not the innermost scope of {owner!r}, {owner.scope!r} is"
+            )
+        owner.scope = self.parent
+        if self.cancelled_at is not None and pending(self.parent) is None:
+            owner.delivery = None  # what was delivered on behalf of this scope is settled
+
+    def absorbs(self, error: BaseException | None) -> bool:
+        """Whether `error`, which leaves this scope's block, is this scope's own cancellation."""
+        return isinstance(error, Cancelled) and self.cancelled_at is not None and pending(self.parent) is None
+
+
+def pending(scope: Scope | None) -> Scope | None:
+    """The outermost cancelled scope from `scope` upwards, or None."""
+    found = None
+    while scope is not None:
+        if scope.cancelled_at is not None:
+            found = scope
+        scope = scope.parent
+    return found
+
+
+class Delivery:
+    """What a thread has been told: the `Cancelled` raised, for which scope, and until when clean-up may park."""
+
+    __slots__ = ("alive", "is_reported", "scope", "until")
+
+    def __init__(self, scope: Scope, error: Cancelled) -> None:
+        self.scope = scope
+        self.alive = weakref.ref(error)
+        self.until = now() + scope.grace
+        self.is_reported = False
+
+
+def check_entry(me: Victim) -> None:
+    """A cancel point begins: raise `Cancelled` if `me` is cancelled and has not been told yet. Calling thread only."""
+    scope = pending(me.scope)
+    if scope is not None:
+        told = me.delivery
+        if told is None:
+            raise deliver(me, scope)
+        if told.scope is not scope:
+            _widen(told, scope)
+
+
+def check_park(me: Victim) -> float | None:
+    """`me` is about to park: raise `Cancelled` if it must not, else the instant until which it may (None: any).
+
+    Calling thread only.
+    """
+    scope = pending(me.scope)
+    if scope is None:
+        return None
+    told = me.delivery
+    if told is None:
+        raise deliver(me, scope)
+    if told.scope is not scope:
+        _widen(told, scope)
+    if told.alive() is not None:
+        if now() < told.until:
+            return told.until
+    elif not told.is_reported:
+        told.is_reported = True
+        warnings.warn(
+            f"{me!r} was cancelled ({scope.cancel_reason}), and the Cancelled that it got was swallowed; it gets another at "
+            f"each operation that would park. Let Cancelled pass: catch Exception, or raise it again after clean-up",
+            CancelledSwallowed,
+            stacklevel=5,
+        )
+    error = Cancelled(scope.cancel_reason, scope.cancel_source)
+    told.alive = weakref.ref(error)
+    raise error
+
+
+def check_patient(me: Victim, since: float) -> float | None:
+    """As `check_park` for mutual exclusion: raise only when the grace is over.
+
+    It is counted from the cancel or from the start of the wait, the later: critical sections are short, and a pool must
+    get its connection back.
+    """
+    scope = pending(me.scope)
+    if scope is None:
+        return None
+    assert scope.cancelled_at is not None
+    until = max(scope.cancelled_at, since) + scope.grace
+    if now() < until:
+        return until
+    raise deliver(me, scope)
+
+
+def deliver(me: Victim, scope: Scope) -> Cancelled:
+    """The `Cancelled` to raise on `me` for `scope`, outside the rules of cancel points."""
+    error = Cancelled(scope.cancel_reason, scope.cancel_source)
+    if me.delivery is None:
+        me.delivery = Delivery(scope, error)
+    else:
+        me.delivery.alive = weakref.ref(error)
+    return error
+
+
+def is_under(scope: Scope | None, ancestor: Scope) -> bool:
+    """Whether `ancestor` is `scope` or stands above it."""
+    while scope is not None:
+        if scope is ancestor:
+            return True
+        scope = scope.parent
+    return False
+
+
+def _widen(told: Delivery, scope: Scope) -> None:
+    """An outer scope was cancelled while the thread unwinds for an inner one: the same exception goes on to it."""
+    told.scope = scope
+    told.until = now() + scope.grace
+
+
+def _wake_all_under(scope: Scope) -> None:
+    """Wake each thread that is parked under `scope` once. The tree is walked without recursion: it may be deep."""
+    todo: list[tuple[Victim, Scope]] = []
+    if scope.owner is not None:
+        todo.append((scope.owner, scope))
+    if scope.container is not None:
+        todo.extend((member, scope) for member in scope.container.members())
+    while todo:
+        thread, until = todo.pop()
+        thread.nudge()
+        inner = thread.scope
+        while inner is not None and inner is not until:
+            if inner.container is not None:
+                todo.extend((member, inner) for member in inner.container.members())
+            inner = inner.parent

@@ -1,0 +1,223 @@
+"""A carrier: a platform thread of ours that runs virtual threads.
+
+There is no hub. A thread that parks runs the scheduler itself, on its own stack: it takes the next thread and switches
+straight to it; if that is itself it simply returns; if nothing is runnable it polls, there and then. A thread that ends
+takes the next unstarted one and runs it on the same stack without a switch.
+
+Stacks. The root is the kernel thread's own. Only the root makes stacks: one made from a parked thread's stack would
+inherit its depth. A stack whose thread has ended and that has no unstarted thread to go on with is kept in `_idle`, up
+to a number; beyond it the stack ends, which brings the root back.
+
+    who needs a stack for an unstarted thread     puts the thread into `_handoff`, switches to an idle stack or the root
+    who comes back to the root, or from idling    takes `_handoff`
+
+Queues. `runnable` holds started threads of this carrier: whoever wins the claim on a wait appends, from any kernel
+thread; only the carrier takes. `unstarted` holds threads that may run anywhere: the spawner appends, the carrier takes
+from the front, other carriers steal from there too. `calls` are functions that others want run here.
+
+Order: runnable first; every 8th turn an unstarted one first, so neither side starves; every 64th turn the poller is
+asked without waiting, so I/O and timers do not starve either.
+
+Sleep and wake (`_idle.py` has the proof): before it sleeps, a carrier announces it and looks at everything once more.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from plait import _originals
+from plait._core._clock import LONGEST_WAIT, now
+from plait._core._continuation import Stack
+from plait._core._idle import Idler
+from plait._core._poller import open_poller
+from plait._core._reactor import Reactor
+from plait._core._timers import Timers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from plait._core._vthread import VirtualThread
+
+_FAIR = 7  # every 8th turn an unstarted thread goes first
+_POLL = 63  # every 64th turn the poller is asked
+_MOST_IDLE = 256  # idle stacks kept
+_MOST_STOLEN = 32
+_THIEF_EVERY = 0.001  # seconds between two wakes of thieves for a backlog
+
+
+class Carrier:
+    """One kernel thread that runs virtual threads, with everything it needs."""
+
+    def __init__(self, number: int, peers: Sequence[Carrier]) -> None:
+        self.number = number
+        self.runnable: deque[VirtualThread] = deque()  # any thread appends, the carrier takes
+        self.unstarted: deque[VirtualThread] = deque()  # any thread appends, any carrier takes
+        self.calls: deque[Callable[[], None]] = deque()  # any thread appends, the carrier takes
+        self.timers = Timers()  # the carrier's alone
+        self.poller = open_poller()  # the carrier's alone, except wake()
+        self.reactor = Reactor(self.poller)  # the carrier's alone
+        self.idler = Idler(self.poller.wake)  # any thread notifies
+        self._peers = peers  # all carriers, this one included; never changes once they run
+        self._idle: list[Stack] = []  # stacks without a thread, suspended; the carrier's alone
+        self._handoff: VirtualThread | None = None  # what the stack that is switched to shall take
+        self._root: Stack | None = None  # set when the kernel thread runs
+        self._turn = 0
+        self._thief_woken = 0.0
+
+    def __repr__(self) -> str:
+        return f"<carrier {self.number}>"
+
+    # ---- from any thread
+
+    def start(self) -> None:
+        """Start the kernel thread. It never ends: an idle one costs nothing, and its stacks could go nowhere else."""
+        _originals.start_new_thread(self._run, ())
+
+    def submit(self, thread: VirtualThread) -> None:
+        """Queue an unstarted thread here."""
+        self.unstarted.append(thread)
+        self.idler.notify()
+
+    def make_runnable(self, thread: VirtualThread) -> None:
+        """Queue a started thread of this carrier, whose wait the caller has won."""
+        self.runnable.append(thread)
+        self.idler.notify()
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Have `function` run on this carrier soon. It must not park."""
+        self.calls.append(function)
+        self.idler.notify()
+
+    def survive_fork(self) -> None:
+        """In a forked child, on this carrier's kernel thread, which is the only one left: nobody else is here."""
+        self.number = 0
+        self.runnable = deque()
+        self.unstarted = deque()
+        self.calls = deque()
+        self.timers = Timers()
+        self.poller.close()
+        self.poller = open_poller()
+        self.reactor = Reactor(self.poller)
+        self.idler = Idler(self.poller.wake)
+        self._peers = [self]
+
+    # ---- on the carrier's kernel thread
+
+    def next_stack(self, me: VirtualThread) -> Stack | None:
+        """Where the parking thread `me` shall switch to; None if it is its own turn. The gate is closed.
+
+        It returns the stack instead of switching itself: each frame below a switch costs memory and time.
+        """
+        chosen = self._choose()
+        if chosen is me:
+            return None
+        if chosen.stack is not None:
+            return chosen.stack
+        self._handoff = chosen
+        return self._idle.pop() if self._idle else self._root
+
+    def _run(self) -> None:
+        """The root: makes stacks, and switches to what is chosen."""
+        self._root = Stack.root()
+        chosen = self._choose()
+        while True:
+            if chosen.stack is not None:
+                chosen.stack.switch()
+            else:
+                self._handoff = chosen
+                Stack(self._take).switch()
+            # Back because somebody needs a new stack, or because a stack has ended: both leave a thread to go on with.
+            chosen = self._take_handoff()
+
+    def _take(self, stack: Stack) -> VirtualThread | None:
+        """The next unstarted thread, for a stack that has none; None ends the stack."""
+        chosen = self._take_handoff() if self._handoff is not None else self._choose()
+        while chosen.stack is not None:
+            if len(self._idle) >= _MOST_IDLE:
+                self._handoff = chosen
+                return None
+            self._idle.append(stack)
+            chosen.stack.switch()
+            chosen = self._take_handoff()
+        chosen.carrier = self
+        return chosen
+
+    def _take_handoff(self) -> VirtualThread:
+        thread = self._handoff
+        assert thread is not None
+        self._handoff = None
+        return thread
+
+    def _choose(self) -> VirtualThread:
+        """The next thread to run, started or not; waits for one if there is none."""
+        while True:
+            self._turn = turn = self._turn + 1
+            if not turn & _POLL:
+                self._poll(0.0)
+            if self.runnable and (turn & _FAIR or not self.unstarted):
+                return self.runnable.popleft()
+            if self.unstarted:
+                try:
+                    thread = self.unstarted.popleft()
+                except IndexError:  # a thief was quicker
+                    continue
+                if self.unstarted and len(self._peers) > 1:
+                    self._invite_thief()
+                return thread
+            if self.runnable:
+                return self.runnable.popleft()
+            if self.calls:
+                self._make_calls()
+            elif not self._steal():
+                self._sleep()
+
+    def _sleep(self) -> None:
+        """Nothing to run here: wait in the poller until there may be."""
+        due = self.timers.next_instant()
+        timeout = LONGEST_WAIT if due is None else min(max(due - now(), 0.0), LONGEST_WAIT)
+        if self.idler.prepare(self._has_work):
+            self._poll(timeout)
+            self.idler.awake()
+
+    def _has_work(self) -> bool:
+        """Whether there is anything to run, here or to steal."""
+        if self.runnable or self.unstarted or self.calls:
+            return True
+        return any(peer.unstarted for peer in self._peers)
+
+    def _poll(self, timeout: float) -> None:
+        events = self.poller.wait(timeout)
+        if events:
+            self.reactor.dispatch(events)
+        if self.timers:
+            self.timers.expire_until(now())
+        if self.calls:
+            self._make_calls()
+
+    def _make_calls(self) -> None:
+        while self.calls:
+            self.calls.popleft()()
+
+    def _steal(self) -> bool:
+        """Take up to half of another carrier's unstarted threads."""
+        for step in range(1, len(self._peers)):
+            victim = self._peers[(self.number + step) % len(self._peers)].unstarted
+            for _ in range(min((len(victim) + 1) // 2, _MOST_STOLEN)):
+                try:
+                    self.unstarted.append(victim.popleft())
+                except IndexError:
+                    break
+            if self.unstarted:
+                return True
+        return False
+
+    def _invite_thief(self) -> None:
+        """Wake one sleeping carrier for the backlog, rarely: for short threads help costs more than it brings."""
+        moment = now()
+        if moment - self._thief_woken < _THIEF_EVERY:
+            return
+        self._thief_woken = moment
+        for peer in self._peers:
+            if peer is not self and peer.idler.notify():
+                return

@@ -1,0 +1,10 @@
+"""The clock of the core: monotonic seconds."""
+
+from __future__ import annotations
+
+from plait import _originals
+
+now = _originals.monotonic
+
+# A wait that ends later than this is cut into pieces by whoever hands it to the kernel.
+LONGEST_WAIT = 1_000_000.0

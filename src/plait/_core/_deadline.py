@@ -1,0 +1,67 @@
+"""A cancel scope with a deadline: the scope that time cancels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from plait._core._cancel import GRACE, CancelScope
+from plait._core._clock import now
+from plait._core._runtime import close_scope, open_scope
+
+if TYPE_CHECKING:
+    from plait._core._cancel import Container
+    from plait._core._parking import Parker
+
+DEADLINE_PASSED = "deadline passed"  # the reason of a cancel by time, told from others by identity
+
+
+class DeadlineScope(CancelScope):
+    """Cancelled when its deadline has come, unless it is closed first. One timer, on the carrier of its owner."""
+
+    __slots__ = ("deadline",)
+
+    def __init__(self, grace: float = GRACE, container: Container | None = None) -> None:
+        super().__init__(grace, container)
+        self.deadline: float | None = None  # instant; None before and after. Owner only
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether the deadline was what cancelled it."""
+        return self.cancelled_at is not None and self.cancel_reason is DEADLINE_PASSED
+
+    def enter(self, seconds: float | None) -> Parker:
+        """Open it on the calling thread, with `seconds` to go (None: no deadline); that thread."""
+        me = open_scope(self)
+        if seconds is not None:
+            self.deadline = now() + seconds
+            if seconds <= 0:
+                self.expire(0)
+            else:
+                me.add_timer(self.deadline, self, 0)
+        return me
+
+    def leave(self) -> None:
+        """Close it. Raises `RuntimeError` if it is not the calling thread's innermost scope."""
+        me = self.owner
+        close_scope(self)
+        if self.deadline is not None:
+            self.deadline = None
+            if self.cancelled_at is None:
+                me.retire_timer()  # type: ignore[union-attr]
+
+    def expire(self, epoch: int) -> None:
+        """The deadline has come."""
+        self.cancel_scope(DEADLINE_PASSED, self)
+
+    def waits(self, epoch: int) -> bool:
+        """Whether the timer is still wanted."""
+        return self.deadline is not None and self.cancelled_at is None
+
+
+def check_seconds(seconds: object, what: str) -> float:
+    """`seconds` as a span of time; a clear error if it is none."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError(f"{what} must be a number of seconds, not {seconds!r}")
+    if not seconds >= 0:
+        raise ValueError(f"{what} must be 0 or more seconds, not {seconds!r}")
+    return float(seconds)

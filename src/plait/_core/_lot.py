@@ -1,0 +1,123 @@
+"""The parking lot: threads that wait for an object in memory, keyed by its address.
+
+For primitives that are not ours and have no room for a queue: `_thread.lock`, RLock, SimpleQueue. After WebKit's
+ParkingLot. The primitive itself stays the truth; the lot only knows who would like to be told.
+
+    Waiter:  1. counts itself in (`lot_waiters`)  2. arms, and queues under the key   [fence]
+             3. tries the primitive once more: success ends the wait                  4. parks
+    Waker:   1. frees the primitive                                                   [fence]
+             2. reads `lot_waiters`; if anybody waits, takes the first open wait of the key and claims it
+Either the waiter's step 3 sees the primitive free, or the waker's step 2 sees the waiter counted. Barging: a running
+thread may get the primitive before the woken one, which then queues again. A wake that reaches a waiter who got what it
+wanted by itself is passed on to the next.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from plait._core._atomics import Lock
+from plait._core._cancel import check_patient
+from plait._core._clock import now
+from plait._core._parking import INTERRUPTED, TIMED_OUT, WOKEN, Parker, WaitReason, park, park_shielded
+from plait._native import count_waiters, reset_waiters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_lock = Lock()  # guards _queues
+_queues: dict[int, OrderedDict[Parker, int]] = {}  # waiters in order of arrival, with the epoch of their wait
+
+
+def wait(
+    me: Parker,
+    key: int,
+    attempt: Callable[[], bool],
+    reason: WaitReason,
+    deadline: float | None = None,
+    *,
+    patient: bool = False,
+) -> bool:
+    """Park under `key` until `attempt()` succeeds; False if the instant `deadline` comes first. A cancel point.
+
+    `patient` waits, for mutual exclusion, are interrupted only once the grace is over.
+    """
+    since = now() if patient else 0.0
+    count_waiters(1)
+    try:
+        while True:
+            epoch = me.arm()
+            _enqueue(key, me, epoch)
+            try:
+                if attempt():
+                    if me.withdraw() == WOKEN:
+                        wake_one(key)
+                    return True
+                if patient:
+                    outcome = _park_patiently(me, epoch, reason, deadline, since)
+                else:
+                    outcome = park(me, epoch, reason, deadline)
+            finally:
+                _dequeue(key, me)
+            if attempt():
+                return True
+            if outcome == TIMED_OUT:
+                return False
+    finally:
+        count_waiters(-1)
+
+
+def _park_patiently(me: Parker, epoch: int, reason: WaitReason, deadline: float | None, since: float) -> int:
+    limit = deadline
+    if me.scope is not None:
+        try:
+            grace = check_patient(me, since)
+        except BaseException:
+            if me.withdraw() == WOKEN:
+                return WOKEN
+            raise
+        if grace is not None and (limit is None or grace < limit):
+            limit = grace
+    outcome = park_shielded(me, epoch, reason, limit)
+    if outcome == WOKEN or (outcome == TIMED_OUT and limit is deadline):
+        return outcome
+    check_patient(me, since)
+    return INTERRUPTED
+
+
+def wake_one(key: int) -> None:
+    """End the wait of the first thread parked under `key`. Any thread."""
+    while True:
+        with _lock:
+            queue = _queues.get(key)
+            if queue is None:
+                return
+            who, epoch = queue.popitem(last=False)
+            if not queue:
+                del _queues[key]
+        if who.unpark(epoch):
+            return
+
+
+def _enqueue(key: int, me: Parker, epoch: int) -> None:
+    with _lock:
+        queue = _queues.get(key)
+        if queue is None:
+            queue = _queues[key] = OrderedDict()
+        queue[me] = epoch
+
+
+def _dequeue(key: int, me: Parker) -> None:
+    with _lock:
+        queue = _queues.get(key)
+        if queue is not None and queue.pop(me, None) is not None and not queue:
+            del _queues[key]
+
+
+def reset() -> None:
+    """Forget everybody: in a child process after fork."""
+    global _lock, _queues  # noqa: PLW0603 - the lock may be held by a thread that is not here
+    _lock = Lock()
+    _queues = {}
+    reset_waiters()

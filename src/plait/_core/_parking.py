@@ -1,0 +1,168 @@
+"""Park and unpark: how a thread, virtual or platform, waits, and how exactly one other ends its wait.
+
+    me.arm()            a new epoch: from here on the wait can be ended       RUNNING -> WAITING
+    (publish (me, epoch) to whoever shall end it; look once more at the condition)
+    park(me, epoch, reason, deadline)                                         suspends
+    who.claim(epoch, WOKEN) then who.resume()                                 WAITING -> WOKEN        # waker
+    the carrier's timers                                                      WAITING -> TIMED_OUT    # timer
+    who.nudge()                                                               WAITING -> INTERRUPTED  # canceller
+    me.disarm(), in park                                                  any     -> RUNNING      # the owner
+
+Exactly one claim wins, and the winner must call `resume()`, once. A thread resumes on its own carrier alone, so a claim
+that comes before it has left is harmless: it finds itself in the run queue. Therefore an armed wait is never just
+forgotten: `withdraw()` ends it from within, and if somebody has won already it consumes the resume that is on its way.
+
+`park` may return early (INTERRUPTED, for a scope that the thread has left since). Every caller loops over its own
+condition. A wait that was WOKEN is never turned into a cancellation: the caller gets its value, and the cancel comes at
+the next point.
+
+Rejected: a permit in the word. With epochs the wait is armed before it is published, so no wake can come too early to
+be seen, and a late one cannot disturb the next wait. `lowlevel.park` and `unpark`, which have a permit, are built on
+top of it.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+from plait._core._atomics import WaitWord
+from plait._core._cancel import check_park
+from plait._native import outcomes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from plait._core._cancel import Delivery, Scope
+    from plait._core._continuation import Stack
+    from plait._core._timers import Target
+
+WAITING: int = outcomes["WAITING"]
+SHIELDED: int = outcomes["SHIELDED"]
+WOKEN: int = outcomes["WOKEN"]
+TIMED_OUT: int = outcomes["TIMED_OUT"]
+INTERRUPTED: int = outcomes["INTERRUPTED"]
+
+
+class WaitReason(enum.Enum):
+    """What a parked thread waits for; one member for each kind of wait, never reused."""
+
+    SLEEP = "sleep"
+    LOCK = "lock"
+    CONDITION = "condition"
+    QUEUE = "simple queue"
+    FUTURE = "future"
+    GROUP = "children of the group"
+    SLOT = "a free slot of the group"
+    MUTEX = "mutex"
+    READABLE = "readable descriptor"
+    WRITABLE = "writable descriptor"
+    OFFLOAD = "offloaded call"
+    PERMIT = "permit"
+
+
+class Parker(WaitWord):
+    """A thread as the core sees it: something that waits. Subclassed for virtual and for platform threads."""
+
+    __slots__ = ("delivery", "scope", "waits_for")
+
+    scope: Scope | None  # innermost scope. Written by the owner, read by cancellers
+    delivery: Delivery | None  # what it was told of its cancellation. The owner's alone
+    waits_for: WaitReason | None  # what it waits for while parked; for dumps. Written by the owner
+
+    def leave(self, epoch: int, limit: float | None) -> Stack | None:
+        """Begin to wait until wait `epoch` is claimed, or until the instant `limit`. Owner only.
+
+        A virtual thread names the stack to switch to, or None if it is its own turn already; a platform thread waits
+        here, and gives None. That `park` switches itself keeps a frame less on every parked stack.
+        """
+        raise NotImplementedError
+
+    def drop_timer(self) -> None:
+        """The wait with a limit is over before it. Owner only."""
+        raise NotImplementedError
+
+    def absorb(self) -> None:
+        """Consume the resume of a claim that has happened, without waiting for anything else. Owner only."""
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        """Let the thread go on: who has won a claim calls it, once. Any thread."""
+        raise NotImplementedError
+
+    def add_timer(self, when: float, target: Target, epoch: int) -> None:
+        """Have `target.expire(epoch)` called at the instant `when`. Owner only."""
+        raise NotImplementedError
+
+    def retire_timer(self) -> None:
+        """A timer added here is over before its time. Owner only."""
+        raise NotImplementedError
+
+    def withdraw(self) -> int:
+        """End an armed wait without suspending; WAITING, or the outcome that somebody had brought about. Owner only."""
+        outcome = self.disarm()
+        if outcome in (WAITING, SHIELDED):
+            return WAITING
+        self.absorb()
+        return outcome
+
+    def nudge(self) -> None:
+        """End the open wait, if a canceller may. Any thread."""
+        if self.interrupt():
+            self.resume()
+
+    def unpark(self, epoch: int) -> bool:
+        """End wait `epoch`; False if it was over. Any thread."""
+        if self.claim(epoch, WOKEN):
+            self.resume()
+            return True
+        return False
+
+
+def park(me: Parker, epoch: int, reason: WaitReason, deadline: float | None = None) -> int:
+    """Suspend the armed calling thread; WOKEN, TIMED_OUT or INTERRUPTED (look again).
+
+    Raises `Cancelled` if the thread is cancelled and the wait was not WOKEN first. Whatever happens, the wait is over.
+    """
+    limit = deadline
+    if me.scope is not None:
+        try:
+            grace = check_park(me)
+        except BaseException:
+            if me.withdraw() == WOKEN:
+                return WOKEN
+            raise
+        if grace is not None and (limit is None or grace < limit):
+            limit = grace
+    me.waits_for = reason
+    stack = me.leave(epoch, limit)
+    if stack is not None:
+        stack.switch()
+    outcome: int = me.disarm()
+    me.waits_for = None
+    if limit is not None and outcome != TIMED_OUT:
+        me.drop_timer()
+    if outcome == WOKEN or (outcome == TIMED_OUT and limit is deadline):
+        return outcome
+    # Cancelled, or its grace is over, or a nudge for a scope that it has left.
+    check_park(me)
+    return INTERRUPTED
+
+
+def unpark_all(waiters: Iterable[tuple[Parker, int]]) -> None:
+    """End each of these waits that is still open. Any thread."""
+    for who, epoch in waiters:
+        who.unpark(epoch)
+
+
+def park_shielded(me: Parker, epoch: int, reason: WaitReason, limit: float | None = None) -> int:
+    """Suspend the armed calling thread whatever its scopes say; the outcome."""
+    me.waits_for = reason
+    stack = me.leave(epoch, limit)
+    if stack is not None:
+        stack.switch()
+    outcome: int = me.disarm()
+    me.waits_for = None
+    if limit is not None and outcome != TIMED_OUT:
+        me.drop_timer()
+    return outcome

@@ -1,0 +1,47 @@
+"""What the kernel knows about descriptors: one interface, one file per backend.
+
+A backend belongs to one carrier and is used on its kernel thread alone, except `wake`. The reactor above turns its
+events into resumed threads; no other module names epoll.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from plait._core._poller._epoll import Epoll
+
+READ = 0x001  # POLLIN: there is something to read, or the end
+WRITE = 0x004  # POLLOUT: there is room to write
+TROUBLE = 0x2018  # POLLERR | POLLHUP | POLLRDHUP: the end; whoever waits for anything shall look
+
+__all__ = ("READ", "TROUBLE", "WRITE", "Poller", "open_poller")
+
+
+class Poller(Protocol):
+    """The contract of a backend."""
+
+    def watch(self, fd: int) -> None:
+        """Report every change of `fd` in either direction from now on, and its present state once (edge-triggered).
+
+        Raises `OSError`: EPERM if the kernel cannot poll such a file (a regular one is always ready).
+        """
+
+    def watch_once(self, fd: int, events: int) -> None:
+        """Report the next time that `fd` is ready for any of `events`, once. Replaces an earlier order for `fd`."""
+
+    def forget(self, fd: int) -> None:
+        """Report nothing more of `fd`; harmless if it is closed or was never watched."""
+
+    def wait(self, timeout: float | None) -> list[tuple[int, int]]:
+        """Block for at most `timeout` seconds (None: for ever); the `(fd, events)` at hand. A wake is not listed."""
+
+    def wake(self) -> None:
+        """Let the present or the next `wait` return at once. Any thread."""
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+
+
+def open_poller() -> Poller:
+    """The best backend of this system."""
+    return Epoll()

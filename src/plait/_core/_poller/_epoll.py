@@ -1,0 +1,76 @@
+"""epoll, with an eventfd to be woken by."""
+
+from __future__ import annotations
+
+import os
+from errno import ENOENT
+from select import EPOLLET, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP, epoll
+
+from plait._originals import epoll_poll
+
+_BOTH = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
+_MOST = 256  # events taken in one call
+
+
+class Epoll:
+    """See `Poller`.
+
+    Facts that matter here. The kernel drops a descriptor from the set when its last duplicate is closed, so an order
+    for a closed number is never seen again, and a number that comes back is not in the set: `register` and `modify`
+    each fall back to the other. Adding a descriptor reports its present state as a first edge, so nothing that happened
+    before is missed.
+    """
+
+    __slots__ = ("_epoll", "_wakeup")
+
+    def __init__(self) -> None:
+        self._epoll = epoll()
+        self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wakeup, EPOLLIN)
+
+    def watch(self, fd: int) -> None:
+        """Report every change of `fd`."""
+        self._order(fd, _BOTH)
+
+    def watch_once(self, fd: int, events: int) -> None:
+        """Report the next readiness of `fd` for `events`."""
+        self._order(fd, events | EPOLLONESHOT)
+
+    def _order(self, fd: int, mask: int) -> None:
+        try:
+            self._epoll.register(fd, mask)
+        except FileExistsError:
+            try:
+                self._epoll.modify(fd, mask)
+            except FileNotFoundError:  # closed, and reopened, in between
+                self._epoll.register(fd, mask)
+
+    def forget(self, fd: int) -> None:
+        """Report nothing more of `fd`."""
+        try:
+            self._epoll.unregister(fd)
+        except (FileNotFoundError, ValueError):
+            pass
+        except OSError as error:
+            if error.errno not in (ENOENT, 9):  # 9: EBADF, closed already
+                raise
+
+    def wait(self, timeout: float | None) -> list[tuple[int, int]]:
+        """Block until something happens."""
+        events = epoll_poll(self._epoll, timeout, _MOST)
+        wakeup = self._wakeup
+        for place, (fd, _) in enumerate(events):
+            if fd == wakeup:
+                os.eventfd_read(wakeup)
+                del events[place]
+                break
+        return events
+
+    def wake(self) -> None:
+        """Let `wait` return."""
+        os.eventfd_write(self._wakeup, 1)
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        self._epoll.close()
+        os.close(self._wakeup)

@@ -1,0 +1,177 @@
+"""The reactor of one carrier: which threads wait for which descriptors.
+
+Owner: the carrier; only its kernel thread touches a reactor, except that `forget` may be posted from elsewhere. Two
+kinds of entry:
+
+* *Owned*: the descriptor of an object whose life we see (a socket). It is registered once, edge-triggered, in both
+  directions. `readable` says whether a read is worth trying: an edge sets it; EAGAIN, or a read that came back short,
+  clears it. No edge can be lost between the failed attempt and the wait, since only this
+  kernel thread takes events out of the kernel, and it does not do so in between.
+* *Bare*: a number that anybody may close. Each wait orders one event (one-shot), so nothing is known of it between
+  waits and a number that comes back as another file starts afresh.
+
+A number that comes back with another owner replaces the entry; threads that still wait on the old one are woken, and
+find out by themselves what has become of their descriptor.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING
+
+from plait._core._parking import TIMED_OUT, Parker, WaitReason, park
+from plait._core._platform import PlatformThread
+from plait._core._poller import READ, TROUBLE, WRITE, Poller
+from plait._native import poll_now
+
+if TYPE_CHECKING:
+    from plait._core._vthread import VirtualThread
+
+
+class Descriptor:
+    """One entry: who waits for it, and what was last heard of it."""
+
+    __slots__ = ("fd", "has_ended", "is_stream", "owner", "readable", "waiters")
+
+    def __init__(self, fd: int, owner: weakref.ref[object] | None) -> None:
+        self.fd = fd
+        self.owner = owner  # None: bare
+        self.waiters: list[tuple[Parker, int, int]] = []  # thread, epoch, events
+        self.readable = True  # owned: whether reading is worth a try
+        self.has_ended = False  # owned: the peer has hung up, so no further edge will come
+        self.is_stream: bool | None = None  # owned: for who reads it, who finds out
+
+    def wake(self, events: int) -> None:
+        """End the waits for any of `events`."""
+        waiters = self.waiters
+        if not waiters:
+            return
+        if len(waiters) == 1:
+            who, epoch, wanted = waiters[0]
+            if wanted & events:
+                del waiters[0]
+                who.unpark(epoch)
+            return
+        self.waiters = [waiter for waiter in waiters if not waiter[2] & events]
+        for who, epoch, wanted in waiters:
+            if wanted & events:
+                who.unpark(epoch)
+
+
+class Reactor:
+    """The descriptors that threads of one carrier have waited for."""
+
+    __slots__ = ("_descriptors", "_poller")
+
+    def __init__(self, poller: Poller) -> None:
+        self._poller = poller
+        self._descriptors: dict[int, Descriptor] = {}
+
+    def owned(self, fd: int, owner: object) -> Descriptor:
+        """The entry of `fd`, which belongs to `owner`; registered with the kernel on first sight."""
+        entry = self._descriptors.get(fd)
+        if entry is not None:
+            if entry.owner is not None and entry.owner() is owner:
+                return entry
+            self._replace(entry)
+        entry = Descriptor(fd, weakref.ref(owner))
+        self._poller.watch(fd)
+        self._descriptors[fd] = entry
+        return entry
+
+    def _bare(self, fd: int) -> Descriptor:
+        entry = self._descriptors.get(fd)
+        if entry is None:
+            entry = self._descriptors[fd] = Descriptor(fd, None)
+        elif entry.owner is not None and entry.owner() is None:
+            self._replace(entry)
+            entry = self._descriptors[fd] = Descriptor(fd, None)
+        return entry
+
+    def _replace(self, entry: Descriptor) -> None:
+        del self._descriptors[entry.fd]
+        self._poller.forget(entry.fd)
+        entry.wake(-1)
+
+    def wait(self, me: VirtualThread, entry: Descriptor, events: int, deadline: float | None) -> bool:
+        """Park until an owned descriptor may be ready for `events`; False if the instant `deadline` came first."""
+        epoch = me.arm()
+        waiter = (me, epoch, events)
+        entry.waiters.append(waiter)
+        try:
+            outcome = park(me, epoch, WaitReason.READABLE if events & READ else WaitReason.WRITABLE, deadline)
+        finally:
+            if waiter in entry.waiters:
+                entry.waiters.remove(waiter)
+        return outcome != TIMED_OUT
+
+    def wait_bare(self, me: VirtualThread, fd: int, events: int, deadline: float | None) -> bool:
+        """Park until `fd`, whoever owns it, is ready for `events`; False if the instant `deadline` came first."""
+        entry = self._bare(fd)
+        epoch = me.arm()
+        waiter = (me, epoch, events)
+        entry.waiters.append(waiter)
+        try:
+            try:
+                self._order(entry)
+            except PermissionError:  # EPERM: a file that is always ready
+                me.withdraw()
+                return True
+            except BaseException:
+                me.withdraw()
+                raise
+            outcome = park(me, epoch, WaitReason.READABLE if events & READ else WaitReason.WRITABLE, deadline)
+        finally:
+            if waiter in entry.waiters:
+                entry.waiters.remove(waiter)
+            if not entry.waiters and entry.owner is None and self._descriptors.get(fd) is entry:
+                del self._descriptors[fd]
+        return outcome != TIMED_OUT
+
+    def _order(self, entry: Descriptor) -> None:
+        """Have the next event that anybody waits for reported; an owned entry is reported anyway, and looked at now."""
+        wanted = 0
+        for waiter in entry.waiters:
+            wanted |= waiter[2]
+        if entry.owner is None:
+            self._poller.watch_once(entry.fd, wanted)
+        elif ready := poll_now(entry.fd, wanted):
+            entry.wake(ready)
+
+    def dispatch(self, events: list[tuple[int, int]]) -> None:
+        """Resume whom these events concern."""
+        descriptors = self._descriptors
+        for fd, happened in events:
+            entry = descriptors.get(fd)
+            if entry is None:
+                continue
+            if happened & TROUBLE:
+                happened |= READ | WRITE
+                entry.has_ended = True
+            if happened & READ:
+                entry.readable = True
+            entry.wake(happened)
+            if entry.owner is None and entry.waiters:
+                self._order(entry)
+
+    def find(self, fd: int) -> Descriptor | None:
+        """The entry of `fd`, if there is one. Any thread."""
+        return self._descriptors.get(fd)
+
+    def forget(self, entry: Descriptor) -> None:
+        """The descriptor was closed: whoever waits for it shall look."""
+        if self._descriptors.get(entry.fd) is entry:
+            self._replace(entry)
+
+
+def wait_descriptor(me: Parker, fd: int, events: int, deadline: float | None = None) -> bool:
+    """Park the calling thread until `fd` is ready for `events`; False if the instant `deadline` came first.
+
+    Any file that can be polled, on virtual threads and on platform threads alike. A cancel point.
+    """
+    if isinstance(me, PlatformThread):
+        reason = WaitReason.READABLE if events & READ else WaitReason.WRITABLE
+        return me.wait_descriptor(fd, events, reason, deadline)
+    carrier = me.carrier  # type: ignore[attr-defined]
+    ready: bool = carrier.reactor.wait_bare(me, fd, events, deadline)
+    return ready

@@ -1,0 +1,161 @@
+"""The composition root: builds the carriers and the pool, once, when first needed; drops them in a forked child.
+
+Nothing imports a running part: a virtual thread reaches its carrier through itself, and everybody else asks here.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from plait import _native
+from plait._core import _lot
+from plait._core._atomics import Counter, Lock
+from plait._core._carrier import Carrier
+from plait._core._offload import Offload
+from plait._core._platform import PlatformThread, platform_thread
+from plait._core._vthread import VirtualThread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from plait._core._cancel import CancelScope
+    from plait._core._parking import Parker
+    from plait._core._timers import Target
+
+
+class Runtime:
+    """The parts, and the configuration they are built from."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._carriers: list[Carrier] = []  # empty until started; then never changes
+        self._next = Counter()
+        self._wanted: int | None = None  # carriers asked for by configure()
+        self.offload = Offload()
+        self.on_start: list[Callable[[], None]] = []  # what else must happen before the first virtual thread runs
+
+    @property
+    def carriers(self) -> list[Carrier]:
+        """All carriers, started on first use."""
+        return self._carriers or self.start()
+
+    @property
+    def is_started(self) -> bool:
+        """Whether there are carriers."""
+        return bool(self._carriers)
+
+    def configure_carriers(self, count: int) -> None:
+        """How many carriers to start."""
+        if not isinstance(count, int) or isinstance(count, bool):
+            raise TypeError(f"carriers must be a whole number, not {count!r}")
+        if count < 1:
+            raise ValueError(f"carriers must be at least 1, not {count}")
+        with self._lock:
+            if self._carriers and len(self._carriers) != count:
+                raise RuntimeError(
+                    f"the runtime has started with {len(self._carriers)} carriers: "
+                    f"call plait.configure(carriers=...) before the first spawn"
+                )
+            self._wanted = count
+
+    def start(self) -> list[Carrier]:
+        """Start the carriers, if they are not started. Any platform thread."""
+        with self._lock:
+            if self._carriers:
+                return self._carriers
+            count = self._wanted if self._wanted is not None else default_carriers()
+            carriers: list[Carrier] = []
+            carriers.extend(Carrier(number, carriers) for number in range(count))
+            if _native.gc_gate not in gc.callbacks:
+                gc.callbacks.append(_native.gc_gate)
+            for carrier in carriers:
+                carrier.start()
+            self._carriers = carriers
+        for step in self.on_start:
+            step()
+        return carriers
+
+    def carrier_for(self, me: Parker | None) -> Carrier:
+        """Where a thread spawned by `me` is queued: with its spawner; for platform threads, in turn."""
+        if type(me) is not PlatformThread and me is not None:
+            carrier: Carrier = me.carrier  # type: ignore[attr-defined]
+            return carrier
+        carriers = self._carriers or self.start()
+        if len(carriers) == 1:
+            return carriers[0]
+        return carriers[self._next.add(1) % len(carriers)]
+
+    def add_timer(self, when: float, target: Target, epoch: int) -> None:
+        """A platform thread's scope has a deadline: the first carrier keeps it."""
+        carrier = self.carriers[0]
+        carrier.call(lambda: carrier.timers.add(when, target, epoch))
+
+    def retire_timer(self) -> None:
+        """One of those deadlines is over before its time."""
+        carrier = self.carriers[0]
+        carrier.call(carrier.timers.retire)
+
+    def after_fork(self) -> None:
+        """In the child: only the calling kernel thread exists.
+
+        On a platform thread everything starts afresh when it is next needed. A virtual thread that has forked keeps its
+        carrier, which has lost all others.
+        """
+        self._lock = Lock()
+        self.offload = Offload()
+        _lot.reset()
+        me = _native.current()
+        self._carriers = []
+        scope = me.scope if me is not None else None
+        while scope is not None and scope.owner is me:
+            if scope.container is not None:
+                scope.container.abandon()
+            scope = scope.parent
+        if isinstance(me, VirtualThread) and me.carrier is not None:
+            me.carrier.survive_fork()
+            self._carriers = [me.carrier]
+
+
+def default_carriers() -> int:
+    """PLAIT_CARRIERS, or one on a build with a GIL, or as many as cores."""
+    text = os.environ.get("PLAIT_CARRIERS", "")
+    if text:
+        if not text.isdecimal() or int(text) < 1:
+            raise ValueError(f"PLAIT_CARRIERS must be a whole number from 1 up, not {text!r}")
+        return int(text)
+    is_gil_enabled = getattr(sys, "_is_gil_enabled", lambda: True)
+    return 1 if is_gil_enabled() else max(1, len(os.sched_getaffinity(0)))
+
+
+def open_scope(scope: CancelScope) -> Parker:
+    """Make `scope` the innermost of the calling thread, which is returned; leaves are cancel points there from now on."""
+    if not runtime.is_started:
+        runtime.start()
+    me = current_thread()
+    scope.open(me)
+    if isinstance(me, PlatformThread):
+        me.bind()
+    return me
+
+
+def close_scope(scope: CancelScope) -> None:
+    """End `scope`, the innermost of the calling thread."""
+    me = scope.owner
+    scope.close()
+    if isinstance(me, PlatformThread):
+        me.unbind()
+
+
+def current_thread() -> Parker:
+    """The calling thread as a parker: the virtual thread, or the record of the platform thread."""
+    me: Parker | None = _native.current()
+    return me if me is not None else platform_thread()
+
+
+runtime = Runtime()
+PlatformThread.arm_timer = runtime.add_timer
+PlatformThread.end_timer = runtime.retire_timer
+os.register_at_fork(after_in_child=runtime.after_fork)

@@ -1,0 +1,237 @@
+"""VirtualThread: the scheduled unit, from its spawn to its end.
+
+States (wait word and `stack` together say which), and who brings them about:
+
+    NEW        -> UNSTARTED   # submit: in a carrier's queue of unstarted threads, may be stolen        unmounted
+    UNSTARTED  -> MOUNTED     # a carrier takes it and mounts it on a stack: its carrier for ever       mounted
+    UNSTARTED  -> ENDED       # its scope was cancelled first: it never runs, its arguments are dropped unmounted
+    MOUNTED    -> PARKED      # park: armed, not claimed, another thread is at work on the carrier      unmounted
+    PARKED     -> RUNNABLE    # claimed and put into its carrier's run queue: woken, timed out, nudged  unmounted
+    RUNNABLE   -> MOUNTED     # the carrier switches to its stack                                       mounted
+    MOUNTED    -> ENDED       # its function has returned or raised                                     unmounted
+
+A virtual thread is the outermost scope of what it runs: cancelling that scope cancels this thread alone.
+
+Outcome: `status`, with `result` or `error`, is stored before `settle()` and never changes after it. Whoever wants to be
+told publishes a `Watchers` and then looks whether the thread has settled; the thread settles and then looks whether
+there are watchers. Both sides have a full fence in between, so nobody is forgotten. `Future`, in the friendly layer,
+is the subclass that people see: one object for thread and future, since every spawn makes both.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from plait._core._cancel import GRACE, Scope, pending
+from plait._core._parking import TIMED_OUT, Parker
+from plait._errors import Cancelled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextvars import Context
+
+    from plait._core._carrier import Carrier
+    from plait._core._container import Container
+    from plait._core._continuation import Stack
+    from plait._core._timers import Target
+
+_serials = count(1)
+
+PENDING, SUCCEEDED, FAILED, CANCELLED = range(4)  # status
+
+
+class Watchers(Protocol):
+    """Who wants to know that a thread has settled."""
+
+    def notify(self, thread: VirtualThread) -> None:
+        """`thread` has settled. Called on it, once; may park."""
+
+
+class VirtualThread(Parker, Scope):
+    """A function call that runs on a stack of its own. Made by groups; `run` is called by a carrier."""
+
+    __slots__ = (
+        "_args",
+        "_error",
+        "_fn",
+        "_is_listed",
+        "_kwargs",
+        "_name",
+        "_result",
+        "cancel_reason",
+        "cancel_source",
+        "cancelled_at",
+        "carrier",
+        "context",
+        "grace",
+        "group",
+        "has_ident",
+        "parent",
+        "stack",
+        "status",
+        "watchers",
+    )
+
+    carrier: Carrier | None  # None until it starts, then its carrier for ever. Written by that carrier
+    stack: Stack | None  # where it is mounted or suspended; None before the start and after the end. Likewise
+    context: Context | None  # its context variables, in force from its start to its end; then None
+    group: Container  # that it was spawned in
+    status: int  # PENDING, then the outcome. Written by the owner before it settles
+    watchers: Watchers | None  # published by whoever wants to be told
+    has_ident: bool  # CPython's threading may hold a record under its identity. The owner's alone
+    # Drops what CPython's threading keeps under a thread's identity; set by plait.patch, which gives it out.
+    forget_ident: ClassVar[Callable[[VirtualThread], None]]
+    container: None = None  # as a scope it holds nobody but itself
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        context: Context,
+        group: Container,
+        parent: Scope,
+    ) -> None:
+        self._fn = fn
+        self._args = args
+        self._kwargs = kwargs
+        self.context: Context | None = context
+        self._is_listed = False
+        self._name: str | None = None
+        self.group = group
+        self.parent = parent
+        self.scope = self
+        self.grace = GRACE
+        self.cancelled_at = None
+        self.delivery = None
+        self.waits_for = None
+        self.carrier = None
+        self.stack = None
+        self.has_ident = False
+        self.status = PENDING
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self.watchers = None
+
+    def __repr__(self) -> str:
+        return f"<virtual thread {self.name!r}>"
+
+    @property
+    def owner(self) -> VirtualThread:  # type: ignore[override]
+        """As a scope: the thread whose waits it can end."""
+        return self
+
+    @property
+    def ident(self) -> int:
+        """What `threading.get_ident()` says on this thread: an odd number, so never a kernel thread's."""
+        return id(self) | 1
+
+    @property
+    def name(self) -> str:
+        """The name given, or the function's name with a serial number."""
+        if self._name is None:
+            self._name = f"{getattr(self._fn, '__qualname__', 'thread')}-{next(_serials)}"
+        return self._name
+
+    def leave(self, epoch: int, limit: float | None) -> Stack | None:
+        """Set the timer, and let the carrier choose who runs next."""
+        if not self._is_listed:
+            self._is_listed = True
+            self.group.enlist(self)
+        carrier = self.carrier
+        if limit is not None:
+            carrier.timers.add(limit, self, epoch)  # type: ignore[union-attr]
+        return carrier.next_stack(self)  # type: ignore[union-attr]
+
+    def drop_timer(self) -> None:
+        """One entry of the carrier's heap is stale."""
+        self.carrier.timers.retire()  # type: ignore[union-attr]
+
+    def absorb(self) -> None:
+        """Take the place in the run queue that a claim has given, or is about to give."""
+        assert self.carrier is not None
+        self.hold()
+        stack = self.carrier.next_stack(self)
+        if stack is not None:
+            stack.switch()
+        self.disarm()
+
+    def resume(self) -> None:
+        """Put it into its carrier's run queue."""
+        assert self.carrier is not None
+        self.carrier.make_runnable(self)
+
+    def expire(self, epoch: int) -> None:
+        """A timer of a wait has come. The carrier's own."""
+        if self.claim(epoch, TIMED_OUT):
+            self.resume()
+
+    def add_timer(self, when: float, target: Target, epoch: int) -> None:
+        """Have it called by this thread's carrier."""
+        assert self.carrier is not None
+        self.carrier.timers.add(when, target, epoch)
+
+    def retire_timer(self) -> None:
+        """Tell this thread's carrier."""
+        assert self.carrier is not None
+        self.carrier.timers.retire()
+
+    def yield_now(self) -> None:
+        """Let the others that can run have their turn."""
+        assert self.carrier is not None
+        if not self._is_listed:
+            self._is_listed = True
+            self.group.enlist(self)
+        self.hold()
+        self.carrier.make_runnable(self)
+        stack = self.carrier.next_stack(self)
+        if stack is not None:
+            stack.switch()
+        self.disarm()
+
+    def run(self) -> None:
+        """Call the function and settle the outcome. The carrier's, on the thread's own stack; never raises.
+
+        Whatever the outcome sets off (destructors of thread-locals, callbacks of the future) still runs on this thread
+        and may park, but is no longer cancelled. After `child_ended` nothing runs.
+        """
+        if self.cancelled_at is not None or pending(self.parent) is not None:
+            self._release()
+            self.status = CANCELLED
+        else:
+            try:
+                if self._kwargs is None:
+                    self._result = self._fn(*self._args)
+                else:
+                    self._result = self._fn(*self._args, **self._kwargs)
+            except BaseException as error:  # noqa: BLE001 - every outcome is settled
+                self._release()
+                self._fail(error)
+            else:
+                self._release()
+                self.status = SUCCEEDED
+        self.settle()
+        if self.watchers is not None:
+            self.watchers.notify(self)
+        if self._is_listed:
+            self.group.discharge(self)
+        self.hold()
+        self.group.child_ended(self)
+
+    def _release(self) -> None:
+        """Let go of what only the run needed; the future may live on for long."""
+        self.scope = None
+        self.delivery = None
+        self._fn = self._args = self._kwargs = self.context = None  # type: ignore[assignment]
+        self.stack.drop_locals()  # type: ignore[union-attr]
+        if self.has_ident:
+            VirtualThread.forget_ident(self)
+
+    def _fail(self, error: BaseException) -> None:
+        if isinstance(error, Cancelled) and pending(self) is not None:
+            self.status = CANCELLED
+        else:
+            self.status = FAILED
+            self._error = error
+            self.group.child_failed(self, error)
