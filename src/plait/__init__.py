@@ -1,0 +1,29 @@
+"""Virtual threads with structured concurrency: plain blocking code, run on threads as cheap as a function call."""
+
+# A map of the package, from the bottom up. Imports point downward only.
+#
+#   _native/       the only C door: the switch, the method tables, atomics, system calls
+#   _originals     the unpatched standard library;  _errors  exceptions and warnings
+#   _core/         mechanism: threads, carriers, parking, cancellation (its __init__ has the map)
+#   _groups _futures _limits _default      groups, what spawn returns, slots, threads outside any block
+#   _timeouts _mutex                       time limits; a lock that owns its value
+#   patch/         the leaves of the standard library, made cooperative in place
+#   lowlevel       for people who write primitives
+
+from plait import patch as patch
+from plait._config import configure as configure
+from plait._default import excepthook as excepthook
+from plait._default import spawn as spawn
+from plait._errors import Cancelled as Cancelled
+from plait._errors import CancelledSwallowed as CancelledSwallowed
+from plait._errors import DeadlockError as DeadlockError
+from plait._errors import GroupClosed as GroupClosed
+from plait._errors import GroupFailed as GroupFailed
+from plait._errors import InternalError as InternalError
+from plait._futures import Future as Future
+from plait._groups import ThreadGroup as ThreadGroup
+from plait._mutex import Mutex as Mutex
+from plait._timeouts import move_on_after as move_on_after
+from plait._timeouts import timeout as timeout
+
+__version__ = "0.1.0"

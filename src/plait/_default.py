@@ -1,0 +1,125 @@
+"""The default group, for threads spawned outside any block, and `ThreadGroup.current`, which may lead to it.
+
+The default group supervises: a failure goes to `plait.excepthook` and cancels nobody. It is joined when the process
+shuts down, before `threading` joins the program's own threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import traceback
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from plait._core import Lock, VirtualThread, WaitReason, current_thread, park_shielded
+from plait._groups import GroupScope, ThreadGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from plait._core import Scope
+    from plait._futures import Future
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_lock = Lock()
+_default: DefaultGroup | None = None  # under _lock
+
+
+def excepthook(future: VirtualThread, error: BaseException) -> None:
+    """What happens to the failure of a thread that was spawned outside any group: a traceback on stderr.
+
+    Assign another function to `plait.excepthook` to have it called instead, on the thread that failed.
+    """
+    sys.stderr.write(
+        f"Exception in {future!r}, which belongs to no group:\n{''.join(traceback.format_exception(error))}"
+    )
+
+
+class DefaultGroup(ThreadGroup):
+    """The group of those who belong to no block. Never entered; the process is its body."""
+
+    def __init__(self) -> None:
+        super().__init__(name="default")
+        self._owner = current_thread()
+        # Not `atexit`, which comes after threading has waited for its threads. Threads may not be startable any more
+        # when it runs (3.12); the carriers are there already.
+        threading._register_atexit(self._join_at_exit)  # type: ignore[attr-defined]  # noqa: SLF001
+
+    def child_failed(self, thread: VirtualThread, error: BaseException) -> None:
+        """Report it; the others go on."""
+        hook = getattr(sys.modules.get("plait"), "excepthook", excepthook)  # looked up now: it is meant to be assigned
+        try:
+            hook(thread, error)
+        except Exception:
+            excepthook(thread, error)
+            raise
+
+    def _join_at_exit(self) -> None:
+        """Wait for those who are left. Ctrl-C cancels them, a second one leaves them."""
+        self._is_body_over = True
+        if self.inside.leave():
+            return
+        try:
+            self._wait_for_children()
+        except KeyboardInterrupt:
+            self.cancel("KeyboardInterrupt at exit")
+            with contextlib.suppress(KeyboardInterrupt):
+                self._wait_for_children()
+
+    def _wait_for_children(self) -> None:
+        me = current_thread()
+        while True:
+            epoch = me.arm(True)
+            self._joiner = (me, epoch)
+            if not self.inside.count():
+                me.withdraw()
+                return
+            park_shielded(me, epoch, WaitReason.GROUP)
+
+
+def default_group() -> ThreadGroup:
+    """The default group of this process, made when first asked for."""
+    global _default  # noqa: PLW0603 - one a process
+    if _default is None:
+        group = DefaultGroup()
+        with _lock:
+            if _default is None:
+                _default = group
+    return _default
+
+
+def current_group() -> ThreadGroup:
+    """The innermost group that the calling thread has open, else the one it was spawned in, else the default group."""
+    scope: Scope | None = current_thread().scope
+    while scope is not None:
+        if isinstance(scope, GroupScope):
+            return scope.group
+        scope = scope.parent
+    return default_group()
+
+
+class _Current:
+    """An attribute of a class that is computed when it is read."""
+
+    def __get__(self, instance: object, owner: type) -> ThreadGroup:
+        return current_group()
+
+
+ThreadGroup.current = _Current()  # type: ignore[assignment]
+
+
+def spawn(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    """Run `fn(*args, **kwargs)` on a virtual thread of `ThreadGroup.current`; its future.
+
+    Any thread. With no group open and none around it, the thread belongs to the default group: its failure goes to
+    `plait.excepthook`, and the process waits for it before it ends. Waits and raises as `ThreadGroup.spawn` does.
+
+    Example:
+        >>> from plait import spawn
+        >>> spawn(sum, [1, 2, 3]).result()
+        6
+    """
+    return current_group().spawn(fn, *args, **kwargs)

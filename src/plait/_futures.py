@@ -1,0 +1,240 @@
+"""Future: what spawn returns, and the virtual thread itself seen from outside.
+
+A `concurrent.futures.Future`, so `wait`, `as_completed` and `asyncio.wrap_future` work on it; made without a condition
+or a lock, which come into being when somebody asks for them.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from plait._core import (
+    CANCELLED,
+    FAILED,
+    SUCCEEDED,
+    TIMED_OUT,
+    Lock,
+    Parker,
+    VirtualThread,
+    WaitReason,
+    check_entry,
+    check_seconds,
+    current_thread,
+    now,
+    park,
+    unpark_all,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+_lock = Lock()  # "future watchers": guards the lists of every _Watchers, for moments
+_log = logging.getLogger("concurrent.futures")
+
+# What `concurrent.futures` calls our states.
+_NAMES = {SUCCEEDED: "FINISHED", FAILED: "FINISHED", CANCELLED: "CANCELLED_AND_NOTIFIED"}
+
+
+class _Watchers:
+    """Who wants to know when a future is done. Made when the first one asks."""
+
+    __slots__ = ("callbacks", "condition", "parked", "waiters")
+
+    def __init__(self) -> None:
+        self.parked: dict[Parker, int] = {}  # threads in result(), with the epoch of their wait. Under _lock
+        self.callbacks: list[Callable[[Any], object]] = []  # under _lock
+        self.condition: threading.Condition | None = None  # for concurrent.futures.wait. Written under _lock
+        self.waiters: list[Any] = []  # its waiters. Under `condition`
+
+    def notify(self, future: VirtualThread) -> None:
+        """Tell everybody."""
+        with _lock:
+            parked, self.parked = self.parked, {}
+            callbacks, self.callbacks = self.callbacks, []
+            condition = self.condition
+        unpark_all(parked.items())
+        if condition is not None:
+            with condition:
+                for waiter in self.waiters:
+                    if future.status == SUCCEEDED:
+                        waiter.add_result(future)
+                    elif future.status == FAILED:
+                        waiter.add_exception(future)
+                    else:
+                        waiter.add_cancelled(future)
+                condition.notify_all()
+        for callback in callbacks:
+            _call_back(callback, future)
+
+
+def _call_back(callback: Callable[[Any], object], future: VirtualThread) -> None:
+    try:
+        callback(future)
+    except Exception:  # noqa: BLE001 - as concurrent.futures does: reported, and no concern of the other callbacks
+        _log.exception("exception calling callback for %r", future)
+
+
+class Future(VirtualThread, concurrent.futures.Future[T]):
+    """The outcome of a spawned call, at hand or to come; everything of `concurrent.futures.Future`.
+
+    Made by `spawn` alone. Any thread, virtual or platform, may use it. After its group's block has ended nothing here
+    waits.
+
+    Example:
+        >>> from plait import ThreadGroup
+        >>> with ThreadGroup() as group:
+        ...     future = group.spawn(pow, 2, 10)
+        >>> future.result()
+        1024
+    """
+
+    __slots__ = ()
+
+    # The parts of concurrent.futures.Future that its own functions reach for.
+
+    def _watch(self) -> _Watchers:
+        watchers = self.watchers
+        if watchers is None:
+            with _lock:
+                watchers = self.watchers
+                if watchers is None:
+                    watchers = self.watchers = _Watchers()
+        assert isinstance(watchers, _Watchers)
+        return watchers
+
+    @property
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
+        watchers = self._watch()
+        if watchers.condition is None:
+            condition = threading.Condition()
+            with _lock:
+                if watchers.condition is None:
+                    watchers.condition = condition
+        assert watchers.condition is not None
+        return watchers.condition
+
+    @property
+    def _waiters(self) -> list[Any]:  # type: ignore[override]
+        return self._watch().waiters
+
+    @property
+    def _state(self) -> str:  # type: ignore[override]
+        if self.is_settled():
+            return _NAMES[self.status]
+        return "RUNNING" if self.carrier is not None else "PENDING"
+
+    @property
+    def _exception(self) -> BaseException | None:  # type: ignore[override]
+        return self._error
+
+    # What people use.
+
+    def __repr__(self) -> str:
+        return f"<Future of {self.name!r} {self._state.lower().replace('_and_notified', '')}>"
+
+    def done(self) -> bool:
+        """Whether the outcome is at hand. Never waits."""
+        return bool(self.is_settled())
+
+    def running(self) -> bool:
+        """Whether the call has begun and not ended. Never waits."""
+        return self.carrier is not None and not self.is_settled()
+
+    def cancelled(self) -> bool:
+        """Whether the call was cancelled, and is over. Never waits."""
+        return self.status == CANCELLED and bool(self.is_settled())
+
+    def cancel(self) -> bool:
+        """Cancel this call alone; no error for its group. False if it is over and was not cancelled.
+
+        True means asked: the call gets `Cancelled` at its next cancel point, or never starts. Any thread; never waits.
+        """
+        if self.is_settled():
+            return self.status == CANCELLED
+        self.cancel_scope("its future was cancelled", self)
+        return True
+
+    def result(self, timeout: float | None = None) -> T:
+        """The call's result; parks until it is there. A cancel point.
+
+        Raises what the call raised, as it is; `concurrent.futures.CancelledError` if the call was cancelled (never
+        `Cancelled`, which means that you are); `TimeoutError` after `timeout` seconds.
+        """
+        self._await(timeout)
+        if self.status == SUCCEEDED:
+            return self._result  # type: ignore[no-any-return]
+        if self.status == CANCELLED:
+            raise concurrent.futures.CancelledError
+        try:
+            raise self._error  # type: ignore[misc]
+        finally:
+            self = None  # type: ignore[assignment]  # noqa: PLW0642 - the traceback must not hold the future
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What the call raised, or None; parks until it is known. A cancel point. Raises as `result` does otherwise."""
+        self._await(timeout)
+        if self.status == CANCELLED:
+            raise concurrent.futures.CancelledError
+        return self._error
+
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        """Call `fn(future)` when the outcome is at hand: on the finishing thread, or at once if it is already.
+
+        What `fn` raises is logged. Any thread; never waits.
+        """
+        watchers = self._watch()
+        with _lock:
+            is_settled = self.is_settled()
+            if not is_settled:
+                watchers.callbacks.append(fn)
+        if is_settled:
+            _call_back(fn, self)
+
+    def set_result(self, result: T) -> NoReturn:
+        """Not for users: the call sets it."""
+        raise RuntimeError(f"the outcome of {self!r} is set by the call that it stands for")
+
+    def set_exception(self, exception: BaseException | None) -> NoReturn:
+        """Not for users: the call sets it."""
+        raise RuntimeError(f"the outcome of {self!r} is set by the call that it stands for")
+
+    def set_running_or_notify_cancel(self) -> NoReturn:
+        """Not for users: carriers start it."""
+        raise RuntimeError(f"{self!r} is started by plait")
+
+    def _await(self, timeout: float | None) -> None:
+        """Park until settled."""
+        deadline = None
+        if timeout is not None:
+            deadline = now() + check_seconds(max(timeout, 0), "timeout")
+        me = current_thread()
+        if me.scope is not None:
+            check_entry(me)
+        if self.is_settled():
+            return
+        if me is self:
+            raise RuntimeError(f"{self!r} cannot wait for its own outcome")
+        watchers = self._watch()
+        while True:
+            epoch = me.arm()
+            with _lock:
+                is_settled = self.is_settled()
+                if not is_settled:
+                    watchers.parked[me] = epoch
+            if is_settled:
+                me.withdraw()
+                return
+            try:
+                outcome = park(me, epoch, WaitReason.FUTURE, deadline)
+            finally:
+                with _lock:
+                    watchers.parked.pop(me, None)
+            if self.is_settled():
+                return
+            if outcome == TIMED_OUT:
+                raise TimeoutError(f"{self!r} is not done after {timeout} seconds")

@@ -1,0 +1,55 @@
+"""Who a thread is: `threading.get_ident()`, and with it `current_thread()`, import locks and the like.
+
+A virtual thread has an identity of its own. `threading.current_thread()` finds nobody under it and makes a record, as
+for any thread that it did not start; the record gets the virtual thread's name, and goes when the thread ends.
+"""
+
+from __future__ import annotations
+
+import _thread
+import threading
+from typing import TYPE_CHECKING, Any
+
+from plait import _originals
+from plait._core import VirtualThread
+from plait._native import current
+from plait.patch._registry import IDENTITY, ClassPatch, Leaf
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_dummy = threading._DummyThread  # noqa: SLF001
+_make_dummy = _dummy.__init__
+
+
+def get_ident() -> int:
+    """`_thread.get_ident`."""
+    me = current()
+    if isinstance(me, VirtualThread):
+        me.has_ident = True
+        return me.ident
+    return _originals.get_ident()
+
+
+def init_dummy(self: Any) -> None:
+    """`threading._DummyThread.__init__`: with the name of the virtual thread."""
+    _make_dummy(self)
+    me = current()
+    if isinstance(me, VirtualThread):
+        self._name = me.name
+
+
+def forget(thread: VirtualThread) -> None:
+    """`thread` ends: so does its record, if there is one."""
+    threading._active.pop(thread.ident, None)  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+VirtualThread.forget_ident = staticmethod(forget)
+
+
+def leaves() -> Sequence[Leaf | ClassPatch]:
+    """What this file makes cooperative."""
+    return [
+        Leaf("_thread.get_ident", _thread.get_ident, get_ident, when=IDENTITY),
+        ClassPatch("threading._DummyThread.__init__", _dummy, "__init__", init_dummy),
+    ]

@@ -1,0 +1,77 @@
+"""Name resolution: `getaddrinfo` and its kin run on a worker; numbers need no worker."""
+
+from __future__ import annotations
+
+import _socket
+from typing import TYPE_CHECKING, Any
+
+from plait import _originals
+from plait._core import Parker, check_entry, runtime
+from plait._native import cooperative, original
+from plait.patch._registry import ClassPatch, Leaf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+def is_numeric(host: Any) -> bool:
+    """Whether `host` is an address already, in digits."""
+    if host is None:
+        return True
+    if isinstance(host, bytes):
+        try:
+            host = host.decode("ascii")
+        except UnicodeDecodeError:
+            return False
+    if not isinstance(host, str):
+        return False
+    for family in (_socket.AF_INET, _socket.AF_INET6):
+        try:
+            _socket.inet_pton(family, host.partition("%")[0])
+        except (OSError, ValueError):
+            continue
+        return True
+    return False
+
+
+def lookup(*args: Any) -> list[Any]:
+    """`getaddrinfo(*args)` on a worker, while the calling thread parks."""
+    found: list[Any] = runtime.offload.call(cooperative(), _originals.getaddrinfo, *args)
+    return found
+
+
+def getaddrinfo(
+    host: Any,
+    port: Any,
+    family: int = 0,
+    type: int = 0,
+    proto: int = 0,
+    flags: int = 0,
+) -> list[Any]:
+    """`socket.getaddrinfo`, underneath."""
+    me: Parker = cooperative()
+    if me.scope is not None:
+        check_entry(me)
+    if is_numeric(host):
+        return _originals.getaddrinfo(host, port, family, type, proto, flags)
+    return lookup(host, port, family, type, proto, flags)
+
+
+def _elsewhere(name: str) -> Leaf:
+    """A leaf that always runs on a worker."""
+    target = getattr(_socket, name)
+    call: Callable[..., Any] = original(target)
+
+    def leaf(*args: Any) -> Any:
+        return runtime.offload.call(cooperative(), call, *args)
+
+    return Leaf(f"socket.{name}", target, leaf)
+
+
+def leaves() -> Sequence[Leaf | ClassPatch]:
+    """What this file makes cooperative."""
+    others = ("gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getnameinfo")
+    return [
+        Leaf("socket.getaddrinfo", _socket.getaddrinfo, getaddrinfo),
+        *(_elsewhere(name) for name in others),
+    ]

@@ -1,0 +1,116 @@
+"""`select`, `poll` and `epoll`, and so `selectors`, servers' loops, and asyncio's own.
+
+Each asks once without waiting. If nothing is ready it parks on one descriptor: an epoll descriptor can be polled
+itself, and for `select` and `poll` one is made for the length of the wait.
+"""
+
+from __future__ import annotations
+
+import select
+from typing import TYPE_CHECKING, Any
+
+from plait._core import READ, Parker, check_entry, now, wait_descriptor
+from plait._errors import InternalError
+from plait._native import cooperative, poll_registered
+from plait._originals import epoll_poll, poll_poll, select_select
+from plait.patch._registry import ClassPatch, Leaf, method
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_IN = select.EPOLLIN
+_OUT = select.EPOLLOUT
+_PRI = select.EPOLLPRI
+
+
+def _repeat(ask: Callable[[], Any], is_empty: Callable[[Any], bool], fd: int, timeout: float | None) -> Any:
+    """Ask, and park on `fd` in between, until there is something or `timeout` seconds have passed."""
+    me: Parker = cooperative()
+    if me.scope is not None:
+        check_entry(me)
+    deadline = None if timeout is None else now() + timeout
+    while True:
+        wait_descriptor(me, fd, READ, deadline)
+        found = ask()
+        if not is_empty(found) or (deadline is not None and now() >= deadline):
+            return found
+
+
+def _repeat_on_all(
+    ask: Callable[[], Any], is_empty: Callable[[Any], bool], watched: dict[int, int], timeout: float | None
+) -> Any:
+    with select.epoll() as together:
+        for fd, events in watched.items():
+            try:
+                together.register(fd, events)
+            except PermissionError:  # a regular file: always ready, as `ask` would have said
+                continue
+        return _repeat(ask, is_empty, together.fileno(), timeout)
+
+
+def _nothing(found: tuple[list[Any], ...]) -> bool:
+    return not any(found)
+
+
+def _empty(found: list[Any]) -> bool:
+    return not found
+
+
+def _number(thing: Any) -> int:
+    return thing if isinstance(thing, int) else thing.fileno()
+
+
+def select_leaf(rlist: Any, wlist: Any, xlist: Any, timeout: float | None = None, /) -> Any:
+    """`select.select`."""
+    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
+        return select_select(rlist, wlist, xlist, timeout)  # does not wait, or refuses
+    rlist, wlist, xlist = list(rlist), list(wlist), list(xlist)
+    found = select_select(rlist, wlist, xlist, 0)
+    if any(found):
+        return found
+    watched: dict[int, int] = {}
+    for things, events in ((rlist, _IN), (wlist, _OUT), (xlist, _PRI)):
+        for thing in things:
+            fd = _number(thing)
+            watched[fd] = watched.get(fd, 0) | events
+    return _repeat_on_all(lambda: select_select(rlist, wlist, xlist, 0), _nothing, watched, timeout)
+
+
+def poll_leaf(poll: Any, timeout: float | None = None, /) -> Any:
+    """`select.poll().poll`."""
+    if timeout is not None and not isinstance(timeout, (int, float)):
+        return poll_poll(poll, timeout)  # refuses
+    found = poll_poll(poll, 0)
+    if found or timeout == 0:
+        return found
+    seconds = None if timeout is None or timeout < 0 else timeout / 1000
+    return _repeat_on_all(lambda: poll_poll(poll, 0), _empty, poll_registered(poll) or {}, seconds)
+
+
+def epoll_leaf(epoll: Any, timeout: float | None = None, maxevents: int = -1) -> Any:
+    """`select.epoll().poll`."""
+    if timeout is not None and not isinstance(timeout, (int, float)):
+        return epoll_poll(epoll, timeout, maxevents)  # refuses
+    found = epoll_poll(epoll, 0, maxevents)
+    if found or timeout == 0:
+        return found
+    seconds = None if timeout is None or timeout < 0 else timeout
+    return _repeat(lambda: epoll_poll(epoll, 0, maxevents), _empty, epoll.fileno(), seconds)
+
+
+def check_layout() -> None:
+    """Look whether a poll object is what words.c takes it for."""
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    if poll_registered(poll) != {0: select.POLLIN}:
+        raise InternalError("the poll object of this interpreter is laid out in an unknown way")
+
+
+def leaves() -> Sequence[Leaf | ClassPatch]:
+    """What this file makes cooperative."""
+    check_layout()
+    return [
+        Leaf("select.select", select.select, select_leaf),
+        Leaf("select.poll.poll", method(type(select.poll()), "poll"), poll_leaf),
+        Leaf("select.epoll.poll", method(select.epoll, "poll"), epoll_leaf),
+    ]
