@@ -1,0 +1,32 @@
+"""plait beside its peers: what a spawn, a switch, a parked thread and an echo cost, measured in one run.
+
+    pip install . -r bench/requirements.txt
+    python -m bench all                      # every benchmark, five rounds, some ten minutes
+    python -m bench spawn --rounds 9         # one of: spawn switch parked echo
+    python -m bench echo --contenders plait,uvloop
+    python -m bench echo --retries 3         # repeat the turns that other processes disturb
+    python -m bench all --json results.json
+    python -m bench all --quick              # does it run at all? Its figures mean nothing.
+
+How a figure comes about. Each contender of each round is a fresh process of the same interpreter, so that no event
+loop policy, monkey patch or runtime meets another. A round runs every contender once; the next round starts with
+another contender and goes the other way round. A ratio compares two contenders of the same round, and the table shows
+the median of these ratios with the smallest and the largest. A shared machine may be twice as slow a minute later:
+trust the ratios of one run, never figures from two runs.
+
+A map of the package, each module using only those above it:
+
+    _model      the words: Benchmark, Case, Contender, Metric
+    _child      the child process: runs one contender, reports one line of JSON
+    _process    the parent's side of a child: started with its environment, bounded in time, always ended
+    _facts      the machine and the versions, for the header
+    _load       the echo benchmark's clients (_load.c, or Python where there is no C compiler)
+    spawn switch parked echo      the benchmarks: one function per contender
+    _runner     rounds in alternating order
+    _stats      medians, spreads, ratios
+    _report     the table, the sentence where plait loses, the JSON
+    __main__    the command line
+
+To add a benchmark, write a module with a ``BENCHMARK`` and name it in ``_model.BENCHMARKS``. A contender is any
+function that runs in the child and reports its figures, so it may just as well start a program in another language.
+"""

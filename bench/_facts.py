@@ -1,0 +1,86 @@
+"""The facts that a reader needs to judge a figure: the machine, the interpreter, the versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import resource
+import time
+from pathlib import Path
+
+from bench._process import child_environment, has_gil
+
+PACKAGES = ("plait", "greenlet", "uvloop", "gevent", "trio")
+
+
+def is_installed(package: str | None) -> bool:
+    """Return whether a contender's package can be imported; None stands for the standard library."""
+    return package is None or importlib.util.find_spec(package) is not None
+
+
+def machine_facts() -> dict[str, str]:
+    """Return the facts for the header, in the order in which they are shown."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    load = " ".join(f"{value:.2f}" for value in os.getloadavg())
+    build = "GIL" if has_gil() else "free-threaded"
+    versions = {package: _version(package) for package in PACKAGES}
+    return {
+        "cpu": _cpu_model(),
+        "cores": f"{cores} (load average {load} at the start)",
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": f"{platform.python_version()} ({build}, {platform.python_compiler()})",
+        "packages": ", ".join(f"{package} {version}" for package, version in versions.items()),
+        "PLAIT_CARRIERS": child_environment({}).get("PLAIT_CARRIERS", "not set: plait's own choice"),
+    }
+
+
+class Bystanders:
+    """Tells how much of the machine others used since it was made: processes not ours, and the host's other guests."""
+
+    def __init__(self) -> None:
+        self._start, self._machine, self._own = time.monotonic(), _machine_seconds(), _own_seconds()
+
+    def cores(self) -> float | None:
+        """Return the number of cores that others kept busy, or None where the system does not tell.
+
+        Children of ours count as ours once they have ended.
+        """
+        if self._machine is None or (machine := _machine_seconds()) is None:
+            return None
+        others = (machine - self._machine) - (_own_seconds() - self._own)
+        return max(0.0, others / (time.monotonic() - self._start))
+
+
+def _machine_seconds() -> float | None:
+    """Return the processor seconds that all cores have spent for anybody, interrupts left out."""
+    try:
+        fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()
+    except OSError:
+        return None
+    user, nice, system = map(int, fields[1:4])
+    stolen = int(fields[8])
+    return (user + nice + system + stolen) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_seconds() -> float:
+    """Return the processor seconds of this process and of its children that have ended."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "of unknown version" if is_installed(package) else "not installed"
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()

@@ -1,0 +1,234 @@
+"""parked: how much memory a thread holds that does nothing but wait.
+
+100,000 threads are started inside one group and wait: in one case for an event that is never set, in the other in a
+sleep of an hour. Each counts itself just before it waits, so that memory is read only when all have started and
+parked; a thread that was spawned but never ran would look very cheap. Then the process ends without ceremony.
+
+The figure is the growth of the resident set by /proc/self/statm, divided by the number of threads: all that the
+thread, its stack, its group and its wait hold in user space. The kernel's part of an OS thread (its kernel stack and
+its task, over 16 KiB) is not in it. OS threads are 2,000 only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench._model import Benchmark, Case, Contender, Metric, Params, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+#: Seconds between two looks at the count, and before memory is read, for the last one to park.
+LOOK = 0.01
+SETTLE = 0.2
+
+
+def resident() -> int:
+    """Return the bytes of memory that this process holds."""
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Meter:
+    """Counts the threads that are about to park, and weighs them when all have."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._tickets = itertools.count(1)
+        self._arrived = 0
+        gc.collect()
+        self._before = resident()
+
+    def arrive(self) -> None:
+        """Count the calling thread."""
+        ticket = next(self._tickets)  # atomic on every build
+        if ticket == self.threads:
+            self._arrived = ticket
+
+    def is_complete(self) -> bool:
+        """Return whether all have arrived."""
+        return self._arrived == self.threads
+
+    def weigh(self, report: Report) -> None:
+        """Report the memory per thread, and end the process: taking down so many threads is no part of this."""
+        gc.collect()
+        report({"memory": (resident() - self._before) / self.threads})
+        os._exit(0)
+
+
+def watch(meter: Meter, report: Report, pause: Callable[[float], object]) -> None:
+    """Wait until all are parked, and weigh them."""
+    while not meter.is_complete():
+        pause(LOOK)
+    pause(SETTLE)
+    meter.weigh(report)
+
+
+async def watch_async(meter: Meter, report: Report, pause: Callable[[float], Awaitable[object]]) -> None:
+    """Do as ``watch`` does, where a pause is awaited."""
+    while not meter.is_complete():
+        await pause(LOOK)
+    await pause(SETTLE)
+    meter.weigh(report)
+
+
+def run_plait(params: Params, report: Report) -> None:
+    """Park virtual threads, spawned from inside one."""
+    from plait import ThreadGroup
+
+    seconds, event = params["sleep"], threading.Event()
+
+    def sleep() -> None:
+        meter.arrive()
+        time.sleep(seconds)
+
+    def wait() -> None:
+        meter.arrive()
+        event.wait()
+
+    def body() -> None:
+        with ThreadGroup() as group:
+            for _ in range(meter.threads):
+                group.spawn(sleep if seconds else wait)
+            watch(meter, report, time.sleep)
+
+    with ThreadGroup() as group:  # the runtime has started before the first look at the memory
+        group.spawn(time.sleep, 0).result()
+    meter = Meter(params["threads"])
+    with ThreadGroup() as group:
+        group.spawn(body).result()
+
+
+async def park_tasks(params: Params, report: Report) -> None:
+    """Park asyncio's tasks, on whichever loop is running."""
+    seconds, loop = params["sleep"], asyncio.get_running_loop()
+
+    async def sleep() -> None:
+        meter.arrive()
+        await asyncio.sleep(seconds)
+
+    async def wait() -> None:
+        meter.arrive()
+        await loop.create_future()
+
+    park: Callable[[], Coroutine[object, object, None]] = sleep if seconds else wait
+    meter = Meter(params["threads"])
+    async with asyncio.TaskGroup() as group:
+        for _ in range(meter.threads):
+            group.create_task(park())
+        await watch_async(meter, report, asyncio.sleep)
+
+
+def run_asyncio(params: Params, report: Report) -> None:
+    """Park tasks on asyncio's own loop."""
+    asyncio.run(park_tasks(params, report))
+
+
+def run_uvloop(params: Params, report: Report) -> None:
+    """Park tasks on uvloop's loop."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(park_tasks(params, report))
+
+
+def run_gevent(params: Params, report: Report) -> None:
+    """Park greenlets."""
+    import gevent
+    import gevent.event
+    import gevent.pool
+
+    seconds, event, group = params["sleep"], gevent.event.Event(), gevent.pool.Group()
+
+    def sleep() -> None:
+        meter.arrive()
+        gevent.sleep(seconds)
+
+    def wait() -> None:
+        meter.arrive()
+        event.wait()
+
+    gevent.spawn(gevent.sleep, 0).join()
+    meter = Meter(params["threads"])
+    for _ in range(meter.threads):
+        group.spawn(sleep if seconds else wait)
+    watch(meter, report, gevent.sleep)
+
+
+def run_trio(params: Params, report: Report) -> None:
+    """Park trio's tasks."""
+    import trio
+
+    seconds = params["sleep"]
+
+    async def body() -> None:
+        event = trio.Event()
+
+        async def sleep() -> None:
+            meter.arrive()
+            await trio.sleep(seconds)
+
+        async def wait() -> None:
+            meter.arrive()
+            await event.wait()
+
+        meter = Meter(params["threads"])
+        async with trio.open_nursery() as nursery:
+            for _ in range(meter.threads):
+                nursery.start_soon(sleep if seconds else wait)
+            await watch_async(meter, report, trio.sleep)
+
+    trio.run(body)
+
+
+def run_threads(params: Params, report: Report) -> None:
+    """Park OS threads."""
+    seconds, event = params["sleep"], threading.Event()
+
+    def sleep() -> None:
+        meter.arrive()
+        time.sleep(seconds)
+
+    def wait() -> None:
+        meter.arrive()
+        event.wait()
+
+    meter = Meter(params["os_threads"])
+    for _ in range(meter.threads):
+        threading.Thread(target=sleep if seconds else wait, daemon=True).start()
+    watch(meter, report, time.sleep)
+
+
+BENCHMARK = Benchmark(
+    name="parked",
+    cases=(
+        Case(
+            name="event",
+            title="{threads:,} threads wait for an event",
+            params={"threads": 100_000, "os_threads": 2_000, "sleep": 0},
+            quick={"threads": 1_000, "os_threads": 100},
+        ),
+        Case(
+            name="sleep",
+            title="{threads:,} threads sleep for an hour",
+            params={"threads": 100_000, "os_threads": 2_000, "sleep": 3_600},
+            quick={"threads": 1_000, "os_threads": 100},
+        ),
+    ),
+    metrics=(Metric("memory", "bytes of RSS per thread"),),
+    contenders=(
+        Contender("plait", "plait", run_plait, "threading.Event.wait, time.sleep"),
+        Contender("asyncio", None, run_asyncio, "a future of its own, asyncio.sleep"),
+        Contender("uvloop", "uvloop", run_uvloop, "a future of its own, asyncio.sleep"),
+        Contender("gevent", "gevent", run_gevent, "gevent.event.Event.wait, gevent.sleep"),
+        Contender("trio", "trio", run_trio, "trio.Event.wait, trio.sleep"),
+        Contender("threads", None, run_threads, "the same; fewer, and without the kernel's part"),
+    ),
+)
