@@ -1,10 +1,12 @@
-"""Builds plait's one extension module; everything else about the package is in pyproject.toml.
+"""Builds plait's extension modules; everything else about the package is in pyproject.toml.
 
-`plait._native._native` is made of one Cython file and of all C files beside it. Before any of them is compiled, the
-compiler, Python.h and greenlet.h are tried out, so that what is missing is said in a sentence instead of a page of errors.
+`plait._native._native` is made of one Cython file and of all C files beside it. The hot modules of the core, those with a
+.pxd beside them, are compiled unchanged; PLAIT_PURE=1 leaves them as they are. Before anything is compiled, the compiler,
+Python.h and greenlet.h are tried out, so that what is missing is said in a sentence instead of a page of errors.
 """
 
 import importlib.util
+import os
 import subprocess
 import sys
 import sysconfig
@@ -14,7 +16,11 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-NATIVE = Path("src/plait/_native")
+SOURCE = Path("src")
+NATIVE = SOURCE / "plait/_native"
+# Compiled without a .pxd: a leaf that must not leave a Python frame on each parked stack.
+UNTYPED = [SOURCE / "plait/patch/_locks.py"]
+FLAGS = ["-std=gnu11", "-O2", "-g0", "-fno-strict-aliasing", "-fvisibility=hidden"]
 INSTALL = "on Debian, apt-get install gcc python3-dev"
 
 
@@ -82,23 +88,41 @@ class BuildNative(build_ext):
         [translated] = cythonize(
             [ext],
             build_dir="build/cython",
-            compiler_directives={"language_level": 3, "freethreading_compatible": True, "embedsignature": True},
+            include_path=[str(SOURCE)],
+            # Annotations are for people and mypy; what is typed in C says so in the .pxd.
+            compiler_directives={"language_level": 3, "freethreading_compatible": True, "annotation_typing": False},
         )
         ext.sources = translated.sources
         ext.include_dirs.append(greenlet_include())
         super().build_extension(ext)
 
 
-refuse_unsupported_pythons()
-setup(
-    ext_modules=[
+def native() -> Extension:
+    return Extension(
+        "plait._native._native",
+        sources=[str(NATIVE / "_native.pyx"), *sorted(str(path) for path in NATIVE.glob("*.c"))],
+        depends=[str(path) for pattern in ("*.h", "*.pxd") for path in sorted(NATIVE.glob(pattern))],
+        include_dirs=[str(NATIVE)],
+        extra_compile_args=FLAGS,
+    )
+
+
+def compiled_core() -> list[Extension]:
+    if os.environ.get("PLAIT_PURE", "0") not in {"", "0"}:
+        return []
+    declarations = sorted(str(path) for path in SOURCE.glob("plait/**/*.pxd"))
+    typed = [Path(path).with_suffix(".py") for path in declarations if Path(path).with_suffix(".py").exists()]
+    return [
         Extension(
-            "plait._native._native",
-            sources=[str(NATIVE / "_native.pyx"), *sorted(str(path) for path in NATIVE.glob("*.c"))],
-            depends=[str(path) for pattern in ("*.h", "*.pxd") for path in sorted(NATIVE.glob(pattern))],
+            ".".join(path.relative_to(SOURCE).with_suffix("").parts),
+            sources=[str(path)],
+            depends=declarations,
             include_dirs=[str(NATIVE)],
-            extra_compile_args=["-std=gnu11", "-O2", "-fno-strict-aliasing", "-fvisibility=hidden"],
+            extra_compile_args=FLAGS,
         )
-    ],
-    cmdclass={"build_ext": BuildNative},
-)
+        for path in [*typed, *UNTYPED]
+    ]
+
+
+refuse_unsupported_pythons()
+setup(ext_modules=[native(), *compiled_core()], cmdclass={"build_ext": BuildNative})

@@ -43,7 +43,7 @@ class DefaultGroup(ThreadGroup):
 
     def __init__(self) -> None:
         super().__init__(name="default")
-        self._owner = current_thread()
+        self.owner = current_thread()
         # Not `atexit`, which comes after threading has waited for its threads. Threads may not be startable any more
         # when it runs (3.12); the carriers are there already.
         threading._register_atexit(self._join_at_exit)  # type: ignore[attr-defined]  # noqa: SLF001
@@ -53,9 +53,10 @@ class DefaultGroup(ThreadGroup):
         hook = getattr(sys.modules.get("plait"), "excepthook", excepthook)  # looked up now: it is meant to be assigned
         try:
             hook(thread, error)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever a hook raises
+            # The hook's own failure is reported in its place; nothing may keep the thread from ending.
+            traceback.print_exc(file=sys.stderr)
             excepthook(thread, error)
-            raise
 
     def _join_at_exit(self) -> None:
         """Wait for those who are left. Ctrl-C cancels them, a second one leaves them."""
@@ -73,7 +74,7 @@ class DefaultGroup(ThreadGroup):
         me = current_thread()
         while True:
             epoch = me.arm(True)
-            self._joiner = (me, epoch)
+            self.joiner = (me, epoch)
             if not self.inside.count():
                 me.withdraw()
                 return

@@ -10,14 +10,12 @@ Life of a group, and who brings it about:
 Whether it is cancelled is asked of its scope; who is inside is counted by `Container.inside`, which starts with the
 body and closes for good at zero, so a spawn either is counted in before the group closes or fails.
 
-Join protocol. Owner: publishes its wait, then looks at the count [fence]. Last child: counts itself out [fence], then
-looks for the owner's wait. One of them sees the other. The join cannot be cancelled: an outer cancel has reached the
-children already, and the group has nothing to do but to wait for them.
+The join (its protocol: `_core/_container.py`) cannot be cancelled: an outer cancel has reached the children already,
+and the group has nothing to do but to wait for them.
 """
 
 from __future__ import annotations
 
-from contextvars import copy_context
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, ParamSpec, Self, TypeVar
 
@@ -34,9 +32,10 @@ from plait._core import (
     current_thread,
     deliver,
     is_under,
+    launch,
     park_shielded,
     pending,
-    runtime,
+    start_child,
 )
 from plait._errors import Cancelled, GroupClosed, GroupFailed
 from plait._futures import Future
@@ -109,16 +108,14 @@ class ThreadGroup(Container):
         grace: float = GRACE,
         name: str | None = None,
     ) -> None:
-        super().__init__()
-        self._slots = None if max_concurrency is None else Slots(_check_limit(max_concurrency))
-        self._timeout = None if timeout is None else check_seconds(timeout, "timeout")
         self._scope = GroupScope(self, check_seconds(grace, "grace"))
+        self._slots = None if max_concurrency is None else Slots(_check_limit(max_concurrency))
+        super().__init__(self._scope, self._slots)
+        self._timeout = None if timeout is None else check_seconds(timeout, "timeout")
         self._name = name
-        self._owner: Parker | None = None  # the thread that runs the body; written on entry
         self._is_body_over = False  # written by the owner
-        self._joiner: tuple[Parker, int] | None = None  # its wait for the children; see the join protocol
         self._lock = Lock()
-        self._failures: list[BaseException] = []  # in the order they came. Under _lock
+        self._failures: dict[int, BaseException] = {}  # each once, in the order they came. Written under _lock
 
     def __repr__(self) -> str:
         return f"<ThreadGroup {self.name!r}>"
@@ -143,7 +140,7 @@ class ThreadGroup(Container):
     @property
     def exception(self) -> BaseException | None:
         """The first failure, as soon as there is one."""
-        return self._failures[0] if self._failures else None
+        return next(iter(self._failures.values()), None)
 
     def __len__(self) -> int:
         """How many children are unfinished now."""
@@ -171,44 +168,38 @@ class ThreadGroup(Container):
         """
         if not callable(fn):
             raise TypeError(f"spawn needs something to call, not {fn!r}: write spawn(fn, x), not spawn(fn(x))")
-        me = current_thread()
-        if me.scope is not None:
-            check_entry(me)
-        if self._owner is None or pending(self._scope) is not None:
-            self._refuse(me)
-        slots = self._slots
-        if slots is None or slots.try_take():
-            return self._start(me, fn, args, kwargs)
-        if isinstance(me, VirtualThread) and me.group is self:
-            # A member hands its slot to the child, and goes on when it has one again.
-            child = self._start(me, fn, args, kwargs)
-            slots.take_back(me)
-            return child
-        slots.take(me)
-        if pending(self._scope) is not None:
-            slots.release()
-            self._refuse(me)
-        return self._start(me, fn, args, kwargs)
+        child = launch(self, Future, fn, args, kwargs)
+        return child if child is not None else self._spawn_slowly(fn, args, kwargs)
 
-    def _start(self, me: Parker, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
-        """Make the child and queue it; its slot, if there are slots, is taken."""
-        child: Future[T] = Future(fn, args, kwargs or None, copy_context(), self, self._scope)
-        if not self.inside.enter():
-            if self._slots is not None:
-                self._slots.release()
+    def _spawn_slowly(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
+        """Wait for a slot, or say why nothing can be spawned."""
+        me = current_thread()
+        slots = self._slots
+        if slots is None or self.owner is None or pending(self.scope) is not None:
             self._refuse(me)
-        runtime.carrier_for(me).submit(child)
+        is_member = isinstance(me, VirtualThread) and me.group is self
+        if not is_member:
+            slots.take(me)
+            if pending(self.scope) is not None:
+                slots.release()
+                self._refuse(me)
+        # A member hands its own slot to the child, and goes on when it has one again.
+        child: Future[T] | None = start_child(self, Future, me, fn, args, kwargs)
+        if child is None:
+            self._refuse(me)
+        if is_member:
+            slots.take_back(me)
         return child
 
     def _refuse(self, me: Parker) -> NoReturn:
         """Say why nothing can be spawned."""
-        if self._owner is None:
+        if self.owner is None:
             raise RuntimeError(f"{self!r} has not begun: spawn inside `with ThreadGroup() as group:`")
         if not self.inside.count():
             raise GroupClosed(f"{self!r} has ended: nothing can be spawned into it any more")
-        scope = pending(self._scope)
+        scope = pending(self.scope)
         assert scope is not None
-        if is_under(me.scope, self._scope):
+        if is_under(me.scope, self.scope):
             raise deliver(me, scope)
         raise GroupFailed(
             f"{self!r} was cancelled ({scope.cancel_reason}): nothing can be spawned into it any more"
@@ -223,32 +214,22 @@ class ThreadGroup(Container):
         """
         if grace is not None:
             grace = check_seconds(grace, "grace")
-        self._scope.cancel_scope("the group was cancelled" if reason is None else reason, self, grace)
+        self.scope.cancel_scope("the group was cancelled" if reason is None else reason, self, grace)
 
     def child_failed(self, thread: VirtualThread, error: BaseException) -> None:
         """Keep the failure, and cancel everybody else."""
         self._fail(error, f"{thread.name!r} failed: {type(error).__name__}")
 
-    def child_ended(self, thread: VirtualThread) -> None:
-        """Give its slot on, and tell the owner if it was the last."""
-        if self._slots is not None:
-            self._slots.release()
-        if self.inside.leave():
-            joiner = self._joiner
-            if joiner is not None:
-                joiner[0].unpark(joiner[1])
-
     def _fail(self, error: BaseException, reason: str) -> None:
         with self._lock:
-            if not any(error is known for known in self._failures):
-                self._failures.append(error)
-        self._scope.cancel_scope(reason, self)
+            self._failures.setdefault(id(error), error)
+        self.scope.cancel_scope(reason, self)
 
     def __enter__(self) -> Self:
         """Begin: the calling thread is the owner, and its body a member."""
-        if self._owner is not None:
+        if self.owner is not None:
             raise RuntimeError(f"{self!r} was entered before: a group is used once, make a new one")
-        self._owner = self._scope.enter(self._timeout)
+        self.owner = self._scope.enter(self._timeout)
         return self
 
     def __exit__(
@@ -256,13 +237,13 @@ class ThreadGroup(Container):
     ) -> bool:
         """Wait for the children, then say what failed."""
         me = current_thread()
-        if me.scope is not self._scope:
+        if me.scope is not self.scope:
             raise RuntimeError(
                 f"the block of {self!r} must end on the thread that began it, and after the scopes inside it: it was "
-                f"begun by {self._owner!r}, and the innermost scope of {me!r} is {me.scope!r}"
+                f"begun by {self.owner!r}, and the innermost scope of {me!r} is {me.scope!r}"
             )
         is_own = self._scope.absorbs(error)
-        if error is not None and not (isinstance(error, Cancelled) and pending(self._scope) is not None):
+        if error is not None and not (isinstance(error, Cancelled) and pending(self.scope) is not None):
             self._fail(error, f"the body failed: {type(error).__name__}")
         interrupt = None
         self._is_body_over = True
@@ -278,7 +259,7 @@ class ThreadGroup(Container):
         while True:
             try:
                 epoch = me.arm(True)
-                self._joiner = (me, epoch)
+                self.joiner = (me, epoch)
                 if not self.inside.count():
                     me.withdraw()
                     return interrupt
@@ -286,7 +267,7 @@ class ThreadGroup(Container):
             except BaseException as error:  # noqa: BLE001 - a signal handler's, in the main thread
                 interrupt = interrupt or error
                 times += 1
-                self._scope.cancel_scope(type(error).__name__, self)
+                self.scope.cancel_scope(type(error).__name__, self)
                 if times == _INTERRUPTS:
                     return interrupt
 
@@ -294,7 +275,7 @@ class ThreadGroup(Container):
         self, me: Parker, error: BaseException | None, interrupt: BaseException | None, *, is_own: bool
     ) -> bool:
         """Raise what leaves the block; otherwise whether `error` ends here."""
-        failures = list(self._failures)
+        failures = list(self._failures.values())
         bare = interrupt or next((e for e in failures if isinstance(e, (KeyboardInterrupt, SystemExit))), None)
         if bare is not None:
             others = [failure for failure in failures if failure is not bare]

@@ -8,10 +8,10 @@ From the bottom up:
     _parking                   park and unpark, one winner a wait
     _platform _lot             platform threads as parkers; waiting for objects in memory
     _container _vthread        who owns which threads; the scheduled unit
-    _reactor                   who waits for which descriptor
+    _reactor _operations       who waits for which descriptor; what stream sockets do
     _carrier _offload          the kernel threads that run virtual threads, and those that run calls
     _runtime                   builds the parts
-    _deadline                  scopes that time cancels
+    _deadline _sleep           scopes that time cancels; waits that time ends
 
 Everything above uses only the names below.
 """
@@ -32,6 +32,7 @@ from plait._core._container import Container
 from plait._core._deadline import DeadlineScope, check_seconds
 from plait._core._lot import wait as lot_wait
 from plait._core._lot import wake_one as lot_wake_one
+from plait._core._operations import await_socket, late, recv, recv_into, send, sendall
 from plait._core._parking import (
     INTERRUPTED,
     TIMED_OUT,
@@ -45,8 +46,9 @@ from plait._core._parking import (
 from plait._core._platform import PlatformThread
 from plait._core._poller import READ, WRITE
 from plait._core._reactor import Descriptor, wait_descriptor
-from plait._core._runtime import close_scope, current_thread, open_scope, runtime
-from plait._core._vthread import CANCELLED, FAILED, PENDING, SUCCEEDED, VirtualThread
+from plait._core._runtime import close_scope, current_thread, launch, open_scope, runtime, start_child
+from plait._core._sleep import sleep
+from plait._core._vthread import CANCELLED, FAILED, PENDING, SUCCEEDED, VirtualThread, on_ident_end
 
 __all__ = (
     "CANCELLED",
@@ -71,6 +73,7 @@ __all__ = (
     "Scope",
     "VirtualThread",
     "WaitReason",
+    "await_socket",
     "check_entry",
     "check_park",
     "check_seconds",
@@ -78,14 +81,23 @@ __all__ = (
     "current_thread",
     "deliver",
     "is_under",
+    "late",
+    "launch",
     "lot_wait",
     "lot_wake_one",
     "now",
+    "on_ident_end",
     "open_scope",
     "park",
     "park_shielded",
     "pending",
+    "recv",
+    "recv_into",
     "runtime",
+    "send",
+    "sendall",
+    "sleep",
+    "start_child",
     "unpark_all",
     "wait_descriptor",
 )

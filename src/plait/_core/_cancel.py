@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Protocol
 from plait._core._atomics import Lock
 from plait._core._clock import now
 from plait._errors import Cancelled, CancelledSwallowed
+from plait._native._native import WaitWord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,16 +49,6 @@ GRACE = 5.0  # seconds that clean-up may take, unless the scope says otherwise
 _cancelling = Lock()  # orders the first canceller of a scope before the others
 
 
-class Victim(Protocol):
-    """What a scope needs to know of a thread."""
-
-    scope: Scope | None
-    delivery: Delivery | None
-
-    def nudge(self) -> None:
-        """End the open wait of this thread, if a canceller may."""
-
-
 class Container(Protocol):
     """Threads that live and die together."""
 
@@ -65,10 +56,14 @@ class Container(Protocol):
         """Those that have parked at least once and have not ended."""
 
 
-class Scope:
-    """A node of the tree. Subclasses bring the slots: see `CancelScope` and `VirtualThread`."""
+class Scope(WaitWord):
+    """A node of the tree.
 
-    __slots__ = ()
+    It has a wait word because a virtual thread is a scope, too, and extension types know no multiple inheritance; other
+    scopes leave the word alone.
+    """
+
+    __slots__ = ("cancel_reason", "cancel_source", "cancelled_at", "container", "grace", "owner", "parent")
 
     parent: Scope | None  # written once, before anybody else can see the node
     owner: Victim | None  # written by the owner on entry
@@ -83,19 +78,32 @@ class Scope:
         with _cancelling:
             if self.cancelled_at is not None:
                 return False
-            self.cancel_reason = reason  # type: ignore[misc]  # subclasses bring the slots
-            self.cancel_source = source  # type: ignore[misc]
+            self.cancel_reason = reason
+            self.cancel_source = source
             if grace is not None:
-                self.grace = grace  # type: ignore[misc]
-            self.cancelled_at = now()  # type: ignore[misc]
+                self.grace = grace
+            self.cancelled_at = now()
         _wake_all_under(self)
         return True
+
+
+class Victim(Scope):
+    """A thread as cancellation sees it: it has an innermost scope, and may have been told."""
+
+    __slots__ = ("delivery", "scope")
+
+    scope: Scope | None  # the innermost. Written by the owner, read by cancellers
+    delivery: Delivery | None  # what it was told of its cancellation. The owner's alone
+
+    def nudge(self) -> None:
+        """End the open wait of this thread, if a canceller may. Any thread."""
+        raise NotImplementedError
 
 
 class CancelScope(Scope):
     """A scope that a thread opens and closes around a part of its work."""
 
-    __slots__ = ("cancel_reason", "cancel_source", "cancelled_at", "container", "grace", "owner", "parent")
+    __slots__ = ()
 
     def __init__(self, grace: float = GRACE, container: Container | None = None) -> None:
         self.parent = None

@@ -28,11 +28,12 @@ from typing import TYPE_CHECKING
 
 from plait import _originals
 from plait._core._clock import LONGEST_WAIT, now
-from plait._core._continuation import Stack
+from plait._core._continuation import Stack, switch_to
 from plait._core._idle import Idler
 from plait._core._poller import open_poller
 from plait._core._reactor import Reactor
 from plait._core._timers import Timers
+from plait._originals import lock_acquire, lock_release
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,6 +54,9 @@ class Carrier:
         self.number = number
         self.runnable: deque[VirtualThread] = deque()  # any thread appends, the carrier takes
         self.unstarted: deque[VirtualThread] = deque()  # any thread appends, any carrier takes
+        # The bound methods, taken once: looking them up costs more than they do.
+        self._push = self.runnable.append
+        self._pop = self.runnable.popleft
         self.calls: deque[Callable[[], None]] = deque()  # any thread appends, the carrier takes
         self.timers = Timers()  # the carrier's alone
         self.poller = open_poller()  # the carrier's alone, except wake()
@@ -81,7 +85,7 @@ class Carrier:
 
     def make_runnable(self, thread: VirtualThread) -> None:
         """Queue a started thread of this carrier, whose wait the caller has won."""
-        self.runnable.append(thread)
+        self._push(thread)
         self.idler.notify()
 
     def call(self, function: Callable[[], None]) -> None:
@@ -93,6 +97,8 @@ class Carrier:
         """In a forked child, on this carrier's kernel thread, which is the only one left: nobody else is here."""
         self.number = 0
         self.runnable = deque()
+        self._push = self.runnable.append
+        self._pop = self.runnable.popleft
         self.unstarted = deque()
         self.calls = deque()
         self.timers = Timers()
@@ -101,6 +107,25 @@ class Carrier:
         self.reactor = Reactor(self.poller)
         self.idler = Idler(self.poller.wake)
         self._peers = [self]
+
+    def halt(self) -> bool:
+        """Stop for good: the process is about to end. False if the carrier did not answer within a second.
+
+        Up to 3.13 CPython ends a daemon thread where it next asks for the GIL, by unwinding its C stack; on a stack
+        that is not the kernel thread's own that corrupts memory. A carrier that waits without the GIL for ever is
+        left alone.
+        """
+        answered = _originals.allocate_lock()
+        lock_acquire(answered)
+        for_ever = _originals.allocate_lock()
+        lock_acquire(for_ever)
+
+        def stand_still() -> None:
+            lock_release(answered)
+            lock_acquire(for_ever)
+
+        self.call(stand_still)
+        return lock_acquire(answered, True, 1.0)
 
     # ---- on the carrier's kernel thread
 
@@ -123,10 +148,10 @@ class Carrier:
         chosen = self._choose()
         while True:
             if chosen.stack is not None:
-                chosen.stack.switch()
+                switch_to(chosen.stack)
             else:
                 self._handoff = chosen
-                Stack(self._take).switch()
+                switch_to(Stack(self._take))
             # Back because somebody needs a new stack, or because a stack has ended: both leave a thread to go on with.
             chosen = self._take_handoff()
 
@@ -138,7 +163,7 @@ class Carrier:
                 self._handoff = chosen
                 return None
             self._idle.append(stack)
-            chosen.stack.switch()
+            switch_to(chosen.stack)
             chosen = self._take_handoff()
         chosen.carrier = self
         return chosen
@@ -155,8 +180,10 @@ class Carrier:
             self._turn = turn = self._turn + 1
             if not turn & _POLL:
                 self._poll(0.0)
+            if self.calls:
+                self._make_calls()
             if self.runnable and (turn & _FAIR or not self.unstarted):
-                return self.runnable.popleft()
+                return self._pop()
             if self.unstarted:
                 try:
                     thread = self.unstarted.popleft()
@@ -166,10 +193,8 @@ class Carrier:
                     self._invite_thief()
                 return thread
             if self.runnable:
-                return self.runnable.popleft()
-            if self.calls:
-                self._make_calls()
-            elif not self._steal():
+                return self._pop()
+            if not self._steal():
                 self._sleep()
 
     def _sleep(self) -> None:

@@ -6,19 +6,39 @@ waking. The list is also what keeps parked threads alive: a suspended stack must
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from plait._core._atomics import Lock, Rundown
+from plait._native._native import Lock, Rundown
 
 if TYPE_CHECKING:
+    from plait._core._cancel import Scope
+    from plait._core._parking import Parker
     from plait._core._vthread import VirtualThread
 
 
-class Container:
-    """The threads of one group, and the count of those inside: its children and its body. Policy is the subclass's."""
+class Slots(Protocol):
+    """A limit on how many children may be at work."""
 
-    def __init__(self) -> None:
+    def try_take(self) -> bool:
+        """Take a free slot, if there is one."""
+
+    def release(self) -> None:
+        """Give one back. Must not park."""
+
+
+class Container:
+    """The threads of one group, and the count of those inside: its children and its body. Policy is the subclass's.
+
+    Join protocol. Owner: publishes its wait (`joiner`), then looks at the count [fence]. Last child: counts itself out
+    [fence], then looks for the owner's wait. One of them sees the other.
+    """
+
+    def __init__(self, scope: Scope, slots: Slots | None = None) -> None:
         self.inside = Rundown()  # starts with the body; closes when body and children are done, for good
+        self.scope = scope  # what children start under
+        self.slots = slots  # None: no limit
+        self.owner: Parker | None = None  # the thread that runs the body; written on entry
+        self.joiner: tuple[Parker, int] | None = None  # its wait for the children
         self._members_lock = Lock()
         self._listed: set[VirtualThread] = set()  # under _members_lock
 
@@ -47,6 +67,11 @@ class Container:
         """The function of a child has raised `error`. On the child; may park."""
         raise NotImplementedError
 
-    def child_ended(self, thread: VirtualThread) -> None:
-        """Nothing of a child is left to run. On the child, at its very end; must not park."""
-        raise NotImplementedError
+    def child_ended(self) -> None:
+        """Nothing of a child is left to run: its slot goes on, and the last tells the owner. Must not park."""
+        if self.slots is not None:
+            self.slots.release()
+        if Rundown.leave(self.inside):
+            joiner = self.joiner
+            if joiner is not None:
+                joiner[0].unpark(joiner[1])

@@ -4,13 +4,13 @@ A `Stack` is made by its carrier's root and stays with that kernel thread for ev
 thread: when a thread has ended, the next unstarted one is mounted on the same stack, without a switch. Making a stack
 costs ten times as much as a switch, so idle ones are kept.
 
-`Stack.switch()` may be called only with the gate closed (`WaitWord.arm` or `hold`), so that nothing which happens to
+`switch_to(stack)` may be called only with the gate closed (`WaitWord.arm` or `hold`), so that nothing which happens to
 run between the decision and the switch can park over it. To end a wait of a thread with an exception, never throw into
 its stack: leave the reason where the thread looks when it comes back.
 """
 
 from __future__ import annotations
 
-from plait._native import Stack
+from plait._native import Stack, switch_to
 
-__all__ = ("Stack",)
+__all__ = ("Stack", "switch_to")

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from plait._core._atomics import Flag
+from plait._native._native import Flag
 
 if TYPE_CHECKING:
     from collections.abc import Callable

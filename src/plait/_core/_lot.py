@@ -22,12 +22,14 @@ from plait._core._cancel import check_patient
 from plait._core._clock import now
 from plait._core._parking import INTERRUPTED, TIMED_OUT, WOKEN, Parker, WaitReason, park, park_shielded
 from plait._native import count_waiters, reset_waiters
+from plait._native._native import WaitWord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _lock = Lock()  # guards _queues
-_queues: dict[int, OrderedDict[Parker, int]] = {}  # waiters in order of arrival, with the epoch of their wait
+# Waiters in order of arrival, with the epoch of their wait; a single one, which is the rule, without a queue.
+_queues: dict[int, OrderedDict[Parker, int] | tuple[Parker, int]] = {}
 
 
 def wait(
@@ -36,8 +38,7 @@ def wait(
     attempt: Callable[[], bool],
     reason: WaitReason,
     deadline: float | None = None,
-    *,
-    patient: bool = False,
+    patient: bool = False,  # noqa: FBT001, FBT002 - compiled functions take no keyword-only arguments
 ) -> bool:
     """Park under `key` until `attempt()` succeeds; False if the instant `deadline` comes first. A cancel point.
 
@@ -47,7 +48,7 @@ def wait(
     count_waiters(1)
     try:
         while True:
-            epoch = me.arm()
+            epoch = WaitWord.arm(me)
             _enqueue(key, me, epoch)
             try:
                 if attempt():
@@ -93,9 +94,13 @@ def wake_one(key: int) -> None:
             queue = _queues.get(key)
             if queue is None:
                 return
-            who, epoch = queue.popitem(last=False)
-            if not queue:
+            if type(queue) is tuple:
+                who, epoch = queue
                 del _queues[key]
+            else:
+                who, epoch = queue.popitem(last=False)  # type: ignore[union-attr]
+                if not queue:
+                    del _queues[key]
         if who.unpark(epoch):
             return
 
@@ -104,14 +109,20 @@ def _enqueue(key: int, me: Parker, epoch: int) -> None:
     with _lock:
         queue = _queues.get(key)
         if queue is None:
-            queue = _queues[key] = OrderedDict()
-        queue[me] = epoch
+            _queues[key] = (me, epoch)
+            return
+        if type(queue) is tuple:
+            queue = _queues[key] = OrderedDict([queue])
+        queue[me] = epoch  # type: ignore[index]
 
 
 def _dequeue(key: int, me: Parker) -> None:
     with _lock:
         queue = _queues.get(key)
-        if queue is not None and queue.pop(me, None) is not None and not queue:
+        if type(queue) is tuple:
+            if queue[0] is me:
+                del _queues[key]
+        elif queue is not None and queue.pop(me, None) is not None and not queue:  # type: ignore[union-attr]
             del _queues[key]
 
 

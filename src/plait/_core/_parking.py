@@ -26,14 +26,13 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
-from plait._core._atomics import WaitWord
-from plait._core._cancel import check_park
+from plait._core._cancel import Victim, check_park
 from plait._native import outcomes
+from plait._native._native import WaitWord, switch_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from plait._core._cancel import Delivery, Scope
     from plait._core._continuation import Stack
     from plait._core._timers import Target
 
@@ -61,13 +60,11 @@ class WaitReason(enum.Enum):
     PERMIT = "permit"
 
 
-class Parker(WaitWord):
+class Parker(Victim):
     """A thread as the core sees it: something that waits. Subclassed for virtual and for platform threads."""
 
-    __slots__ = ("delivery", "scope", "waits_for")
+    __slots__ = ("waits_for",)
 
-    scope: Scope | None  # innermost scope. Written by the owner, read by cancellers
-    delivery: Delivery | None  # what it was told of its cancellation. The owner's alone
     waits_for: WaitReason | None  # what it waits for while parked; for dumps. Written by the owner
 
     def leave(self, epoch: int, limit: float | None) -> Stack | None:
@@ -137,8 +134,8 @@ def park(me: Parker, epoch: int, reason: WaitReason, deadline: float | None = No
     me.waits_for = reason
     stack = me.leave(epoch, limit)
     if stack is not None:
-        stack.switch()
-    outcome: int = me.disarm()
+        switch_to(stack)
+    outcome: int = WaitWord.disarm(me)
     me.waits_for = None
     if limit is not None and outcome != TIMED_OUT:
         me.drop_timer()
@@ -160,8 +157,8 @@ def park_shielded(me: Parker, epoch: int, reason: WaitReason, limit: float | Non
     me.waits_for = reason
     stack = me.leave(epoch, limit)
     if stack is not None:
-        stack.switch()
-    outcome: int = me.disarm()
+        switch_to(stack)
+    outcome: int = WaitWord.disarm(me)
     me.waits_for = None
     if limit is not None and outcome != TIMED_OUT:
         me.drop_timer()

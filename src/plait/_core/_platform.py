@@ -40,6 +40,7 @@ class PlatformThread(Parker):
 
     def __init__(self) -> None:
         self.scope = None
+        self.cancelled_at = None
         self.delivery = None
         self.waits_for = None
         self.name = threading.current_thread().name

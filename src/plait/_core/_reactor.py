@@ -17,15 +17,13 @@ find out by themselves what has become of their descriptor.
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING
 
 from plait._core._parking import TIMED_OUT, Parker, WaitReason, park
 from plait._core._platform import PlatformThread
 from plait._core._poller import READ, TROUBLE, WRITE, Poller
+from plait._core._vthread import VirtualThread
 from plait._native import poll_now
-
-if TYPE_CHECKING:
-    from plait._core._vthread import VirtualThread
+from plait._native._native import WaitWord
 
 
 class Descriptor:
@@ -95,7 +93,7 @@ class Reactor:
 
     def wait(self, me: VirtualThread, entry: Descriptor, events: int, deadline: float | None) -> bool:
         """Park until an owned descriptor may be ready for `events`; False if the instant `deadline` came first."""
-        epoch = me.arm()
+        epoch = WaitWord.arm(me)
         waiter = (me, epoch, events)
         entry.waiters.append(waiter)
         try:
@@ -108,7 +106,7 @@ class Reactor:
     def wait_bare(self, me: VirtualThread, fd: int, events: int, deadline: float | None) -> bool:
         """Park until `fd`, whoever owns it, is ready for `events`; False if the instant `deadline` came first."""
         entry = self._bare(fd)
-        epoch = me.arm()
+        epoch = WaitWord.arm(me)
         waiter = (me, epoch, events)
         entry.waiters.append(waiter)
         try:
@@ -169,9 +167,9 @@ def wait_descriptor(me: Parker, fd: int, events: int, deadline: float | None = N
 
     Any file that can be polled, on virtual threads and on platform threads alike. A cancel point.
     """
-    if isinstance(me, PlatformThread):
-        reason = WaitReason.READABLE if events & READ else WaitReason.WRITABLE
-        return me.wait_descriptor(fd, events, reason, deadline)
-    carrier = me.carrier  # type: ignore[attr-defined]
-    ready: bool = carrier.reactor.wait_bare(me, fd, events, deadline)
-    return ready
+    if isinstance(me, VirtualThread):
+        assert me.carrier is not None
+        return me.carrier.reactor.wait_bare(me, fd, events, deadline)
+    assert isinstance(me, PlatformThread)
+    reason = WaitReason.READABLE if events & READ else WaitReason.WRITABLE
+    return me.wait_descriptor(fd, events, reason, deadline)

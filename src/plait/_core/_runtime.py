@@ -5,25 +5,31 @@ Nothing imports a running part: a virtual thread reaches its carrier through its
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from plait import _native
 from plait._core import _lot
 from plait._core._atomics import Counter, Lock
+from plait._core._cancel import check_entry, pending
 from plait._core._carrier import Carrier
 from plait._core._offload import Offload
 from plait._core._platform import PlatformThread, platform_thread
 from plait._core._vthread import VirtualThread
+from plait._native._native import Rundown, copied_context, current
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from plait._core._cancel import CancelScope
+    from plait._core._container import Container
     from plait._core._parking import Parker
     from plait._core._timers import Target
+
+V = TypeVar("V", bound=VirtualThread)
 
 
 class Runtime:
@@ -32,6 +38,7 @@ class Runtime:
     def __init__(self) -> None:
         self._lock = Lock()
         self._carriers: list[Carrier] = []  # empty until started; then never changes
+        self._is_over = False  # the process is ending. Under _lock
         self._next = Counter()
         self._wanted: int | None = None  # carriers asked for by configure()
         self.offload = Offload()
@@ -66,6 +73,8 @@ class Runtime:
         with self._lock:
             if self._carriers:
                 return self._carriers
+            if self._is_over:
+                raise RuntimeError("virtual threads cannot be started any more: the process is ending")
             count = self._wanted if self._wanted is not None else default_carriers()
             carriers: list[Carrier] = []
             carriers.extend(Carrier(number, carriers) for number in range(count))
@@ -74,14 +83,16 @@ class Runtime:
             for carrier in carriers:
                 carrier.start()
             self._carriers = carriers
+            atexit.register(self.halt)
         for step in self.on_start:
             step()
         return carriers
 
     def carrier_for(self, me: Parker | None) -> Carrier:
         """Where a thread spawned by `me` is queued: with its spawner; for platform threads, in turn."""
-        if type(me) is not PlatformThread and me is not None:
-            carrier: Carrier = me.carrier  # type: ignore[attr-defined]
+        if isinstance(me, VirtualThread):
+            carrier = me.carrier
+            assert carrier is not None
             return carrier
         carriers = self._carriers or self.start()
         if len(carriers) == 1:
@@ -97,6 +108,14 @@ class Runtime:
         """One of those deadlines is over before its time."""
         carrier = self.carriers[0]
         carrier.call(carrier.timers.retire)
+
+    def halt(self) -> None:
+        """Stop all carriers: the process is about to end, and what still runs on them ends with it."""
+        with self._lock:
+            carriers, self._carriers = self._carriers, []
+            self._is_over = True
+        for carrier in carriers:
+            carrier.halt()
 
     def after_fork(self) -> None:
         """In the child: only the calling kernel thread exists.
@@ -149,9 +168,51 @@ def close_scope(scope: CancelScope) -> None:
         me.unbind()
 
 
+def launch(
+    group: Container, make: type[V], fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> V | None:
+    """Start `fn(*args, **kwargs)` as a child of `group`, made by `make`; None if it cannot be started just so.
+
+    That is, if the group is not open, is cancelled or full: the caller finds out why. A cancel point. Any thread.
+    """
+    me: Parker = current_thread()
+    if me.scope is not None:
+        check_entry(me)
+    if group.owner is None or pending(group.scope) is not None:
+        return None
+    slots = group.slots
+    if slots is not None and not slots.try_take():
+        return None
+    return start_child(group, make, me, fn, args, kwargs)
+
+
+def start_child(
+    group: Container,
+    make: type[V],
+    me: Parker,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> V | None:
+    """Queue `fn(*args, **kwargs)` as a child of `group`, spawned by `me`, its slot taken; None if the group has closed."""
+    if not Rundown.enter(group.inside):
+        if group.slots is not None:
+            group.slots.release()
+        return None
+    thread = make.__new__(make)
+    VirtualThread.prepare(thread, fn, args, kwargs or None, copied_context(), group)
+    if isinstance(me, VirtualThread):
+        spawner: VirtualThread = me
+        carrier = spawner.carrier
+    else:
+        carrier = runtime.carrier_for(me)
+    carrier.submit(thread)  # type: ignore[union-attr]
+    return thread
+
+
 def current_thread() -> Parker:
     """The calling thread as a parker: the virtual thread, or the record of the platform thread."""
-    me: Parker | None = _native.current()
+    me: Parker | None = current()
     return me if me is not None else platform_thread()
 
 

@@ -21,22 +21,26 @@ is the subclass that people see: one object for thread and future, since every s
 from __future__ import annotations
 
 from itertools import count
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from plait._core._cancel import GRACE, Scope, pending
+from plait._core._cancel import GRACE, pending
+from plait._core._container import Container
 from plait._core._parking import TIMED_OUT, Parker
 from plait._errors import Cancelled
+from plait._native._native import WaitWord, switch_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import Context
 
     from plait._core._carrier import Carrier
-    from plait._core._container import Container
     from plait._core._continuation import Stack
     from plait._core._timers import Target
 
 _serials = count(1)
+
+# Drops what CPython's threading keeps under a thread's identity; filled by plait.patch, which gives identities out.
+on_ident_end: list[Callable[[VirtualThread], None]] = []
 
 PENDING, SUCCEEDED, FAILED, CANCELLED = range(4)  # status
 
@@ -48,7 +52,7 @@ class Watchers(Protocol):
         """`thread` has settled. Called on it, once; may park."""
 
 
-class VirtualThread(Parker, Scope):
+class VirtualThread(Parker):
     """A function call that runs on a stack of its own. Made by groups; `run` is called by a carrier."""
 
     __slots__ = (
@@ -59,15 +63,10 @@ class VirtualThread(Parker, Scope):
         "_kwargs",
         "_name",
         "_result",
-        "cancel_reason",
-        "cancel_source",
-        "cancelled_at",
         "carrier",
         "context",
-        "grace",
         "group",
         "has_ident",
-        "parent",
         "stack",
         "status",
         "watchers",
@@ -80,19 +79,16 @@ class VirtualThread(Parker, Scope):
     status: int  # PENDING, then the outcome. Written by the owner before it settles
     watchers: Watchers | None  # published by whoever wants to be told
     has_ident: bool  # CPython's threading may hold a record under its identity. The owner's alone
-    # Drops what CPython's threading keeps under a thread's identity; set by plait.patch, which gives it out.
-    forget_ident: ClassVar[Callable[[VirtualThread], None]]
-    container: None = None  # as a scope it holds nobody but itself
 
-    def __init__(
+    def prepare(
         self,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
         context: Context,
         group: Container,
-        parent: Scope,
     ) -> None:
+        """Set it up; what `__init__` would do. `launch` makes threads without calling it."""
         self._fn = fn
         self._args = args
         self._kwargs = kwargs
@@ -100,8 +96,11 @@ class VirtualThread(Parker, Scope):
         self._is_listed = False
         self._name: str | None = None
         self.group = group
-        self.parent = parent
+        # As a scope it is the outermost of what it runs, owned by itself.
+        self.parent = group.scope
+        self.owner = self
         self.scope = self
+        self.container = None
         self.grace = GRACE
         self.cancelled_at = None
         self.delivery = None
@@ -116,11 +115,6 @@ class VirtualThread(Parker, Scope):
 
     def __repr__(self) -> str:
         return f"<virtual thread {self.name!r}>"
-
-    @property
-    def owner(self) -> VirtualThread:  # type: ignore[override]
-        """As a scope: the thread whose waits it can end."""
-        return self
 
     @property
     def ident(self) -> int:
@@ -154,7 +148,7 @@ class VirtualThread(Parker, Scope):
         self.hold()
         stack = self.carrier.next_stack(self)
         if stack is not None:
-            stack.switch()
+            switch_to(stack)
         self.disarm()
 
     def resume(self) -> None:
@@ -183,12 +177,13 @@ class VirtualThread(Parker, Scope):
         if not self._is_listed:
             self._is_listed = True
             self.group.enlist(self)
-        self.hold()
-        self.carrier.make_runnable(self)
-        stack = self.carrier.next_stack(self)
+        carrier = self.carrier
+        WaitWord.hold(self)
+        carrier.make_runnable(self)
+        stack = carrier.next_stack(self)
         if stack is not None:
-            stack.switch()
-        self.disarm()
+            switch_to(stack)
+        WaitWord.disarm(self)
 
     def run(self) -> None:
         """Call the function and settle the outcome. The carrier's, on the thread's own stack; never raises.
@@ -211,22 +206,24 @@ class VirtualThread(Parker, Scope):
             else:
                 self._release()
                 self.status = SUCCEEDED
-        self.settle()
+        WaitWord.settle(self)
         if self.watchers is not None:
             self.watchers.notify(self)
         if self._is_listed:
             self.group.discharge(self)
-        self.hold()
-        self.group.child_ended(self)
+        WaitWord.hold(self)
+        Container.child_ended(self.group)
 
     def _release(self) -> None:
         """Let go of what only the run needed; the future may live on for long."""
         self.scope = None
+        self.owner = None
         self.delivery = None
         self._fn = self._args = self._kwargs = self.context = None  # type: ignore[assignment]
         self.stack.drop_locals()  # type: ignore[union-attr]
         if self.has_ident:
-            VirtualThread.forget_ident(self)
+            for forget in on_ident_end:
+                forget(self)
 
     def _fail(self, error: BaseException) -> None:
         if isinstance(error, Cancelled) and pending(self) is not None:

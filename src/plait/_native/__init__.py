@@ -47,6 +47,7 @@ from plait._native._native import (
     rlock_write,
     send,
     set_loop_hooks,
+    switch_to,
     uninstall,
     write_nowait,
 )
@@ -81,6 +82,7 @@ __all__ = (
     "rlock_write",
     "send",
     "set_loop_hooks",
+    "switch_to",
     "uninstall",
     "write_nowait",
 )

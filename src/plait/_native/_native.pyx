@@ -14,6 +14,7 @@ they count on it. Python's own attribute accesses are release and acquire on fre
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
+from cpython.contextvars cimport PyContext_CopyCurrent
 from libc.errno cimport EAGAIN, EINTR, ENOSYS, EOPNOTSUPP, errno
 
 cdef extern from *:
@@ -35,8 +36,6 @@ cdef extern from *:
     { return __atomic_add_fetch(cell, (uint64_t)step, __ATOMIC_SEQ_CST); }
     static inline void plait_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
     """
-    ctypedef unsigned long long uint64_t
-    ctypedef long long int64_t
     bint plait_cas(uint64_t *cell, uint64_t seen, uint64_t wanted) nogil
     uint64_t plait_load(uint64_t *cell) nogil
     uint64_t plait_swap(uint64_t *cell, uint64_t wanted) nogil
@@ -50,6 +49,7 @@ cdef extern from "here.h":
     object plait_current()
     object plait_cooperative()
     void plait_bind(object parker)
+    object plait_switch_to(object stack)
     int plait_stack_init(object module) except -1
     int plait_leaf_init(object module) except -1
     int plait_words_init(object module) except -1
@@ -83,12 +83,17 @@ cdef extern from "<poll.h>" nogil:
 
 # ---- who is at work here -------------------------------------------------------------------------------------------
 
-def current():
+cpdef current():
     """The parker at work on this kernel thread: a virtual thread, a scoped platform thread's record, or None."""
     return plait_current()
 
 
-def cooperative():
+cpdef copied_context():
+    """As `contextvars.copy_context()`."""
+    return PyContext_CopyCurrent()
+
+
+cpdef cooperative():
     """As current(), but None where nothing may park: a wait is announced already, or the collector is at work."""
     return plait_cooperative()
 
@@ -96,6 +101,11 @@ def cooperative():
 def bind(parker):
     """Make `parker` (or None) what is at work on this platform thread. The caller keeps it alive until it is unbound."""
     plait_bind(parker)
+
+
+cpdef switch_to(stack):
+    """Leave the running stack for `stack`; return when somebody switches back."""
+    plait_switch_to(stack)
 
 
 # ---- atomics -------------------------------------------------------------------------------------------------------
@@ -122,17 +132,15 @@ cdef class WaitWord:
     From arm() to disarm() leaves on the owner's kernel thread behave as CPython made them: nothing that runs there in
     between, such as a finalizer, may start a second wait over the first.
     """
-    cdef uint64_t word
-    cdef uint64_t settled
 
-    def arm(self, bint shielded=False):
+    cpdef uint64_t arm(self, bint shielded=False):
         """Announce a wait; its epoch. Owner only. A full fence."""
         plait_arm()
         cdef uint64_t epoch = (self.word >> 3) + 1
         plait_swap(&self.word, epoch << 3 | (SHIELDED if shielded else WAITING))
         return epoch
 
-    def disarm(self):
+    cpdef int disarm(self):
         """End the wait; how it stood: one of the states. Owner only. A full fence.
 
         WAITING or SHIELDED means that nobody has claimed it, and nobody will.
@@ -141,13 +149,13 @@ cdef class WaitWord:
         plait_disarm()
         return seen & STATE
 
-    def claim(self, uint64_t epoch, uint64_t outcome):
+    cpdef bint claim(self, uint64_t epoch, uint64_t outcome):
         """End wait `epoch` of this word with `outcome` (WOKEN or TIMED_OUT); False if it was over. A full fence."""
         if plait_cas(&self.word, epoch << 3 | WAITING, epoch << 3 | outcome):
             return True
         return plait_cas(&self.word, epoch << 3 | SHIELDED, epoch << 3 | outcome)
 
-    def interrupt(self):
+    cpdef bint interrupt(self):
         """End whatever wait a canceller may end now, with INTERRUPTED; False if there is none. A full fence."""
         cdef uint64_t seen
         plait_fence()
@@ -158,20 +166,20 @@ cdef class WaitWord:
             if plait_cas(&self.word, seen, (seen & ~<uint64_t>STATE) | INTERRUPTED):
                 return True
 
-    def hold(self):
+    cpdef hold(self):
         """Close the gate without announcing a wait: the owner is about to run others. disarm() opens it again."""
         plait_arm()
 
-    def settle(self):
+    cpdef settle(self):
         """The owner's outcome is stored, for good. Owner only. A full fence."""
         plait_swap(&self.settled, 1)
 
-    def is_settled(self):
+    cpdef bint is_settled(self):
         """Whether the outcome is stored. A full fence before it looks."""
         plait_fence()
         return plait_load(&self.settled) == 1
 
-    def waits(self, uint64_t epoch):
+    cpdef bint waits(self, uint64_t epoch):
         """Whether wait `epoch` is still open: what a stale timer asks."""
         cdef uint64_t seen = plait_load(&self.word)
         return seen == (epoch << 3 | WAITING) or seen == (epoch << 3 | SHIELDED)
@@ -188,17 +196,16 @@ cdef class WaitWord:
 
 cdef class Flag:
     """One bit that one side raises and the other takes. Both are full fences."""
-    cdef uint64_t raised
 
-    def set(self):
+    cpdef set(self):
         """Raise it."""
         plait_swap(&self.raised, 1)
 
-    def clear(self):
+    cpdef clear(self):
         """Lower it."""
         plait_swap(&self.raised, 0)
 
-    def take(self):
+    cpdef bint take(self):
         """Lower it; True for exactly one taker of each time that it was raised."""
         plait_fence()
         if plait_load(&self.raised) == 0:
@@ -208,12 +215,11 @@ cdef class Flag:
 
 cdef class Rundown:
     """A count of those who are inside, which closes for good when it comes back to zero. Starts at one: its owner."""
-    cdef uint64_t inside
 
     def __cinit__(self):
         self.inside = 1
 
-    def enter(self):
+    cpdef bint enter(self):
         """Count one more in; False, and nothing counted, once it has closed. Any thread."""
         cdef uint64_t seen
         while True:
@@ -223,7 +229,7 @@ cdef class Rundown:
             if plait_cas(&self.inside, seen, seen + 1):
                 return True
 
-    def leave(self):
+    cpdef bint leave(self):
         """Count one out; True for the one who closed it. Any thread that is inside."""
         return plait_add(&self.inside, -1) == 0
 
@@ -231,7 +237,7 @@ cdef class Rundown:
         """Only the owner is inside: in a child process after fork."""
         plait_swap(&self.inside, 1)
 
-    def count(self):
+    cpdef uint64_t count(self):
         """How many are inside now. A full fence before it looks."""
         plait_fence()
         return plait_load(&self.inside)
@@ -239,9 +245,8 @@ cdef class Rundown:
 
 cdef class Counter:
     """A number that many threads add to."""
-    cdef uint64_t total
 
-    def add(self, int64_t step):
+    cpdef int64_t add(self, int64_t step):
         """Add `step`; the new total. A full fence."""
         return <int64_t>plait_add(&self.total, step)
 
@@ -252,7 +257,6 @@ cdef class Counter:
 
 cdef class Lock:
     """A plain lock for the core itself: it blocks the kernel thread, is never a leaf, and is held for moments."""
-    cdef PyThread_type_lock lock
 
     def __cinit__(self):
         self.lock = PyThread_allocate_lock()

@@ -233,9 +233,13 @@ put_loop_back(Stack *self)
     return done == NULL ? -1 : 0;
 }
 
-static PyObject *
-stack_switch(PyObject *op, PyObject *Py_UNUSED(ignored))
+PyObject *
+plait_switch_to(PyObject *op)
 {
+    if (!Py_IS_TYPE(op, &Stack_Type)) {
+        PyErr_Format(PyExc_TypeError, "switch_to() needs a Stack, not %R", op);
+        return NULL;
+    }
     Stack *target = (Stack *)op;
     Stack *self = plait_here.running;
     if (self == NULL) {
@@ -329,8 +333,6 @@ stack_dealloc(PyObject *op)
 static PyMethodDef stack_methods[] = {
     {"root", stack_root, METH_NOARGS | METH_STATIC,
      PyDoc_STR("The stack of the calling kernel thread itself; every other stack must be made while it runs.")},
-    {"switch", stack_switch, METH_NOARGS,
-     PyDoc_STR("Leave the running stack for this one; return when somebody switches back.")},
     {"drop_locals", stack_drop_locals, METH_NOARGS,
      PyDoc_STR("Drop the thread-locals of the mounted thread, whose function has ended; destructors may park.")},
     {NULL, NULL, 0, NULL},

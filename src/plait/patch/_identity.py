@@ -11,7 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from plait import _originals
-from plait._core import VirtualThread
+from plait._core import VirtualThread, on_ident_end
 from plait._native import current
 from plait.patch._registry import IDENTITY, ClassPatch, Leaf
 
@@ -44,7 +44,7 @@ def forget(thread: VirtualThread) -> None:
     threading._active.pop(thread.ident, None)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-VirtualThread.forget_ident = staticmethod(forget)
+on_ident_end.append(forget)
 
 
 def leaves() -> Sequence[Leaf | ClassPatch]:

@@ -37,15 +37,31 @@ def acquire(lock: Any, blocking: bool = True, timeout: float = -1) -> bool:  # n
         return True
     me: Parker = cooperative()
     deadline = None if timeout == -1 else now() + timeout
-    caller = sys._getframe(1).f_code  # noqa: SLF001 - who waits decides whether it is patient
+    caller = _caller()
     if caller is _condition_wait:
         if me.scope is not None:
             check_entry(me)
         return lot_wait(me, id(lock), partial(lock_acquire, lock, False), WaitReason.CONDITION, deadline)
-    if caller is _join_wait:
+    if caller is _join_wait and caller is not None:
         got: bool = runtime.offload.call(me, lock_acquire, lock, True, timeout, abandoned=partial(_give_back, lock))
         return got
     return lot_wait(me, id(lock), partial(lock_acquire, lock, False), WaitReason.LOCK, deadline, patient=True)
+
+
+def _caller() -> object:
+    """The code of the Python function that waits: it decides whether the wait is patient."""
+    try:
+        return sys._getframe(_OWN_FRAMES).f_code  # noqa: SLF001 - the only way to know
+    except ValueError:
+        return None  # a lock's own method was spawned: there is no Python function
+
+
+def _count_own_frames() -> int:
+    """How many frames of this file stand on top of the caller's: none if it is compiled."""
+    return 2 if sys._getframe().f_code.co_name == "_count_own_frames" else 0  # noqa: SLF001
+
+
+_OWN_FRAMES = _count_own_frames()
 
 
 def _give_back(lock: Any, got: bool) -> None:  # noqa: FBT001 - a callback

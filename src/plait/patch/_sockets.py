@@ -6,8 +6,7 @@ knows a flag for one call (MSG_DONTWAIT) that is used. `accept` and `connect` ha
 non-blocking mode for the length of one attempt, which is made only when it should succeed at once (accept) or on a
 socket that nobody else uses yet (connect). See docs/adr/0003.
 
-A read that came back short has emptied a stream, so the next one parks first instead of asking for EAGAIN; not after
-the peer has hung up, when no further edge would come.
+The four that carry streams are operations of the core (`_core/_operations.py`), which compiles them.
 """
 
 from __future__ import annotations
@@ -17,16 +16,20 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from plait import _native, _originals
+from plait import _originals
 from plait._core import (
     READ,
     WRITE,
     Parker,
-    VirtualThread,
+    await_socket,
     check_entry,
+    late,
     now,
+    recv,
+    recv_into,
     runtime,
-    wait_descriptor,
+    send,
+    sendall,
 )
 from plait._native import cooperative, original, poll_now
 from plait._originals import Socket
@@ -35,128 +38,14 @@ from plait.patch._registry import ALWAYS, ClassPatch, Leaf, method
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    from plait._core import Descriptor
-
 _fileno = Socket.fileno
 _gettimeout = Socket.gettimeout
 _family = Socket.family.__get__
 _type = Socket.type.__get__
 _proto = Socket.proto.__get__
-_SOCK_STREAM = 1
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
 _DONTWAIT = 0x40
 _SOL_SOCKET, _SO_ERROR = 1, 4
-
-
-def _late() -> TimeoutError:
-    return TimeoutError("timed out")
-
-
-def _await(me: Parker, sock: Any, fd: int, events: int, deadline: float | None) -> None:
-    """Park until `sock` may be ready; `TimeoutError` if the instant `deadline` comes first."""
-    if isinstance(me, VirtualThread):
-        reactor = me.carrier.reactor  # type: ignore[union-attr]
-        entry = reactor.owned(fd, sock)
-        is_in_time = reactor.wait(me, entry, events, deadline)
-    else:
-        is_in_time = wait_descriptor(me, fd, events, deadline)
-    if not is_in_time:
-        raise _late()
-    if _fileno(sock) != fd:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-
-
-def _entry(me: Parker, sock: Any, fd: int) -> Descriptor | None:
-    """What the reactor of a virtual thread knows of the socket; None on a platform thread."""
-    if isinstance(me, VirtualThread):
-        entry = me.carrier.reactor.owned(fd, sock)  # type: ignore[union-attr]
-        if entry.is_stream is None:
-            entry.is_stream = _type(sock) & 0xF == _SOCK_STREAM
-        return entry
-    return None
-
-
-def _receive(sock: Any, attempt: Callable[[int], Any], wanted: int, flags: int, timeout: float | None) -> Any:
-    """Repeat `attempt(fd)`, a receiving call that gives None instead of waiting, until it has something."""
-    me: Parker = cooperative()
-    if me.scope is not None:
-        check_entry(me)
-    fd = _fileno(sock)
-    entry = _entry(me, sock, fd)
-    deadline = None if timeout is None else now() + timeout
-    while True:
-        if entry is None or entry.readable:
-            got = attempt(fd)
-            if got is not None:
-                size = got if type(got) is int else len(got)
-                if entry is not None and 0 < size < wanted and entry.is_stream and not flags and not entry.has_ended:
-                    entry.readable = False
-                return got
-            if entry is not None:
-                entry.readable = False
-        _await(me, sock, fd, READ, deadline)
-
-
-def recv(sock: Any, size: int, flags: int = 0, /) -> bytes:
-    """`socket.recv`."""
-    timeout = _gettimeout(sock)
-    if timeout == 0 or _fileno(sock) < 0:
-        return _originals.sock_recv(sock, size, flags)
-    got: bytes = _receive(sock, lambda fd: _native.recv(fd, size, flags), size, flags, timeout)
-    return got
-
-
-def recv_into(sock: Any, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
-    """`socket.recv_into`."""
-    timeout = _gettimeout(sock)
-    if timeout == 0 or _fileno(sock) < 0:
-        return _originals.sock_recv_into(sock, buffer, nbytes, flags)
-    wanted = nbytes or memoryview(buffer).nbytes
-    got: int = _receive(sock, lambda fd: _native.recv_into(fd, buffer, nbytes, flags), wanted, flags, timeout)
-    return got
-
-
-def _send_some(me: Parker, sock: Any, data: Any, flags: int, start: int, deadline: float | None) -> int:
-    while True:
-        fd = _fileno(sock)
-        sent: int | None = _native.send(fd, data, flags, start)
-        if sent is not None:
-            return sent
-        _await(me, sock, fd, WRITE, deadline)
-
-
-def send(sock: Any, data: Any, flags: int = 0, /) -> int:
-    """`socket.send`."""
-    timeout = _gettimeout(sock)
-    if timeout == 0 or _fileno(sock) < 0:
-        return _originals.sock_send(sock, data, flags)
-    me: Parker = cooperative()
-    if me.scope is not None:
-        check_entry(me)
-    return _send_some(me, sock, data, flags, 0, None if timeout is None else now() + timeout)
-
-
-def sendall(sock: Any, data: Any, flags: int = 0, /) -> None:
-    """`socket.sendall`. Cancelled half-way, part of the data has been sent, as CPython documents for any error."""
-    timeout = _gettimeout(sock)
-    if timeout == 0 or _fileno(sock) < 0:
-        _originals.sock_sendall(sock, data, flags)
-        return
-    me: Parker = cooperative()
-    if me.scope is not None:
-        check_entry(me)
-    deadline = None if timeout is None else now() + timeout
-    if type(data) is bytes:
-        size = len(data)
-    else:
-        data = memoryview(data).cast("B")
-        size = data.nbytes
-    start = 0
-    while True:
-        start += _send_some(me, sock, data, flags, start, deadline)
-        if start >= size:
-            return
 
 
 # ---- the calls that are rarer: the original, on a twin that does not wait ----
@@ -195,12 +84,14 @@ def _waiting(name: str, events: int, place: Callable[[tuple[Any, ...]], tuple[An
         if kwargs:  # only recvfrom_into and recv_into take any: nbytes, flags
             args = (*args, kwargs.get("nbytes", 0), kwargs.get("flags", 0))
         placed = place(args)
+        if placed == args:  # MSG_DONTWAIT was there, or the original will refuse the arguments
+            return call(sock, *args)
         while True:
             try:
                 with _twin(sock, timeout) as twin:
                     return call(twin, *placed)
             except BlockingIOError:
-                _await(me, sock, fd, events, deadline)
+                await_socket(me, sock, fd, events, deadline)
 
     leaf.__name__ = name
     leaf.__doc__ = f"`socket.{name}`."
@@ -269,7 +160,7 @@ def accept(sock: Any) -> tuple[int, Any]:
                     return _originals.sock_accept(twin)
             except BlockingIOError:
                 pass
-        _await(me, sock, fd, READ, deadline)
+        await_socket(me, sock, fd, READ, deadline)
 
 
 def _resolved_host(address: Any) -> Any:
@@ -297,7 +188,7 @@ def _connect(sock: Any, address: Any, timeout: float | None) -> int:
     if failed != errno.EINPROGRESS:
         return failed
     while not poll_now(fd, WRITE):
-        _await(me, sock, fd, WRITE, deadline)
+        await_socket(me, sock, fd, WRITE, deadline)
     return int(sock.getsockopt(_SOL_SOCKET, _SO_ERROR))
 
 
@@ -332,7 +223,7 @@ def connect(sock: Any, address: Any, /) -> None:
         return
     failed = _connect(sock, address, timeout)
     if failed == errno.EAGAIN:
-        raise _late()
+        raise late()
     if failed:
         raise OSError(failed, os.strerror(failed))
 

@@ -1,0 +1,29 @@
+from plait._native._native cimport WaitWord
+
+cdef class Scope(WaitWord):
+    cdef public Scope parent
+    cdef public object owner
+    cdef public object container
+    cdef public object grace
+    cdef public object cancelled_at
+    cdef public object cancel_reason
+    cdef public object cancel_source
+    cpdef bint cancel_scope(self, reason, source, grace=*) except -1
+
+cdef class Victim(Scope):
+    cdef public Scope scope
+    cdef public Delivery delivery
+    cpdef nudge(self)
+
+cdef class CancelScope(Scope):
+    pass
+
+cdef class Delivery:
+    cdef public Scope scope
+    cdef public object alive
+    cdef public double until
+    cdef public bint is_reported
+
+cpdef Scope pending(Scope scope)
+cpdef check_entry(Victim me)
+cpdef check_park(Victim me)

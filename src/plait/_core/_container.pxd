@@ -1,0 +1,14 @@
+from plait._core._cancel cimport Scope
+from plait._native._native cimport Lock, Rundown
+
+cdef class Container:
+    cdef public Rundown inside
+    cdef public Scope scope
+    cdef public object slots
+    cdef public object owner
+    cdef public object joiner
+    cdef public Lock _members_lock
+    cdef public set _listed
+    cpdef enlist(self, thread)
+    cpdef discharge(self, thread)
+    cpdef child_ended(self)

@@ -1,0 +1,7 @@
+from plait._core._parking cimport Parker, park, park_shielded
+from plait._native._native cimport WaitWord, uint64_t
+
+cpdef bint wait(Parker me, key, attempt, reason, deadline=*, bint patient=*) except -1
+cdef int _park_patiently(Parker me, uint64_t epoch, reason, deadline, double since) except -1
+cdef _enqueue(key, Parker me, uint64_t epoch)
+cdef _dequeue(key, Parker me)

@@ -1,0 +1,22 @@
+cimport cython
+
+from plait._core._cancel cimport check_entry
+from plait._core._parking cimport Parker
+from plait._core._reactor cimport Descriptor, Reactor
+from plait._core._vthread cimport VirtualThread
+from plait._native._native cimport cooperative
+
+@cython.locals(thread=VirtualThread, reactor=Reactor)
+cpdef await_socket(Parker me, sock, int fd, int events, deadline)
+@cython.locals(entry=Descriptor, reactor=Reactor)
+cdef Descriptor _entry(VirtualThread me, sock, int fd)
+cdef _note_short(Descriptor entry, int flags)
+cdef Py_ssize_t _send_some(Parker me, sock, data, int flags, Py_ssize_t start, deadline) except -1
+@cython.locals(me=Parker, entry=Descriptor, fd=int)
+cpdef recv(sock, Py_ssize_t size, int flags=*)
+@cython.locals(me=Parker, entry=Descriptor, fd=int)
+cpdef recv_into(sock, buffer, Py_ssize_t nbytes=*, int flags=*)
+@cython.locals(me=Parker)
+cpdef send(sock, data, int flags=*)
+@cython.locals(me=Parker, size=Py_ssize_t, start=Py_ssize_t)
+cpdef sendall(sock, data, int flags=*)

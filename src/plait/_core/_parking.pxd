@@ -1,0 +1,15 @@
+from plait._core._cancel cimport Victim, check_park
+from plait._native._native cimport WaitWord, switch_to, uint64_t
+
+
+cdef class Parker(Victim):
+    cdef public object waits_for
+    cpdef leave(self, uint64_t epoch, limit)
+    cpdef resume(self)
+    cpdef absorb(self)
+    cpdef drop_timer(self)
+    cpdef int withdraw(self)
+    cpdef bint unpark(self, uint64_t epoch)
+
+cpdef int park(Parker me, uint64_t epoch, reason, deadline=*) except -1
+cpdef int park_shielded(Parker me, uint64_t epoch, reason, limit=*) except -1

@@ -1,0 +1,14 @@
+from plait._core._cancel cimport check_entry, pending
+from plait._core._carrier cimport Carrier
+from plait._core._container cimport Container
+from plait._core._parking cimport Parker
+from plait._core._vthread cimport VirtualThread
+from plait._native._native cimport Rundown, copied_context, current
+
+cimport cython
+
+@cython.locals(me=Parker)
+cpdef launch(Container group, make, fn, tuple args, kwargs)
+@cython.locals(thread=VirtualThread, spawner=VirtualThread, carrier=Carrier)
+cpdef start_child(Container group, type make, Parker me, fn, tuple args, kwargs)
+cpdef Parker current_thread()

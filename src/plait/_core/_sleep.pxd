@@ -1,0 +1,9 @@
+cimport cython
+
+from plait._core._cancel cimport check_entry
+from plait._core._parking cimport Parker, park
+from plait._core._vthread cimport VirtualThread
+from plait._native._native cimport WaitWord, cooperative
+
+@cython.locals(me=Parker, thread=VirtualThread, span=double)
+cpdef sleep(seconds)

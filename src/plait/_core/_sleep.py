@@ -1,0 +1,44 @@
+"""Sleeping: a park that only a timer ends. What `time.sleep` becomes; here because the core compiles it."""
+
+from __future__ import annotations
+
+from plait import _originals
+from plait._core._cancel import check_entry
+from plait._core._clock import now
+from plait._core._parking import Parker, WaitReason, park
+from plait._core._vthread import VirtualThread
+from plait._native._native import WaitWord, cooperative
+
+_SLEEP = WaitReason.SLEEP
+
+
+def sleep(seconds: float, /) -> None:
+    """Park for so many seconds; 0 lets others run. A cancel point."""
+    if type(seconds) is not int and type(seconds) is not float:
+        seconds = _number_of(seconds)
+    span = seconds
+    if not 0 <= span <= 1e9:  # more than this CPython may refuse, and says so itself
+        _originals.sleep(seconds)  # refuses it
+        return
+    me: Parker = cooperative()
+    if me.scope is not None:
+        check_entry(me)
+    if span == 0 and isinstance(me, VirtualThread):
+        thread: VirtualThread = me
+        thread.yield_now()
+        return
+    until = now() + span
+    while True:
+        park(me, WaitWord.arm(me), _SLEEP, until)
+        if now() >= until:
+            return
+
+
+def _number_of(seconds: object) -> float:
+    """What CPython would take `seconds` for."""
+    if isinstance(seconds, (int, float)):
+        return float(seconds)
+    if hasattr(type(seconds), "__index__"):
+        return type(seconds).__index__(seconds)  # type: ignore[attr-defined, no-any-return]
+    _originals.sleep(seconds)  # type: ignore[arg-type]  # refuses it
+    raise TypeError(f"{seconds!r} is no number of seconds")

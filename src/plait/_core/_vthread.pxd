@@ -1,0 +1,28 @@
+cimport cython
+
+from plait._core._cancel cimport Scope, pending
+from plait._core._carrier cimport Carrier
+from plait._core._container cimport Container
+from plait._core._parking cimport Parker
+from plait._native._native cimport WaitWord, switch_to, uint64_t
+
+cdef class VirtualThread(Parker):
+    cdef public object _fn
+    cdef public object _args
+    cdef public object _kwargs
+    cdef public object _name
+    cdef public object _result
+    cdef public object _error
+    cdef public Carrier carrier
+    cdef public object context
+    cdef public object stack
+    cdef public object watchers
+    cdef public Container group
+    cdef public int status
+    cdef public bint _is_listed
+    cdef public bint has_ident
+    cpdef yield_now(self)
+    cpdef run(self)
+    cpdef prepare(self, fn, args, kwargs, context, Container group)
+    cdef _release(self)
+    cdef _fail(self, BaseException error)

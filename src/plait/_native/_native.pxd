@@ -1,0 +1,41 @@
+# What compiled modules of the core call without going through Python.
+
+cdef extern from *:
+    ctypedef unsigned long long uint64_t
+    ctypedef long long int64_t
+
+cpdef current()
+cpdef switch_to(stack)
+cpdef cooperative()
+cpdef copied_context()
+
+cdef class WaitWord:
+    cdef uint64_t word
+    cdef uint64_t settled
+    cpdef uint64_t arm(self, bint shielded=*)
+    cpdef int disarm(self)
+    cpdef hold(self)
+    cpdef bint claim(self, uint64_t epoch, uint64_t outcome)
+    cpdef bint interrupt(self)
+    cpdef settle(self)
+    cpdef bint is_settled(self)
+    cpdef bint waits(self, uint64_t epoch)
+
+cdef class Flag:
+    cdef uint64_t raised
+    cpdef set(self)
+    cpdef clear(self)
+    cpdef bint take(self)
+
+cdef class Rundown:
+    cdef uint64_t inside
+    cpdef bint enter(self)
+    cpdef bint leave(self)
+    cpdef uint64_t count(self)
+
+cdef class Counter:
+    cdef uint64_t total
+    cpdef int64_t add(self, int64_t step)
+
+cdef class Lock:
+    cdef void *lock
