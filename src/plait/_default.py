@@ -33,6 +33,8 @@ def excepthook(future: VirtualThread, error: BaseException) -> None:
 
     Assign another function to `plait.excepthook` to have it called instead, on the thread that failed.
     """
+    if sys.stderr is None:  # pythonw and the like: there is nobody to tell
+        return
     sys.stderr.write(
         f"Exception in {future!r}, which belongs to no group:\n{''.join(traceback.format_exception(error))}"
     )
@@ -53,9 +55,10 @@ class DefaultGroup(ThreadGroup):
         hook = getattr(sys.modules.get("plait"), "excepthook", excepthook)  # looked up now: it is meant to be assigned
         try:
             hook(thread, error)
-        except Exception:  # noqa: BLE001 - whatever a hook raises
+        except BaseException:  # noqa: BLE001 - whatever a hook raises
             # The hook's own failure is reported in its place; nothing may keep the thread from ending.
-            traceback.print_exc(file=sys.stderr)
+            if sys.stderr is not None:
+                traceback.print_exc(file=sys.stderr)
             excepthook(thread, error)
 
     def _join_at_exit(self) -> None:

@@ -75,7 +75,7 @@ class _Watchers:
 def _call_back(callback: Callable[[Any], object], future: VirtualThread) -> None:
     try:
         callback(future)
-    except Exception:  # noqa: BLE001 - as concurrent.futures does: reported, and no concern of the other callbacks
+    except BaseException:  # noqa: BLE001 - reported; nothing that it raises is the concern of the thread that has ended
         _log.exception("exception calling callback for %r", future)
 
 

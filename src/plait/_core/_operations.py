@@ -65,7 +65,7 @@ def recv(sock: Any, size: int, flags: int = 0, /) -> bytes:
     """`socket.recv`."""
     timeout = _gettimeout(sock)
     fd = _fileno(sock)
-    if timeout == 0 or fd < 0 or flags & _DONTWAIT:
+    if timeout == 0 or fd < 0 or size == 0 or flags & _DONTWAIT:
         return _originals.sock_recv(sock, size, flags)
     me: Parker = cooperative()
     if me.scope is not None:

@@ -195,17 +195,18 @@ def start_child(
     kwargs: dict[str, Any],
 ) -> V | None:
     """Queue `fn(*args, **kwargs)` as a child of `group`, spawned by `me`, its slot taken; None if the group has closed."""
-    if not Rundown.enter(group.inside):
-        if group.slots is not None:
-            group.slots.release()
-        return None
-    thread = make.__new__(make)
-    VirtualThread.prepare(thread, fn, args, kwargs or None, copied_context(), group)
+    # Whatever can fail comes before the count: a child that is counted in and never queued would hang its group.
     if isinstance(me, VirtualThread):
         spawner: VirtualThread = me
         carrier = spawner.carrier
     else:
         carrier = runtime.carrier_for(me)
+    thread = make.__new__(make)
+    VirtualThread.prepare(thread, fn, args, kwargs or None, copied_context(), group)
+    if not Rundown.enter(group.inside):
+        if group.slots is not None:
+            group.slots.release()
+        return None
     carrier.submit(thread)  # type: ignore[union-attr]
     return thread
 

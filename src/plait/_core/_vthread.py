@@ -201,6 +201,7 @@ class VirtualThread(Parker):
                 else:
                     self._result = self._fn(*self._args, **self._kwargs)
             except BaseException as error:  # noqa: BLE001 - every outcome is settled
+                self._name = self.name  # while the function is there to ask
                 self._release()
                 self._fail(error)
             else:

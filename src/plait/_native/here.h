@@ -4,10 +4,10 @@
  *   current      the parker at work here: the virtual thread mounted on `running`, or the record of a platform thread
  *                that has a scope open; NULL otherwise. Borrowed: the stack, or the scope, keeps it alive.
  *   armed        the current parker has announced a wait, or a scheduler runs on its stack: nothing may park here.
- *   held         garbage collections at work on this kernel thread, plus locks of the core that it holds: nothing may
- *                park here either.
+ *   collecting   the garbage collector is at work on this kernel thread: nothing may park here either.
+ *   held         locks of the core that this kernel thread holds: likewise.
  *   cooperative  == current while leaves may park, NULL while they must behave as CPython made them. The one word that
- *                a trampoline tests; derived from the four others by plait_gate().
+ *                a trampoline tests; derived from the others by plait_gate().
  *
  * initial-exec: the address is an offset from the thread pointer, no call; the default model costs 3 to 6 ns a leaf.
  */
@@ -21,6 +21,7 @@ typedef struct {
     PyObject *current;
     PyObject *cooperative;
     int armed;
+    int collecting;
     int held;
 } plait_here_t;
 
@@ -29,7 +30,7 @@ extern __thread plait_here_t plait_here __attribute__((tls_model("initial-exec")
 static inline void
 plait_gate(void)
 {
-    plait_here.cooperative = (plait_here.armed || plait_here.held) ? NULL : plait_here.current;
+    plait_here.cooperative = (plait_here.armed || plait_here.collecting || plait_here.held) ? NULL : plait_here.current;
 }
 
 static inline void
@@ -66,6 +67,13 @@ static inline void
 plait_bind(PyObject *parker)
 {
     plait_here.current = parker == Py_None ? NULL : parker;
+    plait_gate();
+}
+
+static inline void
+plait_collect(int is_at_work)
+{
+    plait_here.collecting = is_at_work;
     plait_gate();
 }
 

@@ -385,7 +385,7 @@ gc_gate(PyObject *Py_UNUSED(module), PyObject *args)
     PyObject *phase, *info;
     if (!PyArg_UnpackTuple(args, "gc_gate", 2, 2, &phase, &info))
         return NULL;
-    plait_hold(PyUnicode_CompareWithASCIIString(phase, "start") == 0 ? 1 : -1);
+    plait_collect(PyUnicode_CompareWithASCIIString(phase, "start") == 0);
     Py_RETURN_NONE;
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import ENOENT
+from contextlib import suppress
 from select import EPOLLET, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP, epoll
 
 from plait._originals import epoll_poll
@@ -47,13 +47,9 @@ class Epoll:
 
     def forget(self, fd: int) -> None:
         """Report nothing more of `fd`."""
-        try:
+        # The number may be closed, or be another file by now, even one that epoll does not take: all the same to us.
+        with suppress(OSError, ValueError):
             self._epoll.unregister(fd)
-        except (FileNotFoundError, ValueError):
-            pass
-        except OSError as error:
-            if error.errno not in (ENOENT, 9):  # 9: EBADF, closed already
-                raise
 
     def wait(self, timeout: float | None) -> list[tuple[int, int]]:
         """Block until something happens."""

@@ -1,0 +1,78 @@
+"""Every test leaves the process as it found it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from support import descriptors
+
+import plait
+from plait import ThreadGroup, _native
+from plait._core import READ, current_thread, wait_descriptor
+from plait._default import default_group
+from plait._originals import monotonic, sleep
+
+KNOWN_DEFECTS = Path(__file__).parent / "known_defects.txt"
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of defects that are known and open are listed, not run, and counted as expected failures."""
+    known = [line.split("  # ") for line in KNOWN_DEFECTS.read_text().splitlines() if line and not line.startswith("#")]
+    for item in items:
+        for name, reason in known:
+            if item.nodeid.removeprefix("tests/").startswith(name):
+                item.add_marker(pytest.mark.xfail(reason=reason, run=False))
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "stress: large numbers, for many seconds; -m 'not stress' leaves them out")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def running_runtime():
+    """What the runtime opens once and keeps: the carriers' pollers, and the main thread's wake-up."""
+    with ThreadGroup() as group:
+        group.spawn(int)
+        reader, writer = os.pipe()
+        os.write(writer, b"x")
+        wait_descriptor(current_thread(), reader, READ)
+        os.close(reader)
+        os.close(writer)
+
+
+def _other_threads():
+    return {thread for thread in threading.enumerate() if not thread.daemon and thread.is_alive()}
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind(running_runtime):
+    """No thread, no descriptor, no waiter, no open scope, no changed setting outlives a test."""
+    threads = _other_threads()
+    files = descriptors()
+    hook = plait.excepthook
+    patches = plait.patch.status()
+    yield
+    assert plait.excepthook is hook
+    assert plait.patch.status() == patches
+    assert current_thread().scope is None
+    assert _native.current() is None
+
+    def leaks():
+        return {
+            "threads": _other_threads() - threads,
+            "descriptors": {fd: target for fd, target in descriptors().items() if files.get(fd) != target},
+            "waiters in the lot": _native.count_waiters(0),
+            "threads in the default group": len(default_group()),
+        }
+
+    # What ends by itself, such as a worker's descriptor, may take a moment.
+    limit = monotonic() + 5
+    while any(leaks().values()) and monotonic() < limit:
+        gc.collect()
+        sleep(0.002)
+    found = {what: leak for what, leak in leaks().items() if leak}
+    assert not found

@@ -1,0 +1,584 @@
+"""The rules of cancellation: when it is delivered, what clean-up may do, and what is never lost."""
+
+from __future__ import annotations
+
+import gc
+import queue
+import threading
+import time
+import warnings
+import weakref
+
+import pytest
+from support import is_parked, run_anywhere, run_in_vthread, until, wait_parked
+
+from plait import Cancelled, CancelledSwallowed, Mutex, ThreadGroup, move_on_after, timeout
+from plait._core import WaitReason, current_thread
+
+WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
+
+
+def sleep_forever():
+    time.sleep(3600)
+
+
+def full_queue():
+    items = queue.SimpleQueue()
+    items.put("item")
+    return items
+
+
+def done_future():
+    with ThreadGroup() as group:
+        return group.spawn(int)
+
+
+# Operations that need not wait, each a cancel point all the same.
+INSTANT = {
+    "sleep": lambda: time.sleep(0),
+    "queue": lambda: full_queue().get(),
+    "mutex": lambda: Mutex(0).update(abs),
+    "future": lambda: FUTURE[0].result(),
+    "spawn": lambda: ThreadGroup.current.spawn(int),
+}
+FUTURE = []
+
+
+@WHERE
+@pytest.mark.parametrize("kind", INSTANT)
+def test_first_delivery_at_any_cancel_point(where, kind):
+    """Rule 1: every cancel point looks on entry, even if it would not wait."""
+    FUTURE[:] = [done_future()]
+
+    def body():
+        reached = []
+        with ThreadGroup() as group:
+            group.cancel("because")
+            with pytest.raises(Cancelled) as caught:
+                INSTANT[kind]()
+            assert caught.value.source is group
+            assert caught.value.reason == "because"
+            reached.append(1)
+        assert reached == [1]
+
+    run_anywhere(where, body)
+
+
+@WHERE
+def test_end_of_a_block_is_a_cancel_point(where):
+    """A thread that is cancelled is told at the end of an inner block at the latest."""
+
+    def body():
+        reached = []
+        for inner in (ThreadGroup(), move_on_after(60), timeout(60)):
+            with ThreadGroup() as group:
+                with inner:
+                    group.cancel()
+                reached.append(inner)
+        assert reached == []
+
+    run_anywhere(where, body)
+
+
+def test_not_cancel_points():
+    """Letting go, telling others and looking are no cancel points."""
+    with ThreadGroup() as group:
+        lock, event, items, mutex = threading.Lock(), threading.Event(), queue.SimpleQueue(), Mutex(0)
+        lock.acquire()
+        holding = mutex.lock()
+        holding.__enter__()
+        group.cancel()
+        lock.release()
+        with lock:
+            event.set()
+        items.put(1)
+        holding.__exit__(None, None, None)
+        condition = threading.Condition()
+        with condition:
+            condition.notify_all()
+        assert event.is_set()
+        assert len(group) == 0
+        raised = False
+        try:
+            time.sleep(0)
+        except Cancelled:
+            raised = True
+            raise
+    assert raised
+
+
+@WHERE
+def test_clean_up_may_wait_within_the_grace(where):
+    """Rule 2: while the Cancelled is alive, operations may park."""
+
+    def body():
+        trace = []
+
+        def work():
+            try:
+                time.sleep(3600)
+            finally:
+                for _ in range(3):
+                    time.sleep(0.002)
+                    trace.append("slept")
+                items = queue.SimpleQueue()
+                threading.Timer(0.002, items.put, ["item"]).start()
+                trace.append(items.get())
+
+        with move_on_after(0.005):
+            work()
+        assert trace == ["slept", "slept", "slept", "item"]
+
+    run_anywhere(where, body)
+
+
+def test_clean_up_in_handlers_and_context_managers():
+    """Rule 2 holds in except blocks, __exit__ and generators' clean-up alike."""
+    trace = []
+
+    class Pool:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exc_info):
+            time.sleep(0.001)
+            trace.append("exit")
+
+    def generate():
+        try:
+            yield
+        finally:
+            time.sleep(0.001)
+            trace.append("generator")
+
+    def work():
+        with Pool():
+            for _ in generate():
+                try:
+                    time.sleep(3600)
+                except BaseException:
+                    time.sleep(0.001)
+                    trace.append("except")
+                    raise
+
+    with ThreadGroup() as group:
+        wait_parked(group.spawn(work))
+        group.cancel()
+    assert sorted(trace) == ["except", "exit", "generator"]
+
+
+@WHERE
+def test_clean_up_is_cut_off_after_the_grace(where):
+    """Rule 2: when the grace is over, the next wait, or the one at hand, is interrupted; that is not swallowing."""
+
+    def body():
+        trace = []
+
+        def work():
+            try:
+                time.sleep(3600)
+            finally:
+                trace.append("cleaning")
+                try:
+                    time.sleep(3600)
+                finally:
+                    trace.append("cut off")
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", CancelledSwallowed)
+            with ThreadGroup(grace=0.02) as group:
+                group.spawn(group.cancel)
+                work()
+        assert trace == ["cleaning", "cut off"]
+
+    run_anywhere(where, body)
+
+
+def test_grace_is_granted_once():
+    """However often clean-up tries again, waits after the grace end at once."""
+    trace = []
+
+    def work():
+        try:
+            time.sleep(3600)
+        finally:
+            for _ in range(3):
+                try:
+                    time.sleep(3600)
+                except Cancelled as cancelled:
+                    trace.append(cancelled)
+                    if len(trace) == 3:
+                        raise
+
+    with ThreadGroup(grace=0.01) as group:
+        child = wait_parked(group.spawn(work))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CancelledSwallowed)
+            group.cancel()
+            until(child.done)
+    assert len(trace) == 3
+
+
+def test_grace_of_the_cancel_comes_before_the_groups():
+    """cancel(grace=0) leaves clean-up no time."""
+    trace = []
+
+    def work():
+        try:
+            time.sleep(3600)
+        finally:
+            try:
+                time.sleep(3600)
+            finally:
+                trace.append("cut off")
+
+    with ThreadGroup(grace=3600) as group:
+        wait_parked(group.spawn(work))
+        group.cancel(grace=0)
+    assert trace == ["cut off"]
+
+
+@WHERE
+def test_time_limit_in_clean_up_holds(where):
+    """A time limit set during clean-up ends its block, long before the grace is over."""
+
+    def body():
+        trace = []
+
+        def work():
+            try:
+                time.sleep(3600)
+            finally:
+                with move_on_after(0.01) as scope:
+                    time.sleep(1)
+                    trace.append("slept on")
+                trace.append(scope.cancelled_caught)
+
+        with move_on_after(0.005):
+            work()
+        assert trace == [True]
+
+    run_anywhere(where, body)
+
+
+def test_swallowed_is_raised_again_and_reported_once():
+    """Rule 3: swallowed, it is raised again at each operation that would park, and reported once."""
+    trace = []
+
+    def work():
+        for _ in range(3):
+            try:
+                time.sleep(3600)
+            except BaseException as error:
+                trace.append(type(error))
+        time.sleep(3600)
+        trace.append("reached")
+
+    with pytest.warns(CancelledSwallowed, match="was cancelled .*enough.* swallowed") as record, ThreadGroup() as group:
+        child = wait_parked(group.spawn(work))
+        group.cancel("enough")
+    assert trace == [Cancelled] * 3
+    assert child.cancelled()
+    assert len([warning for warning in record if warning.category is CancelledSwallowed]) == 1
+
+
+def test_swallowed_exceptions_are_freed_at_once():
+    """Rule 3 rests on the exception's death: plait keeps none of those that it raises alive, not even in a cycle."""
+    alive = []
+
+    def work():
+        for _ in range(3):
+            try:
+                time.sleep(3600)
+            except Cancelled as cancelled:
+                seen = weakref.ref(cancelled)
+            alive.append(seen() is not None)
+
+    gc.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CancelledSwallowed)
+            with ThreadGroup(grace=0.5) as group:
+                wait_parked(group.spawn(work))
+                group.cancel()
+    finally:
+        gc.enable()
+    assert alive == [False] * 3
+
+
+def test_swallowed_then_ended_without_waiting_is_not_reported():
+    """A thread that swallows its Cancelled and comes to its end without another wait is done."""
+
+    def work():
+        try:
+            time.sleep(3600)
+        except BaseException:
+            pass
+        return "value"
+
+    with ThreadGroup() as group:
+        child = wait_parked(group.spawn(work))
+        group.cancel()
+    assert child.result() == "value"
+
+
+def test_cancelled_kept_alive_elsewhere_ends_with_the_grace():
+    """Keeping the exception does not extend its grace."""
+    kept = []
+
+    def work():
+        try:
+            time.sleep(3600)
+        except Cancelled as cancelled:
+            kept.append(cancelled)
+        time.sleep(3600)
+
+    with ThreadGroup(grace=0.02) as group:
+        child = wait_parked(group.spawn(work))
+        group.cancel()
+    assert child.cancelled()
+
+
+@WHERE
+@pytest.mark.parametrize("make", [threading.Lock, threading.RLock])
+def test_lock_wait_is_patient(where, make):
+    """Rule 4: a wait for a plain lock is not interrupted; it gets the lock when the holder lets go (I5)."""
+
+    def body():
+        lock = make()
+        held, gate = threading.Event(), threading.Event()
+        me = current_thread()
+        trace = []
+
+        def hold():
+            with lock:
+                held.set()
+                gate.wait()
+
+        def cancel_when_waiting(group):
+            until(lambda: is_parked(me, WaitReason.LOCK))
+            group.cancel()
+            # Parked again, or still: it waits for the lock although it is cancelled.
+            until(lambda: is_parked(me, WaitReason.LOCK))
+            trace.append("released")
+            gate.set()
+
+        with ThreadGroup() as others:
+            others.spawn(hold)
+            held.wait()
+            with ThreadGroup() as group:
+                others.spawn(cancel_when_waiting, group)
+                with lock:
+                    trace.append("locked")
+                    time.sleep(0)
+                    trace.append("went on")
+        assert trace == ["released", "locked"]
+        assert lock.acquire(False)
+        lock.release()
+
+    run_anywhere(where, body)
+
+
+@WHERE
+@pytest.mark.parametrize("make", [threading.Lock, threading.RLock])
+def test_lock_wait_is_interrupted_after_the_grace(where, make):
+    """Rule 4: a lock wait that outlasts the grace is interrupted, so no lock can hang a group."""
+
+    def body():
+        lock = make()
+        held, gate = threading.Event(), threading.Event()
+        trace = []
+
+        def hold():
+            with lock:
+                held.set()
+                gate.wait()
+
+        with ThreadGroup() as others:
+            others.spawn(hold)
+            held.wait()
+            with ThreadGroup(grace=0.02) as group:
+                others.spawn(group.cancel)
+                try:
+                    lock.acquire()
+                except Cancelled:
+                    trace.append("interrupted")
+                    raise
+                finally:
+                    gate.set()
+        assert trace == ["interrupted"]
+        assert lock.acquire(False)
+        lock.release()
+
+    run_anywhere(where, body)
+
+
+def test_lock_wait_that_begins_after_the_cancel_has_a_grace_of_its_own():
+    """Rule 4: the grace of a lock wait is counted from its start, if that is later: clean-up can take locks."""
+    lock = threading.Lock()
+    trace = []
+
+    def work():
+        try:
+            time.sleep(3600)
+        finally:
+            with lock:
+                trace.append("locked in clean-up")
+
+    lock.acquire()
+    with ThreadGroup() as group:
+        child = wait_parked(group.spawn(work))
+        group.cancel()
+        wait_parked(child, WaitReason.LOCK)
+        lock.release()
+    assert trace == ["locked in clean-up"]
+
+
+def test_condition_wait_is_interrupted_at_once_and_holds_its_lock():
+    """Rule 4: Condition.wait is interrupted at once, and its lock is held again when it leaves."""
+    trace = []
+
+    def work():
+        with condition:
+            try:
+                condition.wait()
+            finally:
+                trace.append(condition._is_owned())
+
+    condition = threading.Condition()
+    with ThreadGroup(grace=3600) as group:
+        wait_parked(group.spawn(work), WaitReason.CONDITION)
+        group.cancel()
+    assert trace == [True]
+    assert condition.acquire(False)
+    condition.release()
+
+
+COMPLETING = {
+    "queue": (queue.SimpleQueue, lambda thing: thing.get(), lambda thing: thing.put("value")),
+    "big queue": (queue.Queue, lambda thing: thing.get(), lambda thing: thing.put("value")),
+    "event": (threading.Event, lambda thing: thing.wait() and "value", lambda thing: thing.set()),
+    "semaphore": (
+        lambda: threading.Semaphore(0),
+        lambda thing: thing.acquire() and "value",
+        lambda thing: thing.release(),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", COMPLETING)
+def test_completed_wait_is_delivered(kind):
+    """I5: a wait that has completed is never turned into a cancellation; the cancel comes at the next point."""
+    make, wait, complete = COMPLETING[kind]
+    for _ in range(20):
+        thing = make()
+        got = []
+
+        def work():
+            got.append(wait(thing))
+            time.sleep(3600)
+
+        with ThreadGroup() as group:
+            child = wait_parked(group.spawn(work))
+            complete(thing)
+            child.cancel()
+        assert got == ["value"]
+        assert child.cancelled()
+
+
+@pytest.mark.parametrize("kind", COMPLETING)
+def test_cancelled_wait_takes_nothing(kind):
+    """Rule 5: a wait that is cancelled did not happen: what comes later goes to the others."""
+    make, wait, complete = COMPLETING[kind]
+    thing = make()
+    with ThreadGroup() as group:
+        first = wait_parked(group.spawn(wait, thing))
+        second = wait_parked(group.spawn(wait, thing))
+        first.cancel()
+        until(first.done)
+        complete(thing)
+        assert second.result(20) == "value"
+    assert first.cancelled()
+
+
+def test_cancel_and_completion_racing():
+    """Rule 5: cancel and completion at the same time: either the waiter has the value, or the next one gets it."""
+
+    def once():
+        items = queue.SimpleQueue()
+        with ThreadGroup() as group:
+            child = group.spawn(items.get)
+            canceller = group.spawn(child.cancel)
+            putter = group.spawn(items.put, "item")
+            until(lambda: canceller.done() and putter.done() and child.done())
+        if child.cancelled():
+            assert items.get(False) == "item"
+        else:
+            assert child.result() == "item"
+            assert items.empty()
+
+    for _ in range(100):
+        once()
+    run_in_vthread(lambda: [once() for _ in range(100)])
+
+
+def test_mutex_is_interrupted_at_once():
+    """A Mutex is no plain lock: waiting for it is interrupted at once, and takes nothing."""
+    mutex = Mutex("value")
+    with mutex.lock(), ThreadGroup(grace=3600) as group:
+        child = wait_parked(group.spawn(lambda: mutex.lock().__enter__()), WaitReason.MUTEX)
+        group.cancel()
+        until(child.done)
+    assert child.cancelled()
+    assert mutex.into_inner() == "value"
+
+
+def test_outer_cancel_during_clean_up_for_an_inner_one():
+    """One exception is enough: cancelled further out while it unwinds, a thread leaves both blocks with it."""
+    trace = []
+
+    def work(group):
+        with move_on_after(0.005) as inner:
+            try:
+                time.sleep(3600)
+            finally:
+                group.cancel()
+                time.sleep(0.001)
+                trace.append("cleaned up")
+        trace.append("between")
+        trace.append(inner)
+
+    with ThreadGroup() as group:
+        child = group.spawn(work, group)
+    assert child.cancelled()
+    assert trace == ["cleaned up"]
+
+
+def test_cancelled_raised_by_hand_is_a_failure():
+    """A Cancelled that nobody's cancellation has caused is an exception like any other."""
+
+    def pretend():
+        raise Cancelled("not really")
+
+    with pytest.raises(BaseExceptionGroup) as caught, ThreadGroup() as group:
+        group.spawn(pretend)
+    assert type(caught.value.exceptions[0]) is Cancelled
+
+
+def test_cancel_wakes_each_thread_once_and_a_finished_one_not_at_all():
+    """Ten thousand cancels of one group cost what one does; nothing spins."""
+    wakes = []
+
+    def work():
+        try:
+            time.sleep(3600)
+        finally:
+            wakes.append(1)
+            time.sleep(0.01)
+
+    with ThreadGroup() as group:
+        children = [wait_parked(group.spawn(work)) for _ in range(10)]
+        for _ in range(1000):
+            group.cancel()
+        until(lambda: all(child.done() for child in children))
+    assert len(wakes) == 10

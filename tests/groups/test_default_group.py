@@ -1,0 +1,237 @@
+"""The default group: threads spawned outside any block."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from support import finish, interrupt, platform_thread, program, run_program, until
+
+import plait
+from plait import ThreadGroup
+from plait._default import default_group
+
+
+def test_spawn_outside_any_group_gives_a_future():
+    """spawn() works without a group, on any platform thread."""
+    assert plait.spawn(pow, 2, 3).result() == 8
+    with platform_thread(lambda: plait.spawn(pow, 2, 4).result()) as outcome:
+        pass
+    assert outcome == [(None, 16)]
+
+
+def test_failure_goes_to_the_excepthook(monkeypatch):
+    """A failure is given to plait.excepthook, on the thread that failed, and is in the future; nobody is cancelled."""
+    seen = []
+    monkeypatch.setattr(plait, "excepthook", lambda future, error: seen.append((future, error)))
+    error = ValueError("mine")
+
+    def fail():
+        raise error
+
+    future = plait.spawn(fail)
+    assert future.exception(20) is error
+    assert seen == [(future, error)]
+    assert plait.spawn(int).result() == 0
+    assert default_group().exception is None
+
+
+def test_excepthook_writes_the_traceback(capfd):
+    """By default the failure's traceback, with the thread's name, goes to stderr."""
+
+    def divide():
+        return 1 / 0
+
+    until(plait.spawn(divide).done)
+    err = capfd.readouterr().err
+    assert "ZeroDivisionError: division by zero" in err
+    assert "divide" in err.splitlines()[0]
+    assert "belongs to no group" in err
+
+
+def test_cancelled_thread_is_no_failure(capfd):
+    """A cancelled thread is not reported."""
+    future = plait.spawn(time.sleep, 3600)
+    future.cancel()
+    until(future.done)
+    assert future.cancelled()
+    assert capfd.readouterr().err == ""
+
+
+def test_spawn_inside_a_group_belongs_to_it():
+    """spawn() with a group open spawns into it."""
+    with ThreadGroup() as group:
+        future = plait.spawn(int)
+        assert future.group is group
+
+
+def test_default_group_has_no_block():
+    """It cannot be entered, and is there before and after."""
+    with pytest.raises(RuntimeError, match="was entered before"):
+        default_group().__enter__()
+    assert default_group().name == "default"
+
+
+def test_joined_at_exit():
+    """The process waits for threads spawned at top level, and for those that they spawn."""
+    out, err = run_program("""
+        import time, plait
+        def work(depth):
+            time.sleep(0.05)
+            print("worked", depth)
+            if depth:
+                plait.spawn(work, depth - 1)
+        plait.spawn(work, 2)
+        print("main is over")
+    """)
+    assert out.split("\n")[:-1] == ["main is over", "worked 2", "worked 1", "worked 0"]
+    assert err == ""
+
+
+def test_failure_at_top_level_cancels_nobody():
+    """One failure: the others go on, its traceback is printed, and the process ends as usual."""
+    out, err = run_program("""
+        import time, plait
+        def fail():
+            raise ValueError("at top level")
+        def work():
+            time.sleep(0.1)
+            print("worked")
+        plait.spawn(work)
+        plait.spawn(fail)
+    """)
+    assert out == "worked\n"
+    assert "ValueError: at top level" in err
+
+
+def test_excepthook_can_be_replaced():
+    """Whatever is assigned to plait.excepthook is called."""
+    out, err = run_program("""
+        import plait
+        plait.excepthook = lambda future, error: print("hook", type(error).__name__, future.running())
+        plait.spawn(lambda: 1 / 0)
+    """)
+    assert out == "hook ZeroDivisionError True\n"
+    assert err == ""
+
+
+@pytest.mark.parametrize("failure", ["RuntimeError('hook')", "SystemExit(3)", "KeyboardInterrupt()"])
+def test_excepthook_that_fails_harms_nobody(failure):
+    """A hook that raises is reported with what it was called for; the carrier and the other threads go on."""
+    out, err = run_program(f"""
+        import plait
+        def hook(future, error):
+            raise {failure}
+        plait.excepthook = hook
+        def fail():
+            raise ValueError("first")
+        future = plait.spawn(fail)
+        print(repr(future.exception(20)))
+        print(plait.spawn(int).result(20))
+    """)
+    assert out == "ValueError('first')\n0\n"
+    assert "ValueError: first" in err
+
+
+def test_excepthook_without_stderr():
+    """A process without stderr loses the report, not the carrier."""
+    out, _ = run_program("""
+        import plait, sys
+        sys.stderr = None
+        future = plait.spawn(lambda: 1 / 0)
+        print(repr(future.exception(20)))
+        print(plait.spawn(int).result(20))
+    """)
+    assert out == "ZeroDivisionError('division by zero')\n0\n"
+
+
+@pytest.mark.parametrize("failure", ["SystemExit(3)", "KeyboardInterrupt()", "plait.Cancelled()", "BaseException()"])
+def test_done_callback_that_raises_a_base_exception_harms_nobody(failure):
+    """Whatever a done-callback raises, the carrier and the group go on."""
+    out, _ = run_program(f"""
+        import plait, threading
+        gate = threading.Event()
+        def bad(future):
+            raise {failure}
+        try:
+            with plait.ThreadGroup() as group:
+                future = group.spawn(gate.wait)
+                future.add_done_callback(bad)
+                gate.set()
+        except BaseException as error:
+            print("left with", type(error).__name__)
+        with plait.ThreadGroup() as group:
+            print(group.spawn(int).result(20))
+    """)
+    assert out.endswith("0\n")
+
+
+def test_interrupt_at_exit_cancels():
+    """Ctrl-C while the process waits for its last threads cancels them; their clean-up runs."""
+    with program("""
+        import time, plait
+        from plait._core import WaitReason, current_thread
+        main = current_thread()
+        def work():
+            print("ready", flush=True)
+            try:
+                time.sleep(3600)
+            finally:
+                time.sleep(0.01)
+                print("cleaned up", flush=True)
+        future = plait.spawn(work)
+        future.add_done_callback(lambda f: print("cancelled", f.cancelled(), flush=True))
+        def when_joining():
+            while not (main.waits_for is WaitReason.GROUP and main.is_waiting()):
+                time.sleep(0.001)
+            print("joining", flush=True)
+        plait.spawn(when_joining)
+    """) as process:
+        seen = {process.stdout.readline().strip(), process.stdout.readline().strip()}
+        assert seen == {"ready", "joining"}
+        interrupt(process)
+        out, _ = finish(process)
+    assert out == "cleaned up\ncancelled True\n"
+
+
+def test_second_interrupt_at_exit_leaves():
+    """A second Ctrl-C during that wait leaves, whatever is still running."""
+    with program("""
+        import time, plait
+        from plait._core import WaitReason, current_thread
+        main = current_thread()
+        def work():
+            try:
+                time.sleep(3600)
+            finally:
+                print("cleaning", flush=True)
+                time.sleep(4)  # well within the grace
+        def when_joining():
+            while not (main.waits_for is WaitReason.GROUP and main.is_waiting()):
+                time.sleep(0.001)
+            print("joining", flush=True)
+        plait.spawn(work)
+        plait.spawn(when_joining)
+    """) as process:
+        assert process.stdout.readline() == "joining\n"
+        interrupt(process)
+        assert process.stdout.readline() == "cleaning\n"
+        interrupt(process)
+        finish(process)
+
+
+def test_interrupt_in_the_main_thread_then_exit_still_joins():
+    """An error that ends the main thread does not cut off what was spawned at top level."""
+    out, err = run_program(
+        """
+        import time, plait
+        def work():
+            time.sleep(0.05)
+            print("worked")
+        plait.spawn(work)
+        raise ValueError("main")
+        """,
+        status=1,
+    )
+    assert out == "worked\n"
+    assert "ValueError: main" in err

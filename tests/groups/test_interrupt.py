@@ -1,0 +1,199 @@
+"""Ctrl-C in the main thread: it cancels the group that is open there and leaves as KeyboardInterrupt."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+
+import pytest
+from support import finish, interrupt, program, run_program
+
+BODIES = {
+    "join": "pass",
+    "sleep": "time.sleep(3600)",
+    "result": "futures[0].result()",
+    "lock": "lock.acquire()",
+    "event": "threading.Event().wait()",
+    "queue": "queue.Queue().get()",
+    "pipe": "os.read(reader, 1)",
+    "socket": "ours.recv(1)",
+    "select": "select.select([reader], [], [])",
+    "slot": "full.spawn(int)",
+    "computing": "[None for _ in iter(int, 1)]",
+}
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_interrupt_in_the_body_cancels_the_children(body):
+    """Wherever the body waits, Ctrl-C cancels the children, which clean up, and KeyboardInterrupt leaves the block."""
+    with program(f"""
+        import os, queue, select, socket, sys, threading, time, plait
+        from plait._core import current_thread
+        reader, writer = os.pipe()
+        ours, theirs = socket.socketpair()
+        lock = threading.Lock()
+        lock.acquire()
+        main = current_thread()
+        full = plait.ThreadGroup(max_concurrency=1)
+
+        def work(n):
+            try:
+                time.sleep(3600)
+            finally:
+                time.sleep(0.01)
+                os.write(1, b"cleaned up %d\\n" % n)
+
+        def tell():
+            while {body != "computing"} and (main.waits_for is None or not main.is_waiting()):
+                time.sleep(0.001)
+            print("ready", flush=True)
+
+        try:
+            with plait.ThreadGroup() as group, full:
+                futures = [group.spawn(work, n) for n in range(3)]
+                full.spawn(time.sleep, 3600)
+                while any(future.waits_for is None for future in futures):
+                    time.sleep(0.001)
+                group.spawn(tell)
+                {BODIES[body]}
+        except KeyboardInterrupt as error:
+            print("left with", type(error).__name__, all(future.cancelled() for future in futures), flush=True)
+            raise
+    """) as process:
+        assert process.stdout.readline() == "ready\n"
+        if body == "computing":
+            process.send_signal(signal.SIGINT)
+        else:
+            interrupt(process)
+        out, err = finish(process)
+    assert sorted(out.splitlines()) == [
+        "cleaned up 0",
+        "cleaned up 1",
+        "cleaned up 2",
+        "left with KeyboardInterrupt True",
+    ]
+    assert process.returncode == -signal.SIGINT, err
+
+
+def test_interrupt_that_comes_with_the_wake():
+    """A Ctrl-C that arrives together with what the main thread waits for is raised, and nothing hangs."""
+    out, _ = run_program("""
+        import os, signal, threading, time, plait
+        from plait._core import current_thread
+        caught = 0
+        for _ in range(5):
+            gate = threading.Event()
+            main = current_thread()
+            def give():
+                while not (main.waits_for and main.is_waiting()):
+                    time.sleep(0)
+            try:
+                with plait.ThreadGroup() as group:
+                    future = group.spawn(give)
+                    future.add_done_callback(lambda f: os.kill(os.getpid(), signal.SIGINT))
+                    future.result()
+            except KeyboardInterrupt:
+                caught += 1
+        with plait.ThreadGroup() as group:
+            print(caught, group.spawn(int).result())
+    """)
+    assert out == "5 0\n"
+
+
+def test_interrupt_is_raised_in_the_main_thread_alone():
+    """KeyboardInterrupt is raised in the main thread alone (I10): a virtual thread gets Cancelled."""
+    with program("""
+        import sys, time, plait
+        def work():
+            print("ready", flush=True)
+            try:
+                while True:
+                    time.sleep(0)
+            except BaseException as error:
+                print(type(error).__name__, flush=True)
+                raise
+        with plait.ThreadGroup() as group:
+            group.spawn(work)
+    """) as process:
+        assert process.stdout.readline() == "ready\n"
+        interrupt(process)
+        out, _ = finish(process)
+    assert out == "Cancelled\n"
+    assert process.returncode == -signal.SIGINT
+
+
+def test_third_interrupt_leaves_a_join_that_hangs():
+    """Children that refuse to end hold the block until Ctrl-C has come three times during the join."""
+    with program("""
+        import os, time, plait
+        from plait import Cancelled
+        try:
+            with plait.ThreadGroup(grace=3600) as group:
+                def once():
+                    try:
+                        time.sleep(3600)
+                    except Cancelled as cancelled:
+                        print("refused", flush=True)
+                        time.sleep(3600)
+                child = group.spawn(once)
+                while child.waits_for is None:
+                    time.sleep(0.001)
+                print("ready", flush=True)
+        except KeyboardInterrupt:
+            print("left", flush=True)
+            os._exit(0)
+    """) as process:
+        assert process.stdout.readline() == "ready\n"
+        interrupt(process)
+        assert process.stdout.readline() == "refused\n"
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
+        out, err = finish(process)
+    assert out == "left\n"
+    assert process.returncode == 0, err
+
+
+def test_handled_interrupt_in_the_body_goes_on():
+    """A KeyboardInterrupt that the body handles does not concern the group."""
+    with program("""
+        import time, plait
+        with plait.ThreadGroup() as group:
+            child = group.spawn(time.sleep, 0.2)
+            try:
+                print("ready", flush=True)
+                time.sleep(3600)
+            except KeyboardInterrupt:
+                print("handled", flush=True)
+        print(child.cancelled())
+    """) as process:
+        assert process.stdout.readline() == "ready\n"
+        interrupt(process)
+        out, _ = finish(process)
+    assert out == "handled\nFalse\n"
+    assert process.returncode == 0
+
+
+def test_signal_handlers_run_in_the_main_thread_while_it_joins():
+    """Other signals' handlers run in the main thread while it waits at the end of a block, which goes on."""
+    with program("""
+        import signal, threading, time, plait
+        gate = threading.Event()
+        def handler(number, frame):
+            print("handled in", threading.current_thread().name, flush=True)
+            gate.set()
+        signal.signal(signal.SIGUSR1, handler)
+        def work():
+            print("ready", flush=True)
+            gate.wait()
+            return 1
+        with plait.ThreadGroup() as group:
+            future = group.spawn(work)
+        print(future.result())
+    """) as process:
+        assert process.stdout.readline() == "ready\n"
+        interrupt(process, signal.SIGUSR1)
+        out, _ = finish(process)
+    assert out == "handled in MainThread\n1\n"

@@ -1,0 +1,225 @@
+"""max_concurrency: never more than so many children are started and unfinished."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from support import is_parked, platform_thread, run_anywhere, run_in_vthread, until, wait_parked
+
+from plait import Cancelled, GroupFailed, ThreadGroup
+from plait._core import WaitReason, current_thread
+from plait._core._atomics import Counter
+
+WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
+
+
+class Gauge:
+    """How many are at work, and how many were at most."""
+
+    def __init__(self):
+        self.working = Counter()
+        self.most = 0
+        self.ran = Counter()
+
+    def work(self):
+        self.most = max(self.most, self.working.add(1))
+        time.sleep(0)
+        time.sleep(0.0005)
+        self.most = max(self.most, self.working.value())
+        self.working.add(-1)
+        self.ran.add(1)
+
+
+@WHERE
+@pytest.mark.parametrize("limit", [1, 3, 16])
+def test_never_more_than_the_limit_at_work(where, limit):
+    """At most max_concurrency children are at work at any instant (I3)."""
+
+    def body():
+        gauge = Gauge()
+        with ThreadGroup(max_concurrency=limit) as group:
+            for _ in range(60):
+                group.spawn(gauge.work)
+        assert gauge.ran.value() == 60
+        assert gauge.most <= limit
+        assert group.available == limit
+
+    run_anywhere(where, body)
+
+
+def test_several_spawners_share_the_limit():
+    """The limit holds for spawners on virtual and platform threads together."""
+    gauge = Gauge()
+
+    def spawn_many(group):
+        for _ in range(20):
+            group.spawn(gauge.work)
+
+    with ThreadGroup() as spawners, ThreadGroup(max_concurrency=2) as group:
+        with platform_thread(spawn_many, group) as outcome:
+            others = [spawners.spawn(spawn_many, group) for _ in range(3)]
+            spawn_many(group)
+            until(lambda: outcome and all(other.done() for other in others))
+    assert gauge.ran.value() == 100
+    assert gauge.most <= 2
+
+
+@WHERE
+def test_spawn_into_a_full_group_waits_for_a_slot(where):
+    """A caller outside blocks in spawn until a child has ended."""
+
+    def body():
+        gate = threading.Event()
+        me = current_thread()
+
+        def open_gate():
+            until(lambda: is_parked(me, WaitReason.SLOT))
+            order.append("opened")
+            gate.set()
+
+        order = []
+        with ThreadGroup() as other, ThreadGroup(max_concurrency=1) as group:
+            group.spawn(gate.wait)
+            other.spawn(open_gate)
+            group.spawn(order.append, "spawned")
+        assert order == ["opened", "spawned"]
+
+    run_anywhere(where, body)
+
+
+@WHERE
+def test_waiting_for_a_slot_is_a_cancel_point(where):
+    """A body that waits for a slot is interrupted when its group is cancelled, and nothing starts."""
+
+    def body():
+        ran = []
+        me = current_thread()
+
+        def fail_when_parked():
+            until(lambda: is_parked(me, WaitReason.SLOT))
+            raise ValueError("child")
+
+        with pytest.raises(ExceptionGroup), ThreadGroup(max_concurrency=1) as group:
+            group.spawn(fail_when_parked)
+            try:
+                group.spawn(ran.append, 1)
+            except Cancelled as cancelled:
+                ran.append(cancelled.source)
+                raise
+        assert ran == [group]
+        assert group.available == 1
+
+    run_anywhere(where, body)
+
+
+def test_outsider_waiting_for_a_slot_of_a_group_that_fails():
+    """An outsider who waits for a slot when the group fails gets GroupFailed, and the slot is not lost."""
+    error = ValueError()
+    outsider = []
+
+    def spawn_from_outside(group):
+        outsider.append(current_thread())
+        with pytest.raises(GroupFailed) as caught:
+            group.spawn(ran.append, 1)
+        assert caught.value.__cause__ is error
+
+    def fail_when_waited_for():
+        until(lambda: outsider and is_parked(outsider[0], WaitReason.SLOT))
+        raise error
+
+    ran = []
+    with ThreadGroup() as other, pytest.raises(ExceptionGroup), ThreadGroup(max_concurrency=1) as group:
+        group.spawn(fail_when_waited_for)
+        spawner = other.spawn(spawn_from_outside, group)
+        try:
+            time.sleep(3600)
+        finally:
+            until(spawner.done)  # holds the block open
+    assert ran == []
+    assert group.available == 1
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+def test_member_spawning_into_its_own_full_group_never_deadlocks(limit):
+    """A member hands its slot to the child it spawns: recursion into a full group ends, within the limit."""
+    working = Counter()
+    most = []
+    ran = []
+
+    def walk(group, depth):
+        most.append(working.add(1))
+        ran.append(depth)
+        if depth:
+            for _ in range(2):
+                working.add(-1)
+                group.spawn(walk, group, depth - 1)
+                most.append(working.add(1))
+        working.add(-1)
+
+    with ThreadGroup(max_concurrency=limit) as group:
+        group.spawn(walk, group, 6)
+    assert len(ran) == 2**7 - 1
+    assert max(most) <= limit
+    assert group.available == limit
+
+
+def test_recursion_at_limit_one_goes_depth_by_depth():
+    """With a limit of one, a chain of 300 members, each spawned by the last, comes to its end."""
+    ran = []
+
+    def chain(depth):
+        ran.append(depth)
+        if depth:
+            ThreadGroup.current.spawn(chain, depth - 1)
+
+    with ThreadGroup(max_concurrency=1) as group:
+        group.spawn(chain, 300)
+    assert len(ran) == 301
+
+
+def test_slot_comes_back_from_a_child_that_failed_or_was_cancelled():
+    """A slot is given back however the child ends, started or not."""
+    with ThreadGroup(max_concurrency=2) as group:
+        for _ in range(5):
+            future = group.spawn(time.sleep, 3600)
+            future.cancel()
+        wait_parked(group.spawn(time.sleep, 3600)).cancel()
+    assert group.available == 2
+    with pytest.raises(ExceptionGroup), ThreadGroup(max_concurrency=2) as group:
+        group.spawn([].pop)
+    assert group.available == 2
+
+
+def test_cancelling_a_waiting_spawner_alone():
+    """A spawner that is cancelled while it waits takes no slot with it."""
+    gate = threading.Event()
+    ran = []
+    with ThreadGroup() as other, ThreadGroup(max_concurrency=1) as group:
+        group.spawn(gate.wait)
+        first = wait_parked(other.spawn(group.spawn, ran.append, 1), WaitReason.SLOT)
+        second = wait_parked(other.spawn(group.spawn, ran.append, 2), WaitReason.SLOT)
+        first.cancel()
+        until(first.done)
+        gate.set()
+        until(second.done)
+    assert ran == [2]
+    assert first.cancelled()
+    assert group.available == 1
+
+
+def test_spawners_waiting_get_slots_in_order():
+    """Nobody overtakes who has waited longer for a slot."""
+    gate = threading.Event()
+    ran = []
+
+    def body():
+        with ThreadGroup() as other, ThreadGroup(max_concurrency=1) as group:
+            group.spawn(gate.wait)
+            waiting = [wait_parked(other.spawn(group.spawn, ran.append, n), WaitReason.SLOT) for n in range(8)]
+            gate.set()
+            until(lambda: all(spawner.done() for spawner in waiting))
+
+    run_in_vthread(body)
+    assert ran == list(range(8))

@@ -1,0 +1,280 @@
+"""timeout and move_on_after: limits on everything inside a block."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+
+import pytest
+from support import run_anywhere, run_in_vthread, until, wait_parked
+
+from plait import Cancelled, ThreadGroup, move_on_after, timeout
+from plait._core import current_thread
+
+WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
+
+
+@WHERE
+def test_timeout_raises(where):
+    """A block that is not done in time raises TimeoutError at its wait."""
+
+    def body():
+        with pytest.raises(TimeoutError, match=r"not done within 0\.01 seconds"), timeout(0.01):
+            time.sleep(3600)
+        assert current_thread().scope is (None if where != "virtual" else current_thread())
+        time.sleep(0)  # and the thread may go on to wait
+
+    run_anywhere(where, body)
+
+
+@WHERE
+def test_move_on_after_does_not_raise(where):
+    """A block that is cut short ends quietly; cancelled_caught says so."""
+
+    def body():
+        reached = []
+        with move_on_after(0.01) as scope:
+            assert not scope.cancelled_caught
+            time.sleep(3600)
+            reached.append(1)
+        assert scope.cancelled_caught
+        assert reached == []
+        with move_on_after(3600) as scope:
+            time.sleep(0)
+        assert not scope.cancelled_caught
+
+    run_anywhere(where, body)
+
+
+@WHERE
+@pytest.mark.parametrize("outer_is_first", [True, False])
+def test_only_the_scope_that_expired_converts(where, outer_is_first):
+    """Of nested limits the one whose time is up turns the cancellation into its outcome; others let it pass."""
+
+    def body():
+        trace = []
+        outer, inner = (0.01, 3600) if outer_is_first else (3600, 0.01)
+        with move_on_after(outer) as outside:
+            with move_on_after(inner) as inside:
+                time.sleep(3600)
+            trace.append("between")
+        assert inside.cancelled_caught is not outer_is_first
+        assert outside.cancelled_caught is outer_is_first
+        assert trace == ([] if outer_is_first else ["between"])
+
+    run_anywhere(where, body)
+
+
+@WHERE
+def test_nested_timeouts_name_their_own_seconds(where):
+    """The TimeoutError is the one of the limit that has passed."""
+
+    def body():
+        with pytest.raises(TimeoutError, match=r"within 0\.01 seconds"), timeout(0.01), timeout(3600):
+            time.sleep(3600)
+        with timeout(3600), pytest.raises(TimeoutError, match=r"within 0\.01 seconds"), timeout(0.01):
+            time.sleep(3600)
+
+    run_anywhere(where, body)
+
+
+def test_both_expired_the_outer_one_wins():
+    """If both have expired by the next cancel point the outer one converts."""
+    with pytest.raises(TimeoutError, match=r"within 0 seconds"), timeout(0), move_on_after(0) as inside:
+        time.sleep(3600)
+    assert not inside.cancelled_caught
+
+
+@WHERE
+def test_no_time_at_all(where):
+    """timeout(0) is up at once: the first cancel point raises, even if it would not wait."""
+
+    def body():
+        for instant in (lambda: time.sleep(0), lambda: queue.SimpleQueue().get(timeout=1)):
+            with pytest.raises(TimeoutError), timeout(0):
+                instant()
+        with move_on_after(0) as scope:
+            time.sleep(3600)
+        assert scope.cancelled_caught
+
+    run_anywhere(where, body)
+
+
+@WHERE
+def test_time_up_without_a_cancel_point(where):
+    """A block that never waits is not cut short: there is nothing to convert."""
+
+    def body():
+        with timeout(0):
+            pass
+        with move_on_after(0) as scope:
+            done = 1 + 1
+        assert done == 2
+        assert not scope.cancelled_caught
+        time.sleep(0)
+
+    run_anywhere(where, body)
+
+
+@WHERE
+def test_other_exceptions_pass(where):
+    """What the block raises by itself leaves as it is, time up or not."""
+
+    def body():
+        error = KeyError("mine")
+        for scope in (timeout(0), move_on_after(0), timeout(3600)):
+            with pytest.raises(KeyError) as caught, scope:
+                raise error
+            assert caught.value is error
+
+    run_anywhere(where, body)
+
+
+def test_limit_around_a_group_reaches_its_children():
+    """A limit around a group cancels the children; the TimeoutError is bare."""
+    with pytest.raises(TimeoutError), timeout(0.01), ThreadGroup() as group:
+        children = [group.spawn(time.sleep, 3600) for _ in range(3)]
+    assert all(child.cancelled() for child in children)
+    with move_on_after(0.01) as scope, ThreadGroup() as group:
+        group.spawn(time.sleep, 3600)
+    assert scope.cancelled_caught
+
+
+def test_limit_in_a_child_is_its_own():
+    """A limit that a child sets concerns neither siblings nor body."""
+    with ThreadGroup() as group:
+
+        def limited():
+            with move_on_after(0.005) as scope:
+                time.sleep(3600)
+            return scope.cancelled_caught
+
+        children = [group.spawn(limited) for _ in range(10)]
+        sibling = group.spawn(time.sleep, 0.02)
+    assert all(child.result() for child in children)
+    assert not sibling.cancelled()
+
+
+def test_group_cancel_passes_a_limit_inside():
+    """A limit does not convert the cancellation of the group around it."""
+    after = []
+
+    def limited():
+        with move_on_after(3600) as scope:
+            try:
+                time.sleep(3600)
+            finally:
+                after.append(scope)
+        after.append("went on")
+
+    with ThreadGroup() as group:
+        child = wait_parked(group.spawn(limited))
+        group.cancel()
+    assert child.cancelled()
+    assert not after[0].cancelled_caught
+    assert len(after) == 1
+
+
+def test_cancelled_of_a_limit_names_its_reason_and_source():
+    """Inside, the cancellation is a Cancelled that carries why and from where."""
+    with pytest.raises(TimeoutError), timeout(0.005) as scope:
+        try:
+            time.sleep(3600)
+        except Cancelled as cancelled:
+            assert cancelled.source is scope
+            assert cancelled.reason == "deadline passed"
+            assert "deadline passed (by timeout(0.005))" in str(cancelled)
+            raise
+
+
+def test_wait_after_a_limit_that_has_passed_is_as_ever():
+    """Nothing of an expired limit remains on the thread."""
+
+    def body():
+        for _ in range(3):
+            with move_on_after(0.001):
+                time.sleep(3600)
+            with move_on_after(3600) as scope:
+                time.sleep(0.001)
+            assert not scope.cancelled_caught
+
+    body()
+    run_in_vthread(body)
+
+
+@WHERE
+def test_used_once(where):
+    """Entering a limit again says to make a new one."""
+
+    def body():
+        for scope in (timeout(60), move_on_after(60)):
+            with scope, pytest.raises(RuntimeError, match="was entered before: a time limit is used once"):
+                scope.__enter__()
+            with pytest.raises(RuntimeError, match="make a new one"), scope:
+                raise AssertionError("entered")
+
+    run_anywhere(where, body)
+
+
+@pytest.mark.parametrize("make", [timeout, move_on_after])
+def test_wrong_seconds(make):
+    """A limit must be a number of seconds from 0 up."""
+    name = make.__name__
+    for wrong in (-1, float("nan")):
+        with pytest.raises(ValueError, match=f"{name} must be 0 or more seconds, not {wrong}"):
+            make(wrong)
+    for wrong in ("1", None, True):
+        with pytest.raises(TypeError, match=f"{name} must be a number of seconds, not {wrong!r}"):
+            make(wrong)
+
+
+def test_infinite_seconds():
+    """No limit at all is a limit, too."""
+    with timeout(float("inf")):
+        time.sleep(0.001)
+    with ThreadGroup(timeout=float("inf")) as group:
+        group.spawn(int)
+
+
+def test_leaving_on_another_thread_or_out_of_order():
+    """Scopes are left where and in the order in which they were entered; else an error names both."""
+    outer, inner = move_on_after(60), move_on_after(61)
+    outer.__enter__()
+    inner.__enter__()
+    with pytest.raises(RuntimeError, match=r"reverse order of opening.*move_on_after\(60\).*move_on_after\(61\)"):
+        outer.__exit__(None, None, None)
+    inner.__exit__(None, None, None)
+    outer.__exit__(None, None, None)
+    with pytest.raises(RuntimeError, match="is not open"):
+        move_on_after(1).__exit__(None, None, None)
+
+
+def test_thousand_limits_that_never_pass():
+    """Limits that are left in time are swept out of the timers, not kept until they are due."""
+
+    def body():
+        carrier = current_thread().carrier
+        for _ in range(1000):
+            with timeout(3600):
+                time.sleep(0)
+        return len(carrier.timers)
+
+    assert run_in_vthread(body) < 200
+
+
+def test_limit_wakes_a_thread_that_waits_for_a_platform_thread():
+    """A limit ends a wait for something that a platform thread would have done."""
+    event = threading.Event()
+    with ThreadGroup() as group:
+        waiter = group.spawn(lambda: _limited(event))
+        until(waiter.done)
+    assert waiter.result() == "late"
+
+
+def _limited(event):
+    try:
+        with timeout(0.005):
+            event.wait()
+    except TimeoutError:
+        return "late"

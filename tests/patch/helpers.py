@@ -1,0 +1,501 @@
+"""What the tests of the leaves share: waiting for states, running on a virtual thread, and the table of all leaves."""
+
+from __future__ import annotations
+
+import os
+import queue
+import select
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import Future as OrdinaryFuture
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import plait
+from plait import ThreadGroup, _originals
+from plait._core import runtime
+
+PATIENCE = 20.0  # seconds after which a state that should come is given up
+
+
+def wait_until(condition, patience=PATIENCE):
+    """Return as soon as `condition()` is true; fail if it never is. Any thread."""
+    limit = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < limit, "the state never came"
+        time.sleep(0.001)
+
+
+def is_parked(thread):
+    """Whether a virtual thread (its future) or a platform thread's record is suspended in a wait."""
+    return thread.waits_for is not None and thread.is_waiting()
+
+
+def wait_parked(*threads):
+    """Return as soon as each of these is parked."""
+    wait_until(lambda: all(map(is_parked, threads)))
+
+
+def on_virtual(fn, /, *args, **kwargs):
+    """The result of `fn` on a virtual thread, or what it raises, as it is."""
+    with ThreadGroup(timeout=10) as group:
+        future = group.spawn(outcome, fn, *args, **kwargs)
+    kind, value = future.result()
+    if kind == "raised":
+        raise value
+    return value
+
+
+def outcome(fn, /, *args, **kwargs):
+    """("returned", result) or ("raised", exception)."""
+    try:
+        return "returned", fn(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001 - it is what we ask for
+        return "raised", error
+
+
+def described(fn, /, *args, **kwargs):
+    """The outcome as something that can be compared: a result, or the exception's type and text."""
+    kind, value = outcome(fn, *args, **kwargs)
+    return (kind, value) if kind == "returned" else (kind, type(value).__name__, str(value))
+
+
+class PlatformCall:
+    """A function on a thread of the operating system, begun at once."""
+
+    def __init__(self, fn, /, *args):
+        self._outcome = None
+        self._thread = threading.Thread(target=self._run, args=(fn, *args), daemon=True)
+        self._thread.start()
+
+    def _run(self, fn, *args):
+        self._outcome = outcome(fn, *args)
+
+    @property
+    def is_over(self):
+        """Whether it has returned or raised."""
+        return self._outcome is not None
+
+    def result(self):
+        """What it returned or raised."""
+        self._thread.join(PATIENCE)
+        assert self._outcome is not None, "the thread is still at work"
+        kind, value = self._outcome
+        if kind == "raised":
+            raise value
+        return value
+
+
+def run_python(code, *, patience=50, **environment):
+    """What a fresh interpreter prints when it runs `code`; fails if that fails or hangs."""
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(code)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
+        capture_output=True,
+        text=True,
+        timeout=patience,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, done.stderr
+    return done.stdout
+
+
+def tcp_pair():
+    """Two ends of a TCP connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    return near, far
+
+
+def fill(sock):
+    """Send until the socket takes nothing more; how much it took."""
+    total = 0
+    sock.setblocking(False)
+    try:
+        while True:
+            total += sock.send(bytes(1 << 16))
+    except BlockingIOError:
+        return total
+    finally:
+        sock.setblocking(True)
+
+
+def drain(sock, *, until):
+    """Receive whatever comes while `until()` is false, and what is left after; how much it was."""
+    total = 0
+    sock.setblocking(False)
+    limit = time.monotonic() + PATIENCE
+    while True:
+        is_last = until()
+        try:
+            while data := sock.recv(1 << 16):
+                total += len(data)
+        except BlockingIOError:
+            pass
+        if is_last:
+            return total
+        assert time.monotonic() < limit, "the state never came"
+        time.sleep(0.001)
+
+
+def fill_pipe(fd):
+    """Write until the pipe takes nothing more; how much it took."""
+    os.set_blocking(fd, False)
+    total = 0
+    try:
+        while True:
+            total += os.write(fd, bytes(1 << 12))
+    except BlockingIOError:
+        return total
+    finally:
+        os.set_blocking(fd, True)
+
+
+# ---- the leaves ----
+
+
+@dataclass
+class Sitting:
+    """A call that waits in one leaf until it is let go."""
+
+    block: object  # call it: waits
+    release: object  # call it: ends the wait; None: only a cancel does
+
+
+LEAVES = {}
+
+
+def leaf(fn):
+    """Add a context manager, called with an open group, to the table."""
+    LEAVES[fn.__name__] = contextmanager(fn)
+    return fn
+
+
+@leaf
+def sleep(group):
+    yield Sitting(lambda: time.sleep(3600), None)
+
+
+def _held(group, lock):
+    """`lock`, held by a member of `group` until the event is set."""
+    is_held, is_over = threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            is_held.set()
+            is_over.wait()
+
+    group.spawn(hold)
+    is_held.wait()
+    return is_over
+
+
+@leaf
+def lock(group):
+    lock = threading.Lock()
+    is_over = _held(group, lock)
+
+    def block():
+        with lock:
+            pass
+
+    yield Sitting(block, is_over.set)
+
+
+@leaf
+def rlock(group):
+    lock = threading.RLock()
+    is_over = _held(group, lock)
+
+    def block():
+        with lock:
+            pass
+
+    yield Sitting(block, is_over.set)
+
+
+@leaf
+def condition(group):
+    condition = threading.Condition()
+
+    def block():
+        with condition:
+            condition.wait()
+
+    def release():
+        with condition:
+            condition.notify_all()
+
+    yield Sitting(block, release)
+
+
+@leaf
+def event(group):
+    event = threading.Event()
+    yield Sitting(event.wait, event.set)
+
+
+@leaf
+def semaphore(group):
+    semaphore = threading.Semaphore(0)
+    yield Sitting(semaphore.acquire, semaphore.release)
+
+
+@leaf
+def queue_get(group):
+    numbers = queue.Queue()
+    yield Sitting(numbers.get, lambda: numbers.put(1))
+
+
+@leaf
+def queue_put(group):
+    numbers = queue.Queue(1)
+    numbers.put(1)
+    yield Sitting(lambda: numbers.put(2), numbers.get)
+
+
+@leaf
+def simple_queue(group):
+    numbers = queue.SimpleQueue()
+    yield Sitting(numbers.get, lambda: numbers.put(1))
+
+
+def _receiving(method, *args):
+    def case(group):
+        near, far = tcp_pair()
+        with near, far:
+            yield Sitting(lambda: getattr(near, method)(*args), lambda: far.send(b"x"))
+
+    case.__name__ = method
+    return leaf(case)
+
+
+_receiving("recv", 10)
+_receiving("recv_into", bytearray(10))
+_receiving("recvfrom", 10)
+_receiving("recvfrom_into", bytearray(10))
+_receiving("recvmsg", 10)
+_receiving("recvmsg_into", [bytearray(10)])
+
+
+@leaf
+def recv_with_timeout(group):
+    near, far = tcp_pair()
+    with near, far:
+        near.settimeout(3600)
+        yield Sitting(lambda: near.recv(1), lambda: far.send(b"x"))
+
+
+@leaf
+def recvfrom_udp(group):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as near, socket.socket(near.family, near.type) as far:
+        near.bind(("127.0.0.1", 0))
+        yield Sitting(lambda: near.recvfrom(10), lambda: far.sendto(b"x", near.getsockname()))
+
+
+def _sending(method, *args):
+    def case(group):
+        near, far = socket.socketpair()
+        with near, far:
+            fill(near)
+
+            yield Sitting(lambda: getattr(near, method)(*args), lambda: drain(far, until=lambda: True))
+
+    case.__name__ = method
+    return leaf(case)
+
+
+_sending("send", b"x")
+_sending("sendall", b"x")
+_sending("sendmsg", [b"x"])
+
+
+@leaf
+def accept(group):
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+        def block():
+            stack.enter_context(listener.accept()[0])
+
+        def release():
+            stack.enter_context(socket.create_connection(listener.getsockname()))
+
+        yield Sitting(block, release)
+
+
+@leaf
+def connect(group):
+    with ExitStack() as stack:  # a Unix socket whose backlog is full
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind("")
+        listener.listen(0)
+        address = listener.getsockname()
+        one_more = stack.enter_context(socket.socket(socket.AF_UNIX))
+        one_more.setblocking(False)
+        one_more.connect(address)
+        near = stack.enter_context(socket.socket(socket.AF_UNIX))
+
+        def release():
+            stack.enter_context(listener.accept()[0])
+
+        yield Sitting(lambda: near.connect(address), release)
+
+
+@leaf
+def read_pipe(group):
+    reader, writer = os.pipe()
+    try:
+        yield Sitting(lambda: os.read(reader, 10), lambda: os.write(writer, b"x"))
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@leaf
+def write_pipe(group):
+    reader, writer = os.pipe()
+    try:
+        fill_pipe(writer)
+        yield Sitting(lambda: os.write(writer, b"x"), lambda: os.read(reader, 1 << 16))
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@leaf
+def read_terminal(group):
+    near, far = os.openpty()
+    try:
+        yield Sitting(lambda: os.read(far, 10), lambda: os.write(near, b"x\n"))
+    finally:
+        os.close(near)
+        os.close(far)
+
+
+@leaf
+def read_eventfd(group):
+    fd = os.eventfd(0)
+    try:
+        yield Sitting(lambda: os.read(fd, 8), lambda: os.eventfd_write(fd, 1))
+    finally:
+        os.close(fd)
+
+
+@leaf
+def select_select(group):
+    near, far = socket.socketpair()
+    with near, far:
+        yield Sitting(lambda: select.select([near], [], []), lambda: far.send(b"x"))
+
+
+@leaf
+def select_poll(group):
+    near, far = socket.socketpair()
+    with near, far:
+        poll = select.poll()
+        poll.register(near, select.POLLIN)
+        yield Sitting(poll.poll, lambda: far.send(b"x"))
+
+
+@leaf
+def select_epoll(group):
+    near, far = socket.socketpair()
+    with near, far, select.epoll() as epoll:
+        epoll.register(near, select.EPOLLIN)
+        yield Sitting(epoll.poll, lambda: far.send(b"x"))
+
+
+@leaf
+def getaddrinfo(group):
+    is_over = threading.Event()
+    original = _originals.getaddrinfo
+
+    def slow(host, *args):
+        is_over.wait(PATIENCE)
+        return original("127.0.0.1", *args)
+
+    _originals.getaddrinfo = slow
+    try:
+        yield Sitting(lambda: socket.getaddrinfo("a-slow-name.test", 80), is_over.set)
+    finally:
+        is_over.set()
+        _originals.getaddrinfo = original
+
+
+@leaf
+def thread_join(group):
+    is_over = threading.Event()
+    thread = threading.Thread(target=is_over.wait, args=(PATIENCE,), daemon=True)
+    thread.start()
+    try:
+        yield Sitting(thread.join, is_over.set)
+    finally:
+        is_over.set()
+
+
+@leaf
+def ordinary_future(group):
+    future = OrdinaryFuture()
+    yield Sitting(future.result, lambda: future.set_result(1))
+
+
+@leaf
+def future_of_a_child(group):
+    is_over = threading.Event()
+    child = group.spawn(is_over.wait)
+    yield Sitting(child.result, is_over.set)
+
+
+@leaf
+def group_exit(group):
+    is_over = threading.Event()
+
+    def block():
+        with ThreadGroup() as inner:
+            inner.spawn(is_over.wait)
+
+    yield Sitting(block, is_over.set)
+
+
+@leaf
+def spawn_into_a_full_group(group):
+    is_over = threading.Event()
+
+    def block():
+        with ThreadGroup(max_concurrency=1) as inner:
+            inner.spawn(is_over.wait)
+            inner.spawn(int)
+
+    yield Sitting(block, is_over.set)
+
+
+@leaf
+def mutex(group):
+    mutex = plait.Mutex(0)
+    is_held, is_over = threading.Event(), threading.Event()
+
+    def hold():
+        with mutex.lock():
+            is_held.set()
+            is_over.wait()
+
+    group.spawn(hold)
+    is_held.wait()
+
+    def block():
+        with mutex.lock():
+            pass
+
+    yield Sitting(block, is_over.set)
+
+
+def carriers():
+    """How many carriers run here."""
+    return len(runtime.carriers)

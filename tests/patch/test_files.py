@@ -1,0 +1,300 @@
+"""os.read and os.write: pipes, FIFOs, terminals, sockets park; regular files are read as ever."""
+
+import os
+import socket
+import threading
+import time
+
+import pytest
+from patch.helpers import PlatformCall, described, fill_pipe, on_virtual, wait_parked, wait_until
+
+from plait import ThreadGroup
+from plait.patch import _descriptors
+
+
+@pytest.fixture
+def pipe():
+    """The two ends of a pipe."""
+    ends = os.pipe()
+    yield ends
+    for fd in ends:
+        try:
+            os.close(fd)
+        except OSError:
+            pass
+
+
+@pytest.fixture(params=["kernel", "old kernel"])
+def kernel(request, monkeypatch):
+    """With what this kernel can do, and as on one that cannot tell of pipes whether a call would wait (before 6.4)."""
+    if request.param == "old kernel":
+        monkeypatch.setattr(_descriptors, "read_nowait", lambda fd, size: NotImplemented)
+        monkeypatch.setattr(_descriptors, "write_nowait", lambda fd, data, start=0: NotImplemented)
+    return request.param
+
+
+def test_read_waits(pipe, kernel):
+    """A read from an empty pipe parks until there is something, and gives what is there."""
+    reader, writer = pipe
+    with ThreadGroup() as group:
+        future = group.spawn(os.read, reader, 100)
+        wait_parked(future)
+        os.write(writer, b"hello")
+    assert future.result() == b"hello"
+
+
+def test_read_gives_the_end(pipe, kernel):
+    """What was written before the other end was closed comes first, then nothing."""
+    reader, writer = pipe
+    os.write(writer, b"hello")
+    os.close(writer)
+    assert on_virtual(lambda: [os.read(reader, 3), os.read(reader, 100), os.read(reader, 100)]) == [b"hel", b"lo", b""]
+
+
+def test_end_comes_while_a_reader_is_parked(pipe, kernel):
+    """Closing the other end ends a parked read."""
+    reader, writer = pipe
+    with ThreadGroup() as group:
+        future = group.spawn(os.read, reader, 100)
+        wait_parked(future)
+        os.close(writer)
+    assert future.result() == b""
+
+
+@pytest.mark.parametrize("data", [bytes(1_000_000), memoryview(bytearray(400_000)), b"x", b""], ids=len)
+def test_write_with_a_slow_reader_writes_everything(pipe, kernel, data):
+    """A write to a blocking pipe returns when all of it is written, however slow the reader, and others run meanwhile."""
+    reader, writer = pipe
+    ticks = 0
+
+    def tick():
+        nonlocal ticks
+        while not future.done():
+            ticks += 1
+            time.sleep(0.0005)
+
+    with ThreadGroup() as group:
+        future = group.spawn(os.write, writer, data)
+        ticker = group.spawn(tick)
+
+        def read():
+            left = len(data)
+            while left:
+                left -= len(os.read(reader, 20_000))
+                if left > 100_000 and not any(stalls) and not future.done():
+                    before, limit = ticks, time.monotonic() + 2
+                    while ticks == before and time.monotonic() < limit:
+                        time.sleep(0.0005)
+                    stalls.append(ticks == before)
+
+        stalls = []
+        PlatformCall(read).result()
+        wait_until(ticker.done)
+    assert future.result() == len(data)
+    assert not any(stalls)
+
+
+def test_writes_of_a_page_are_whole(pipe, kernel):
+    """Writes of up to a page by many threads are not mixed."""
+    reader, writer = pipe
+    size = 4096
+
+    def write(letter):
+        for _ in range(10):
+            assert os.write(writer, letter * size) == size
+
+    def read():
+        with open(reader, "rb", closefd=False) as file:
+            return [file.read(size) for _ in range(80)]
+
+    with ThreadGroup() as group:
+        for letter in b"abcdefgh":
+            group.spawn(write, bytes([letter]))
+        call = PlatformCall(read)
+    assert all(len(set(part)) == 1 for part in call.result())
+
+
+def test_write_without_a_reader(pipe, kernel):
+    """The other end is gone: BrokenPipeError, also for one who was parked."""
+    reader, writer = pipe
+    fill_pipe(writer)
+    with ThreadGroup() as group:
+        future = group.spawn(described, os.write, writer, b"x")
+        wait_parked(future)
+        os.close(reader)
+    assert future.result()[1] == "BrokenPipeError"
+    assert on_virtual(described, os.write, writer, b"x") == described(os.write, writer, b"x")
+
+
+def test_descriptor_in_non_blocking_mode(pipe, kernel):
+    """O_NONBLOCK keeps its meaning: BlockingIOError instead of waiting, and a short write."""
+    reader, writer = pipe
+    for fd in pipe:
+        os.set_blocking(fd, False)
+    assert on_virtual(described, os.read, reader, 1) == described(os.read, reader, 1)
+    capacity = on_virtual(os.write, writer, bytes(1 << 20))
+    assert 0 < capacity < 1 << 20
+    os.set_blocking(writer, False)
+    expected = described(os.write, writer, b"x")
+    assert expected[1] == "BlockingIOError"
+    assert on_virtual(described, os.write, writer, b"x") == expected
+
+
+def test_fifo(tmp_path, kernel):
+    """A FIFO parks as a pipe does."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    fd = os.open(path, os.O_RDWR)
+    with ThreadGroup() as group:
+        future = group.spawn(os.read, fd, 10)
+        wait_parked(future)
+        os.write(fd, b"hello")
+    assert future.result() == b"hello"
+    os.close(fd)
+
+
+def test_terminal(kernel):
+    """A terminal parks: reads until a line is there, writes while the other side reads nothing."""
+    near, far = os.openpty()
+    try:
+        with ThreadGroup() as group:
+            future = group.spawn(os.read, far, 100)
+            wait_parked(future)
+            os.write(near, b"hello\n")
+            assert future.result() == b"hello\n"
+    finally:
+        os.close(near)
+        os.close(far)
+
+
+def test_write_to_a_terminal_that_nobody_reads():
+    """A large write to a terminal writes everything while others run."""
+    import tty
+
+    near, far = os.openpty()
+    tty.setraw(far)
+    size = 100_000
+    try:
+        with ThreadGroup() as group:
+            future = group.spawn(os.write, far, bytes(size))
+            wait_until(future.running)
+            others = [group.spawn(int) for _ in range(4)]
+            try:
+                for other in others:
+                    assert other.result(2) == 0
+            finally:
+
+                def read():
+                    left = size
+                    while left:
+                        left -= len(os.read(near, 4096))
+
+                PlatformCall(read).result()
+        assert future.result() == size
+    finally:
+        os.close(near)
+        os.close(far)
+
+
+def test_socket(kernel):
+    """A socket's descriptor parks, too, beside the socket's own methods."""
+    near, far = socket.socketpair()
+    with near, far, ThreadGroup() as group:
+        by_method = group.spawn(near.recv, 5)
+        wait_parked(by_method)
+        by_number = group.spawn(os.read, near.fileno(), 5)
+        wait_parked(by_number)
+        far.send(b"hello")
+        wait_until(lambda: by_method.done() or by_number.done())
+        far.send(b"world")
+    assert {by_method.result(), by_number.result()} == {b"hello", b"world"}
+
+
+def test_regular_file(tmp_path, kernel):
+    """A regular file is read and written as ever, in the page cache or not."""
+    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    data = os.urandom(3_000_000)
+
+    def body():
+        assert os.write(fd, data) == len(data)
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.lseek(fd, 0, os.SEEK_SET)
+        parts = []
+        while part := os.read(fd, 100_000):
+            parts.append(part)
+        return b"".join(parts)
+
+    assert on_virtual(body) == data
+    os.close(fd)
+
+
+def test_dev_files():
+    """Devices that never wait."""
+
+    def body():
+        fd = os.open("/dev/zero", os.O_RDWR)
+        try:
+            return os.read(fd, 10), os.write(fd, b"hello")
+        finally:
+            os.close(fd)
+
+    assert on_virtual(body) == (bytes(10), 5)
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments"),
+    [
+        (os.read, (-1, 10)),
+        (os.read, (10**6, 10)),
+        (os.read, ("x", 10)),
+        (os.read, (0, "x")),
+        (os.read, (0, -1)),
+        (os.read, ()),
+        (os.read, (2**40, 1)),
+        (os.write, (-1, b"x")),
+        (os.write, ("x", b"x")),
+        (os.write, (1, "text")),
+        (os.write, (1, None)),
+        (os.write, (1, memoryview(bytes(10))[::2])),
+        (os.write, (1,)),
+    ],
+)
+def test_wrong_arguments(call, arguments):
+    """Bad descriptors and wrong arguments get the original's error."""
+    got, expected = on_virtual(described, call, *arguments), described(call, *arguments)
+    if expected[1] in {"TypeError", "BufferError", "OverflowError"}:
+        got, expected = got[:2], expected[:2]
+    assert got == expected
+
+
+def test_platform_and_virtual_threads_share_a_pipe(pipe):
+    """A platform thread reads what virtual threads write."""
+    reader, writer = pipe
+    seen = threading.Event()
+
+    def read():
+        total = b""
+        while part := os.read(reader, 100):
+            total += part
+            seen.set()
+        return total
+
+    call = PlatformCall(read)
+    with ThreadGroup() as group:
+        for letter in b"abc":
+            group.spawn(os.write, writer, bytes([letter]))
+    seen.wait()
+    os.close(writer)
+    assert sorted(call.result()) == sorted(b"abc")
+
+
+def test_files_opened_in_python(pipe):
+    """`subprocess`-like use: what a virtual thread reads through os.fdopen does not lose data."""
+    reader, writer = pipe
+    with ThreadGroup() as group:
+        future = group.spawn(lambda: b"".join(iter(lambda: os.read(reader, 7), b"")))
+        for _ in range(50):
+            os.write(writer, b"0123456789")
+        os.close(writer)
+    assert future.result() == b"0123456789" * 50

@@ -1,0 +1,183 @@
+"""The failure of a sibling interrupts whoever sits in a leaf, a group's body on the main thread included."""
+
+import threading
+import time
+
+import pytest
+from patch.helpers import LEAVES, is_parked, run_python, wait_parked, wait_until
+
+from plait import ThreadGroup
+from plait._core import current_thread
+
+SOON = 1.0  # seconds; what is meant is 0.1, which a loaded machine may miss
+
+
+class Boom(Exception):
+    """What the sibling raises."""
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_failure_interrupts_a_sibling_in_a_leaf(name):
+    """A child that fails gets its sibling out of the leaf, and the block raises that one failure."""
+    failed_at = []
+
+    def fail(sitter):
+        wait_parked(sitter)
+        failed_at.append(time.monotonic())
+        raise Boom
+
+    with pytest.raises(ExceptionGroup) as caught:
+        with ThreadGroup() as group, LEAVES[name](group) as sitting:
+            sitter = group.spawn(sitting.block)
+            group.spawn(fail, sitter)
+            wait_until(sitter.done)
+    assert time.monotonic() - failed_at[0] < SOON
+    assert [type(error) for error in caught.value.exceptions] == [Boom]
+    assert sitter.cancelled() or name in {"lock", "rlock", "mutex"}  # whose holder was interrupted, too
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_failure_interrupts_the_body_on_a_platform_thread(name):
+    """A child that fails gets the body out of the leaf where the main thread waits, and the block raises."""
+    failed_at = []
+
+    def fail(body):
+        wait_until(lambda: is_parked(body))
+        failed_at.append(time.monotonic())
+        raise Boom
+
+    assert threading.current_thread() is threading.main_thread()
+    with pytest.raises(ExceptionGroup) as caught:
+        with ThreadGroup() as group, LEAVES[name](group) as sitting:
+            if name == "future_of_a_child":
+                wait_parked(*group.members())
+            group.spawn(fail, current_thread())
+            sitting.block()
+            time.sleep(3600)  # those who got what they waited for, from a holder that was interrupted, too
+    assert time.monotonic() - failed_at[0] < SOON
+    assert [type(error) for error in caught.value.exceptions] == [Boom]
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_interrupted_leaf_works_again(name):
+    """A wait that was cut short leaves nothing behind: the same leaf can be waited for again."""
+    if name == "connect":
+        pytest.skip("an interrupted connect leaves its socket unusable, as in C")
+    with ThreadGroup() as group, LEAVES[name](group) as sitting:
+        first = group.spawn(sitting.block)
+        wait_parked(first)
+        first.cancel()
+        if name in {"lock", "rlock"}:
+            wait_parked(first)  # patient: the holder is about to give it back
+        else:
+            wait_until(first.done)
+            assert first.cancelled()
+        second = group.spawn(sitting.block)
+        wait_parked(second)
+        if sitting.release is None:
+            second.cancel()
+        else:
+            sitting.release()
+        wait_until(second.done)
+
+
+def test_lock_wait_that_outlasts_the_grace_is_interrupted():
+    """Waiting for a lock is patient for as long as the grace, and no longer."""
+    lock = threading.Lock()
+    with lock:
+        with pytest.raises(ExceptionGroup):
+            with ThreadGroup(grace=0.2) as group:
+                waiter = group.spawn(lock.acquire)
+                wait_parked(waiter)
+                started_at = time.monotonic()
+                group.spawn(_fail)
+    assert waiter.cancelled()
+    assert time.monotonic() - started_at >= 0.2
+
+
+def _fail():
+    raise Boom
+
+
+def test_notification_that_meets_a_cancel_goes_to_another_waiter():
+    """An item put into a queue just after a getter was cancelled is not lost: another getter gets it."""
+    import queue
+
+    numbers = queue.Queue()
+
+    def body(group):
+        first = group.spawn(numbers.get)
+        wait_parked(first)
+        second = group.spawn(numbers.get)
+        wait_parked(second)
+        first.cancel()
+        numbers.put("item")
+        wait_until(first.done)
+        if first.cancelled():
+            assert second.result(5) == "item"
+        else:
+            assert first.result() == "item"
+            second.cancel()
+
+    with ThreadGroup() as group:
+        group.spawn(body, group)
+
+
+def test_semaphore_release_that_meets_a_cancel_goes_to_another_waiter():
+    """A semaphore released just after a waiter was cancelled lets another one in."""
+    semaphore = threading.Semaphore(0)
+
+    def body(group):
+        first = group.spawn(semaphore.acquire)
+        wait_parked(first)
+        second = group.spawn(semaphore.acquire)
+        wait_parked(second)
+        first.cancel()
+        semaphore.release()
+        wait_until(first.done)
+        if first.cancelled():
+            assert second.result(5)
+        else:
+            assert first.result()
+            second.cancel()
+
+    with ThreadGroup() as group:
+        group.spawn(body, group)
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        "os.read(os.pipe()[0], 10)",
+        "socket.socketpair()[0].recv(10)",
+        "queue.Queue().get()",
+        "threading.Event().wait()",
+        "time.sleep(3600)",
+        "select.select([os.pipe()[0]], [], [])",
+    ],
+)
+@pytest.mark.parametrize("is_body", [False, True], ids=["child", "body"])
+def test_program_ends_though_a_thread_waits_for_ever(wait, is_body):
+    """One thread waits for what never comes, another raises: the block raises within a moment, the process exits."""
+    code = f"""
+        import os, queue, select, socket, threading, time
+        from plait import ThreadGroup
+
+        def wait():
+            ends = socket.socketpair()  # kept open
+            {wait}
+
+        def fail():
+            time.sleep(0.02)
+            global failed_at
+            failed_at = time.monotonic()
+            raise ValueError("boom")
+
+        try:
+            with ThreadGroup() as group:
+                group.spawn(fail)
+                {"wait()" if is_body else "group.spawn(wait)"}
+        except ExceptionGroup as error:
+            print(error.exceptions, time.monotonic() - failed_at < {SOON})
+    """
+    assert run_python(code) == "(ValueError('boom'),) True\n"

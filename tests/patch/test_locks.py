@@ -1,0 +1,448 @@
+"""Locks and what is built on them: between virtual threads, and between virtual and platform threads."""
+
+import queue
+import threading
+import time
+
+import pytest
+from patch.helpers import PlatformCall, carriers, described, on_virtual, run_python, wait_parked, wait_until
+
+from plait import ThreadGroup
+
+
+@pytest.fixture(params=["virtual", "platform"])
+def elsewhere(request):
+    """Runs a function on another thread, of either kind; gives something with a `result()`."""
+    if request.param == "platform":
+        yield PlatformCall
+        return
+    with ThreadGroup() as group:
+        yield group.spawn
+
+
+# ---- Lock ----
+
+
+def test_lock_is_handed_to_a_parked_thread(elsewhere):
+    """A virtual thread that waits for a lock gets it when another thread, of either kind, releases it."""
+    lock = threading.Lock()
+    lock.acquire()
+    with ThreadGroup() as group:
+        waiter = group.spawn(lock.acquire)
+        wait_parked(waiter)
+        elsewhere(lock.release).result()
+        assert waiter.result() is True
+    assert lock.locked()
+
+
+def test_lock_held_by_a_virtual_thread_keeps_platform_threads_out():
+    """A platform thread waits for a lock that a virtual thread holds, and gets it."""
+    lock, is_over = threading.Lock(), threading.Event()
+
+    def hold():
+        with lock:
+            is_over.wait()
+
+    with ThreadGroup() as group:
+        wait_parked(group.spawn(hold))
+        assert not lock.acquire(timeout=0.01)
+        call = PlatformCall(lock.acquire)
+        assert not call.is_over
+        is_over.set()
+        assert call.result() is True
+
+
+def test_lock_excludes():
+    """However many threads of both kinds count under one lock, no count is lost."""
+    lock = threading.Lock()
+    total = 0
+    inside = 0
+
+    def count():
+        nonlocal total, inside
+        for turn in range(50):
+            with lock:
+                inside += 1
+                assert inside == 1
+                seen = total
+                if turn % 10 == 0:
+                    time.sleep(0.0001)
+                total = seen + 1
+                inside -= 1
+
+    calls = [PlatformCall(count) for _ in range(2)]
+    with ThreadGroup() as group:
+        for _ in range(20):
+            group.spawn(count)
+    for call in calls:
+        call.result()
+    assert total == 22 * 50
+
+
+@pytest.mark.parametrize("make", [threading.Lock, threading.RLock])
+@pytest.mark.parametrize(
+    ("arguments", "keywords"),
+    [
+        ((), {"blocking": False}),
+        ((), {"timeout": 0}),
+        ((), {"timeout": 0.02}),
+        ((True, 0.02), {}),
+        ((False, 1), {}),
+        ((False, -1), {}),
+        ((), {"timeout": -2}),
+        ((), {"timeout": -0.5}),
+        ((), {"timeout": 1e100}),
+        ((), {"timeout": float("nan")}),
+        ((), {"timeout": "x"}),
+        ((), {"timeout": None}),
+        ((1, 0.02), {}),
+        ((), {"wrong": 1}),
+        ((1, 2, 3), {}),
+    ],
+)
+def test_acquire_of_a_held_lock(make, arguments, keywords):
+    """Timeouts, trials and wrong arguments end as the original ends them."""
+    lock = make()
+    holder = make()
+    with lock, ThreadGroup() as group:
+        got = group.spawn(described, lock.acquire, *arguments, **keywords).result()
+        expected = PlatformCall(lambda: described(lock.acquire, *arguments, **keywords)).result()
+    if got[0] == "raised" and expected[1] == "TypeError":
+        got, expected = got[:2], expected[:2]
+    assert got == expected
+    assert holder.acquire()
+
+
+def test_acquire_of_a_free_lock_with_arguments():
+    """A free lock is taken whatever the timeout."""
+
+    def body():
+        lock = threading.Lock()
+        results = []
+        for arguments in ((), (True,), (False,), (True, 0), (True, 5), (True, -1)):
+            results.append(lock.acquire(*arguments))
+            lock.release()
+        with lock as entered:
+            results.append(entered)
+        return results
+
+    assert on_virtual(body) == [True] * 7
+
+
+def test_release_of_a_free_lock():
+    """Releasing a lock that nobody holds is the original's error."""
+    assert on_virtual(described, threading.Lock().release) == described(threading.Lock().release)
+
+
+def test_lock_timeout_takes_its_time():
+    """A timeout is waited for, not less."""
+    lock = threading.Lock()
+    with lock:
+        started = time.monotonic()
+        assert on_virtual(lock.acquire, timeout=0.05) is False
+        assert time.monotonic() - started >= 0.05
+
+
+def test_waiters_get_the_lock_in_the_order_of_their_coming():
+    """Those who are parked are woken in order of arrival."""
+    lock = threading.Lock()
+    order = []
+
+    def take(number):
+        with lock:
+            order.append(number)
+
+    lock.acquire()
+    with ThreadGroup() as group:
+        for number in range(10):
+            wait_parked(group.spawn(take, number))
+        lock.release()
+    assert order == list(range(10))
+
+
+# ---- Condition, Event, Semaphore, Barrier, Timer ----
+
+
+@pytest.mark.parametrize("make_lock", [threading.Lock, threading.RLock])
+def test_condition_notify(elsewhere, make_lock):
+    """`notify` wakes so many, `notify_all` the rest."""
+    condition = threading.Condition(make_lock())
+
+    def wait():
+        with condition:
+            return condition.wait(20)
+
+    def notify(count):
+        with condition:
+            condition.notify(count)
+
+    with ThreadGroup() as group:
+        waiters = [group.spawn(wait) for _ in range(6)]
+        wait_parked(*waiters)
+        elsewhere(notify, 2).result()
+        wait_until(lambda: sum(waiter.done() for waiter in waiters) == 2)
+        elsewhere(notify, 4).result()
+    assert all(waiter.result() for waiter in waiters)
+
+
+def test_condition_wait_times_out():
+    """`wait` gives False after its timeout, `wait_for` the predicate's value; the lock is held again."""
+    condition = threading.Condition()
+
+    def body():
+        with condition:
+            results = condition.wait(0.01), condition.wait(0), condition.wait_for(lambda: 0, 0.01)
+            assert condition._is_owned()
+        return results
+
+    assert on_virtual(body) == (False, False, 0)
+    assert on_virtual(described, condition.wait) == described(condition.wait)
+    assert on_virtual(described, condition.notify) == described(condition.notify)
+
+
+def test_platform_thread_waits_on_a_condition_for_a_virtual_one():
+    """A virtual thread notifies a platform thread."""
+    condition = threading.Condition()
+    is_waiting = threading.Event()
+
+    def wait():
+        with condition:
+            is_waiting.set()
+            return condition.wait(20)
+
+    call = PlatformCall(wait)
+    is_waiting.wait()
+
+    def notify():
+        with condition:
+            condition.notify()
+
+    on_virtual(notify)
+    assert call.result() is True
+
+
+def test_event(elsewhere):
+    """An event lets everybody go, of either kind; a wait for one that is not set times out."""
+    event = threading.Event()
+    with ThreadGroup() as group:
+        waiters = [group.spawn(event.wait) for _ in range(3)]
+        late = group.spawn(event.wait, 0.01)
+        wait_parked(*waiters)
+        call = PlatformCall(event.wait)
+        assert late.result() is False
+        elsewhere(event.set).result()
+        assert call.result() is True
+    assert [waiter.result() for waiter in waiters] == [True] * 3
+
+
+@pytest.mark.parametrize("make", [threading.Semaphore, threading.BoundedSemaphore])
+def test_semaphore(make):
+    """At most so many threads, of both kinds, are inside a semaphore."""
+    semaphore = make(3)
+    guard = threading.Lock()
+    inside = most = 0
+
+    def enter():
+        nonlocal inside, most
+        for _ in range(5):
+            with semaphore:
+                with guard:
+                    inside += 1
+                    most = max(most, inside)
+                time.sleep(0.0005)
+                with guard:
+                    inside -= 1
+
+    calls = [PlatformCall(enter) for _ in range(3)]
+    with ThreadGroup() as group:
+        for _ in range(12):
+            group.spawn(enter)
+    for call in calls:
+        call.result()
+    assert most == 3
+    assert on_virtual(lambda: [semaphore.acquire() for _ in range(3)] + [semaphore.acquire(timeout=0.01)])[3] is False
+
+
+def test_barrier():
+    """A barrier lets its parties, of both kinds, go together; a broken one tells everybody."""
+    barrier = threading.Barrier(4)
+    calls = [PlatformCall(barrier.wait) for _ in range(2)]
+    with ThreadGroup() as group:
+        futures = [group.spawn(barrier.wait) for _ in range(2)]
+    assert sorted([call.result() for call in calls] + [future.result() for future in futures]) == [0, 1, 2, 3]
+    assert on_virtual(described, barrier.wait, 0.01) == ("raised", "BrokenBarrierError", "")
+
+
+def test_timer():
+    """A Timer started from a virtual thread fires, and can be cancelled; joining it parks."""
+    fired = threading.Event()
+
+    def body():
+        timer = threading.Timer(0.01, fired.set)
+        timer.start()
+        assert fired.wait(20)
+        timer.join()
+        other = threading.Timer(3600, fired.clear)
+        other.start()
+        other.cancel()
+        other.join()
+
+    on_virtual(body)
+    assert fired.is_set()
+
+
+def test_thread_is_started_and_joined_from_a_virtual_thread():
+    """`threading.Thread` works from a virtual thread: started, joined with and without timeout, found dead."""
+    is_over = threading.Event()
+
+    def body():
+        thread = threading.Thread(target=is_over.wait, daemon=True)
+        thread.start()
+        thread.join(0.01)
+        assert thread.is_alive()
+        assert threading.main_thread() is not threading.current_thread()
+        is_over.set()
+        thread.join()
+        thread.join(1)
+        assert not thread.is_alive()
+        return described(threading.current_thread().join)[:2]
+
+    assert on_virtual(body) in {("raised", "RuntimeError"), ("raised", "AssertionError")}  # 3.11's for dummy threads
+
+
+def test_many_join_one_thread():
+    """Several virtual threads and a platform thread join the same thread, and all come back."""
+    is_over = threading.Event()
+    thread = threading.Thread(target=is_over.wait, daemon=True)
+    thread.start()
+    call = PlatformCall(thread.join)
+    with ThreadGroup() as group:
+        joins = [group.spawn(thread.join) for _ in range(5)]
+        wait_parked(*joins)
+        joins[0].cancel()
+        wait_until(joins[0].done)
+        assert joins[0].cancelled()
+        assert thread.is_alive()
+        with pytest.raises(TimeoutError):
+            joins[1].result(0.02)
+        is_over.set()
+    call.result()
+    assert not thread.is_alive()
+    thread.join()
+
+
+# ---- queues ----
+
+
+@pytest.mark.parametrize("make", [queue.Queue, queue.LifoQueue, queue.PriorityQueue, queue.SimpleQueue])
+@pytest.mark.parametrize("consumer", ["virtual", "platform"])
+@pytest.mark.parametrize("producer", ["virtual", "platform"])
+def test_queue_moves_everything_once(make, consumer, producer):
+    """Every item put arrives exactly once, whatever threads put and get."""
+    items = make() if make is queue.SimpleQueue else make(3)
+    with ThreadGroup() as group:
+        run = {"virtual": group.spawn, "platform": PlatformCall}
+
+        def produce(start):
+            for number in range(start, start + 50):
+                items.put(number)
+
+        def consume():
+            return [items.get() for _ in range(50)]
+
+        takers = [run[consumer](consume) for _ in range(4)]
+        for start in range(0, 200, 50):
+            run[producer](produce, start)
+        got = [number for taker in takers for number in taker.result()]
+    assert sorted(got) == list(range(200))
+
+
+@pytest.mark.parametrize("make", [queue.Queue, queue.SimpleQueue])
+@pytest.mark.parametrize(
+    ("arguments", "keywords"),
+    [
+        ((), {"timeout": 0.02}),
+        ((), {"timeout": 0}),
+        ((False,), {}),
+        ((), {"block": False, "timeout": -1}),
+        ((), {"timeout": -1}),
+        ((True, 0.02), {}),
+        ((True, "x"), {}),
+        ((1, 2, 3), {}),
+        ((), {"timeout": 1e100}),
+        ((), {"timeout": float("nan")}),
+    ],
+)
+def test_get_from_an_empty_queue(make, arguments, keywords):
+    """Timeouts, trials and wrong arguments end as the original ends them."""
+    if make is queue.Queue and "nan" in str(keywords):
+        pytest.skip("the original waits for ever")
+    items = make()
+    got = on_virtual(described, items.get, *arguments, **keywords)
+    expected = described(items.get, *arguments, **keywords)
+    if make is queue.SimpleQueue and expected[1] == "TypeError":
+        got, expected = got[:2], expected[:2]
+    assert got == expected
+
+
+def test_put_into_a_full_queue():
+    """`put` parks while the queue is full; `join` parks until all is done."""
+    items = queue.Queue(1)
+    items.put(0)
+    with ThreadGroup() as group:
+        assert group.spawn(described, items.put, 1, timeout=0.01).result() == ("raised", "Full", "")
+        putter = group.spawn(items.put, 1)
+        joiner = group.spawn(items.join)
+        wait_parked(putter, joiner)
+        for number in (0, 1):
+            assert items.get() == number
+            items.task_done()
+
+
+def test_simple_queue_serves_the_parked_in_order():
+    """Those who wait for a SimpleQueue are served in the order of their coming."""
+    items = queue.SimpleQueue()
+    with ThreadGroup() as group:
+        takers = []
+        for _ in range(5):
+            takers.append(group.spawn(items.get))
+            wait_parked(takers[-1])
+        for number in range(5):
+            items.put_nowait(number)
+    got = [taker.result() for taker in takers]
+    assert sorted(got) == list(range(5))
+    assert got == sorted(got) or carriers() > 1  # those who were woken on several carriers run at once
+
+
+def test_objects_made_before_install():
+    """Locks, conditions, events and queues made before the runtime started, and methods taken from them, follow."""
+    code = """
+        import queue, threading, time
+        from _thread import allocate_lock
+        locks = [threading.Lock(), allocate_lock(), threading.RLock(), threading.Condition(), threading.Semaphore()]
+        acquires = [lock.acquire for lock in locks]
+        releases = [lock.release for lock in locks]
+        event, numbers, simple = threading.Event(), queue.Queue(), queue.SimpleQueue()
+        wait, get, take, put = event.wait, numbers.get, simple.get, simple.put
+        for acquire in acquires:
+            acquire()
+
+        import plait
+        with plait.ThreadGroup() as group:
+            def cycle(acquire, release):
+                acquire()
+                time.sleep(0.001)
+                release()
+            for acquire, release in zip(acquires, releases):
+                group.spawn(cycle, acquire, release)
+                group.spawn(cycle, acquire, release)
+            others = [group.spawn(wait), group.spawn(get), group.spawn(take)]
+            time.sleep(0.02)
+            for release in releases:
+                release()
+            event.set()
+            numbers.put("a")
+            put("b")
+        print([other.result() for other in others])
+    """
+    assert run_python(code, PLAIT_CARRIERS="1") == "[True, 'a', 'b']\n"

@@ -1,0 +1,248 @@
+"""install, uninstall, status, and the native table under them."""
+
+import _queue
+import _socket
+import _thread
+import os
+import select
+import socket
+import threading
+import time
+
+import pytest
+from patch.helpers import PlatformCall, on_virtual, run_python, wait_parked
+
+import plait
+from plait import ThreadGroup, _native
+
+TARGETS = {
+    "time.sleep": time.sleep,
+    "_thread.lock.acquire": _thread.LockType.__dict__["acquire"],
+    "_thread.RLock.acquire": _thread.RLock.__dict__["acquire"],
+    "_thread.get_ident": _thread.get_ident,
+    "queue.SimpleQueue.get": _queue.SimpleQueue.__dict__["get"],
+    "socket.socket.recv": _socket.socket.__dict__["recv"],
+    "socket.getaddrinfo": _socket.getaddrinfo,
+    "select.select": select.select,
+    "select.epoll.poll": select.epoll.__dict__["poll"],
+    "os.read": os.read,
+}
+
+
+@pytest.fixture
+def uninstalled():
+    """The leaves as CPython made them, for the length of a test."""
+    plait.patch.uninstall()
+    yield
+    plait.patch.install()
+
+
+def _found():
+    return {
+        "time.sleep": time.sleep,
+        "_thread.lock.acquire": _thread.LockType.__dict__["acquire"],
+        "_thread.RLock.acquire": _thread.RLock.__dict__["acquire"],
+        "_thread.get_ident": _thread.get_ident,
+        "queue.SimpleQueue.get": _queue.SimpleQueue.__dict__["get"],
+        "socket.socket.recv": _socket.socket.__dict__["recv"],
+        "socket.getaddrinfo": _socket.getaddrinfo,
+        "select.select": select.select,
+        "select.epoll.poll": select.epoll.__dict__["poll"],
+        "os.read": os.read,
+    }
+
+
+def test_objects_stay_the_same():
+    """Installing and uninstalling changes no Python object: the functions and descriptors are the very same."""
+    assert all(_found()[name] is target for name, target in TARGETS.items())
+    plait.patch.uninstall()
+    assert all(_found()[name] is target for name, target in TARGETS.items())
+    plait.patch.install()
+    assert all(_found()[name] is target for name, target in TARGETS.items())
+    assert set(TARGETS) <= set(plait.patch.status())
+
+
+def test_status():
+    """`status` says of each leaf whether it is cooperative."""
+    assert all(plait.patch.status().values())
+    plait.patch.uninstall()
+    assert plait.patch.status()
+    assert not any(plait.patch.status().values())
+    plait.patch.uninstall()  # harmless
+    plait.patch.install()
+    plait.patch.install()  # harmless
+    assert all(plait.patch.status().values())
+
+
+def test_uninstalled_leaves_work(uninstalled):
+    """Without the patch platform threads find everything as it was."""
+    near, far = socket.socketpair()
+    with near, far:
+        call = PlatformCall(near.recv, 5)
+        time.sleep(0)
+        far.send(b"hello")
+        assert call.result() == b"hello"
+    lock = threading.RLock()
+    with lock, lock:
+        assert lock._is_owned()
+        assert not PlatformCall(lock.acquire, False).result()
+    assert threading.get_ident() == threading.main_thread().ident
+    assert PlatformCall(threading.current_thread).result().name.startswith("Thread-")
+
+
+def test_uninstalled_leaves_block_their_carrier(uninstalled):
+    """Without the patch a sleep on a virtual thread is the original's: nothing parks."""
+    waits = []
+
+    def body():
+        me = plait._core.current_thread()
+        time.sleep(0.001)
+        waits.append(me._is_listed)
+
+    on_virtual(body)
+    assert waits == [False]
+
+
+def test_many_cycles_of_install_and_uninstall():
+    """Hundreds of cycles, while threads use the leaves, leave everything at work."""
+    is_over = []
+
+    def use():
+        lock = threading.Lock()
+        numbers = _queue.SimpleQueue()
+        while not is_over:
+            with lock:
+                numbers.put(1)
+            numbers.get()
+            time.sleep(0)
+
+    calls = [PlatformCall(use) for _ in range(2)]
+    try:
+        for _ in range(200):
+            plait.patch.uninstall()
+            plait.patch.install()
+    finally:
+        is_over.append(True)
+    for call in calls:
+        call.result()
+    assert all(plait.patch.status().values())
+    assert on_virtual(lambda: time.sleep(0.001)) is None
+
+
+def test_original_is_the_original():
+    """`original` gives a callable of the same kind and name, which waits for real."""
+    call = _native.original(time.sleep)
+    assert type(call) is type(time.sleep)
+    assert call is not time.sleep
+    assert call.__name__ == "sleep"
+    assert call.__doc__ == time.sleep.__doc__
+    method = _native.original(_thread.LockType.acquire)
+    lock = threading.Lock()
+    assert method(lock) is True
+    assert method(lock, False) is False
+    with pytest.raises(TypeError):
+        method(5)
+
+
+@pytest.mark.parametrize("target", [len, time.sleep, str.upper])
+def test_install_twice(target):
+    """A leaf can be installed once at a time."""
+    was_installed = target is time.sleep
+    number = None if was_installed else _native.install(target, target, None, 0)
+    try:
+        with pytest.raises(RuntimeError, match="is installed already"):
+            _native.install(target, target, None, 0)
+    finally:
+        if number is not None:
+            assert _native.uninstall(number) is True
+            assert _native.uninstall(number) is False
+    assert len("abc") == 3
+    assert "abc".upper() == "ABC"
+
+
+@pytest.mark.parametrize("target", [test_status, 5, None, dict, object()])
+def test_install_of_something_else(target):
+    """Only functions and methods written in C can be leaves."""
+    for call in (lambda: _native.install(target, None, None, 0), lambda: _native.original(target)):
+        with pytest.raises(TypeError, match="builtin function or a method descriptor"):
+            call()
+
+
+@pytest.mark.parametrize("number", [-1, 10**6])
+def test_uninstall_of_what_is_not_there(number):
+    """An unknown number is an error."""
+    with pytest.raises(IndexError, match="no such leaf"):
+        _native.uninstall(number)
+
+
+def test_replacement_sees_the_arguments():
+    """A replacement gets self and all arguments, and its result and its exceptions are the call's."""
+    seen = []
+
+    def replacement(*args, **kwargs):
+        seen.append((args, kwargs))
+        if "raise" in args:
+            raise ValueError("from the replacement")
+        return "replaced"
+
+    number = _native.install(str.split, replacement, None, 0)
+    try:
+        assert "a b".split() == ["a", "b"]  # on a platform thread
+
+        def body():
+            with pytest.raises(ValueError, match="from the replacement"):
+                "a".split("raise")
+            return "a b".split(), "a b".split(" ", maxsplit=1), str.split("x")
+
+        assert on_virtual(body) == ("replaced",) * 3
+    finally:
+        _native.uninstall(number)
+    assert seen == [(("a", "raise"), {}), (("a b",), {}), (("a b", " "), {"maxsplit": 1}), (("x",), {})]
+    assert on_virtual("a b".split) == ["a", "b"]
+
+
+def test_nothing_happens_by_import_alone():
+    """`import plait` patches nothing and starts nothing; the first spawn does; PLAIT_PATCH=0 forbids it."""
+    code = """
+        import threading, sys, time
+        count = threading.active_count()
+        import plait
+        print(plait.patch.status(), threading.active_count() - count, "asyncio" in sys.modules, "ssl" in sys.modules)
+        with plait.ThreadGroup() as group:
+            group.spawn(time.sleep, 0.001)
+        print(any(plait.patch.status().values()))
+    """
+    assert run_python(code) == "{} 0 False False\nTrue\n"
+    assert run_python(code, PLAIT_PATCH="0") == "{} 0 False False\nFalse\n"
+
+
+def test_uninstall_before_asyncio_is_imported():
+    """What is imported after `uninstall` is left alone."""
+    code = """
+        import plait
+        plait.patch.install()
+        plait.patch.uninstall()
+        import asyncio
+        print(any(plait.patch.status().values()))
+        plait.patch.install()
+        print(all(plait.patch.status().values()), "asyncio running loop" in plait.patch.status())
+    """
+    assert run_python(code) == "False\nTrue True\n"
+
+
+def test_uninstall_while_threads_are_parked():
+    """Threads that are parked in a leaf come out of it when what they wait for happens."""
+    near, far = socket.socketpair()
+    event = threading.Event()
+    with near, far, ThreadGroup() as group:
+        futures = [group.spawn(near.recv, 1), group.spawn(event.wait), group.spawn(time.sleep, 0.01)]
+
+        wait_parked(*futures[:2])
+        plait.patch.uninstall()
+        try:
+            far.send(b"x")
+            assert futures[0].result(5) == b"x"
+        finally:
+            plait.patch.install()
+        event.set()
+    assert futures[1].result() is True

@@ -1,0 +1,171 @@
+"""On platform threads the leaves behave as before: the same calls, with plait at work and without it."""
+
+from patch.helpers import run_python
+
+CALLS = """
+import os, queue, select, selectors, signal, socket, threading, time
+from contextlib import suppress
+
+def described(fn):
+    started = time.monotonic()
+    try:
+        result = "returned", fn()
+    except Exception as error:
+        result = "raised", type(error).__name__, str(error)
+    return result, time.monotonic() - started > 0.09
+
+def held(lock):
+    lock.acquire()
+    return lock
+
+def elsewhere(fn):
+    box = []
+    thread = threading.Thread(target=lambda: box.append(described(fn)))
+    thread.start()
+    thread.join()
+    return box[0][0]
+
+near, far = socket.socketpair()
+late, _keep = socket.socketpair()
+late.settimeout(0.1)
+soon, _keep2 = socket.socketpair()
+soon.setblocking(False)
+gone = socket.socket()
+gone.close()
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp.bind(("127.0.0.1", 0))
+listener = socket.create_server(("127.0.0.1", 0))
+listener.settimeout(0.1)
+closed_port = socket.create_server(("127.0.0.1", 0))
+nobody = closed_port.getsockname()
+closed_port.close()
+reader, writer = os.pipe()
+lock, rlock, free, free_r = held(threading.Lock()), held(threading.RLock()), threading.Lock(), threading.RLock()
+condition, event, full = threading.Condition(), threading.Event(), queue.Queue(1)
+full.put(1)
+simple = queue.SimpleQueue()
+poll = select.poll()
+poll.register(near, select.POLLIN)
+epoll = select.epoll()
+epoll.register(near, select.EPOLLIN)
+
+def hit(signum, frame):
+    raise InterruptedError("a signal")
+signal.signal(signal.SIGALRM, hit)
+
+def under_alarm(fn):
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        return fn()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+def refused(method):
+    with socket.socket() as sock:
+        return getattr(sock, method)(nobody)
+
+class Index:
+    def __index__(self):
+        return 0
+
+calls = {
+    "sleep": lambda: time.sleep(0.1), "sleep 0": lambda: time.sleep(0), "sleep index": lambda: time.sleep(Index()),
+    "sleep -1": lambda: time.sleep(-1), "sleep text": lambda: time.sleep("x"), "sleep none": lambda: time.sleep(),
+    "sleep long": lambda: time.sleep(1e300), "sleep signal": lambda: under_alarm(lambda: time.sleep(20)),
+    "lock late": lambda: lock.acquire(timeout=0.1), "lock now": lambda: lock.acquire(False),
+    "lock wrong": lambda: lock.acquire(False, 1), "lock negative": lambda: lock.acquire(timeout=-2),
+    "lock long": lambda: lock.acquire(timeout=1e100), "lock keyword": lambda: lock.acquire(wrong=1),
+    "lock many": lambda: lock.acquire(1, 2, 3), "lock signal": lambda: under_alarm(lock.acquire),
+    "lock free": lambda: (free.acquire(), free.locked(), free.release(), free.locked()),
+    "lock with": lambda: free.__enter__(), "lock with end": lambda: free.__exit__(None, None, None),
+    "lock release": lambda: free.release(), "lock repr": lambda: repr(free)[:16],
+    "rlock again": lambda: (rlock.acquire(), rlock.acquire(False), rlock.release(), rlock.release()),
+    "rlock elsewhere": lambda: elsewhere(lambda: rlock.acquire(timeout=0.1)),
+    "rlock release elsewhere": lambda: elsewhere(rlock.release), "rlock release": lambda: free_r.release(),
+    "rlock owned": lambda: (rlock._is_owned(), free_r._is_owned(), elsewhere(rlock._is_owned)),
+    "rlock save": lambda: free_r._release_save(), "rlock wrong": lambda: rlock.acquire(False, 1),
+    "rlock elsewhere negative": lambda: elsewhere(lambda: rlock.acquire(timeout=-2)),
+    "condition": lambda: condition.wait(), "condition late": lambda: condition.__enter__() and condition.wait(0.1),
+    "event": lambda: event.wait(0.1), "event now": lambda: event.wait(0),
+    "queue": lambda: queue.Queue().get(timeout=0.1), "queue full": lambda: full.put(1, timeout=0.1),
+    "queue negative": lambda: full.get(timeout=-1), "queue now": lambda: full.put_nowait(1),
+    "simple": lambda: simple.get(timeout=0.1), "simple now": lambda: simple.get_nowait(),
+    "simple negative": lambda: simple.get(timeout=-1), "simple wrong": lambda: simple.get(1, 2, 3),
+    "simple long": lambda: simple.get(timeout=1e100), "simple put": lambda: simple.put(1) or simple.get(),
+    "simple signal": lambda: under_alarm(simple.get),
+    **{
+        f"{name} {which}": (lambda sock=sock, call=call: call(sock))
+        for which, sock in (("late", late), ("soon", soon), ("gone", gone))
+        for name, call in {
+            "recv": lambda s: s.recv(1), "recv_into": lambda s: s.recv_into(bytearray(1)),
+            "recvfrom": lambda s: s.recvfrom(1), "recvmsg": lambda s: s.recvmsg(1),
+            "recvfrom_into": lambda s: s.recvfrom_into(bytearray(1)),
+            "recvmsg_into": lambda s: s.recvmsg_into([bytearray(1)]),
+            "recv 0": lambda s: s.recv(0), "recv -1": lambda s: s.recv(-1), "recv text": lambda s: s.recv("x"),
+            "recv none": lambda s: s.recv(), "recv_into bytes": lambda s: s.recv_into(b"x"),
+            "send": lambda s: s.send(b"x"), "send text": lambda s: s.send("x"), "sendall": lambda s: s.sendall(b"xyz"),
+            "sendall none": lambda s: s.sendall(), "sendmsg": lambda s: s.sendmsg([b"x", b"y"]),
+            "sendto": lambda s: s.sendto(b"x"), "sendto 5": lambda s: s.sendto(b"x", 5),
+            "send signal": lambda s: under_alarm(lambda: s.sendall(bytes(1000))),
+        }.items()
+    },
+    "recv": lambda: (far.send(b"hello"), near.recv(2), near.recv(9)),
+    "recv flags": lambda: (far.send(b"hello"), near.recv(2, socket.MSG_PEEK), near.recv(9)),
+    "recv dontwait": lambda: near.recv(1, socket.MSG_DONTWAIT),
+    "recv signal": lambda: under_alarm(lambda: near.recv(1)),
+    "udp": lambda: (udp.sendto(b"hello", udp.getsockname()), udp.recvfrom(9)[0]),
+    "udp name": lambda: (udp.sendto(b"hello", ("localhost", udp.getsockname()[1])), udp.recv(9)),
+    "accept": listener.accept, "connect": lambda: refused("connect"), "connect_ex": lambda: refused("connect_ex"),
+    "connect wrong": lambda: gone.connect(5), "connect again": lambda: near.connect("x"),
+    "connection": lambda: socket.create_connection(("localhost", listener.getsockname()[1])).close(),
+    "accepted": lambda: listener.accept()[0].close(), "close": lambda: gone.close(),
+    "getaddrinfo": lambda: socket.getaddrinfo("127.0.0.1", 80), "getaddrinfo name": lambda: socket.getaddrinfo("localhost", "http"),
+    "getaddrinfo keywords": lambda: socket.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM),
+    "getaddrinfo bad": lambda: socket.getaddrinfo("no-such-host.invalid", 80, flags=socket.AI_NUMERICHOST),
+    "getaddrinfo wrong": lambda: socket.getaddrinfo(5, 80), "getaddrinfo none": lambda: socket.getaddrinfo(),
+    "gethostbyname": lambda: socket.gethostbyname("localhost"), "gethostbyname wrong": lambda: socket.gethostbyname(5),
+    "getnameinfo": lambda: socket.getnameinfo(("127.0.0.1", 80), 3),
+    "select": lambda: select.select([near], [], [], 0.1), "select -1": lambda: select.select([], [], [], -1),
+    "select text": lambda: select.select([], [], [], "x"), "select bad": lambda: select.select([-1], [], []),
+    "select w": lambda: len(select.select([], [near], [])[1]), "select none": lambda: select.select(),
+    "select signal": lambda: under_alarm(lambda: select.select([near], [], [])),
+    "poll": lambda: poll.poll(100), "poll 0": lambda: poll.poll(0), "poll text": lambda: poll.poll("x"),
+    "epoll": lambda: epoll.poll(0.1), "epoll 0": lambda: epoll.poll(0), "epoll wrong": lambda: epoll.poll(0, 0),
+    "read": lambda: (os.write(writer, b"hello"), os.read(reader, 2), os.read(reader, 9)),
+    "read bad": lambda: os.read(-1, 1), "read -1": lambda: os.read(reader, -1), "read text": lambda: os.read("x", 1),
+    "read signal": lambda: under_alarm(lambda: os.read(reader, 1)),
+    "write bad": lambda: os.write(-1, b"x"), "write text": lambda: os.write(writer, "x"),
+    "write strided": lambda: os.write(writer, memoryview(b"abcd")[::2]),
+    "ident": lambda: (threading.get_ident() == threading.main_thread().ident, threading.current_thread().name),
+    "ident elsewhere": lambda: elsewhere(lambda: threading.current_thread().name != "MainThread"),
+    "join": lambda: threading.current_thread().join(),
+}
+for name, call in calls.items():
+    print(name, *described(call))
+with suppress(OSError):
+    os.close(reader)
+"""
+
+AT_WORK = """
+import threading, time, plait
+plait.patch.install()
+_stop = threading.Event()
+_tickers = [plait.spawn(_stop.wait) for _ in range(3)]
+_queue = __import__("queue").SimpleQueue()
+_tickers.append(plait.spawn(_queue.get))
+while not all(ticker.waits_for for ticker in _tickers):
+    time.sleep(0.001)
+"""
+
+END = """
+_stop.set()
+_queue.put(1)
+"""
+
+
+def test_platform_threads_see_no_difference():
+    """Results, exceptions, texts, timeouts and signals of each leaf are those of a process without plait."""
+    without = run_python(CALLS)
+    with_plait = run_python(AT_WORK + CALLS + END)
+    assert len(without.splitlines()) > 120
+    assert with_plait.splitlines() == without.splitlines()

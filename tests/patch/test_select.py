@@ -1,0 +1,316 @@
+"""select, poll, epoll, selectors, and asyncio inside virtual threads."""
+
+import asyncio
+import os
+import select
+import selectors
+import socket
+import threading
+import time
+
+import pytest
+from patch.helpers import PlatformCall, described, fill, is_parked, on_virtual, run_python, wait_parked, wait_until
+
+from plait import ThreadGroup
+
+
+@pytest.fixture
+def pair():
+    """Two ends of a stream."""
+    near, far = socket.socketpair()
+    with near, far:
+        yield near, far
+
+
+def _by_select(sock, events, timeout):
+    read, write, _ = select.select([sock] if "r" in events else [], [sock] if "w" in events else [], [], timeout)
+    return "r" * bool(read) + "w" * bool(write)
+
+
+def _by_poll(sock, events, timeout):
+    poll = select.poll()
+    poll.register(sock, select.POLLIN * ("r" in events) | select.POLLOUT * ("w" in events))
+    found = dict(poll.poll(None if timeout is None else timeout * 1000)).get(sock.fileno(), 0)
+    return "r" * bool(found & select.POLLIN) + "w" * bool(found & select.POLLOUT)
+
+
+def _by_epoll(sock, events, timeout):
+    with select.epoll() as epoll:
+        epoll.register(sock, select.EPOLLIN * ("r" in events) | select.EPOLLOUT * ("w" in events))
+        found = dict(epoll.poll(timeout)).get(sock.fileno(), 0)
+        return "r" * bool(found & select.EPOLLIN) + "w" * bool(found & select.EPOLLOUT)
+
+
+def _by_selector(cls):
+    def ask(sock, events, timeout):
+        with cls() as selector:
+            selector.register(sock, selectors.EVENT_READ * ("r" in events) | selectors.EVENT_WRITE * ("w" in events))
+            found = selector.select(timeout)
+            mask = found[0][1] if found else 0
+            return "r" * bool(mask & selectors.EVENT_READ) + "w" * bool(mask & selectors.EVENT_WRITE)
+
+    return ask
+
+
+WAYS = {
+    "select": _by_select,
+    "poll": _by_poll,
+    "epoll": _by_epoll,
+    "SelectSelector": _by_selector(selectors.SelectSelector),
+    "PollSelector": _by_selector(selectors.PollSelector),
+    "EpollSelector": _by_selector(selectors.EpollSelector),
+}
+
+
+@pytest.mark.parametrize("timeout", [None, 30])
+@pytest.mark.parametrize("way", WAYS)
+def test_waits_for_data(pair, way, timeout):
+    """Each parks until there is something to read."""
+    near, far = pair
+    with ThreadGroup() as group:
+        future = group.spawn(WAYS[way], near, "r", timeout)
+        wait_parked(future)
+        far.send(b"x")
+    assert future.result() == "r"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_waits_for_room(pair, way):
+    """Each parks until there is room to write."""
+    near, far = pair
+    fill(near)
+    with ThreadGroup() as group:
+        future = group.spawn(WAYS[way], near, "w", None)
+        wait_parked(future)
+        far.setblocking(False)
+        while not future.done():
+            try:
+                far.recv(1 << 20)
+            except BlockingIOError:
+                time.sleep(0.001)
+    assert future.result() == "w"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_says_what_is_ready_at_once(pair, way):
+    """What is ready is said without waiting, all of it."""
+    near, far = pair
+    far.send(b"x")
+    assert on_virtual(WAYS[way], near, "rw", None) == "rw"
+    assert on_virtual(WAYS[way], near, "r", 0) == "r"
+
+
+@pytest.mark.parametrize("timeout", [0, 0.03])
+@pytest.mark.parametrize("way", WAYS)
+def test_times_out(pair, way, timeout):
+    """Nothing comes, so nothing is said, after the time and not before."""
+    started = time.monotonic()
+    assert on_virtual(WAYS[way], pair[0], "r", timeout) == ""
+    assert time.monotonic() - started >= timeout
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_many_wait_at_once(way):
+    """Several threads wait for sockets of their own on one carrier, and for a shared one."""
+    pairs = [socket.socketpair() for _ in range(10)]
+    shared, writer = socket.socketpair()
+    with ThreadGroup() as group:
+        futures = [group.spawn(WAYS[way], near, "r", None) for near, _ in pairs]
+        futures += [group.spawn(WAYS[way], shared, "r", None) for _ in range(5)]
+        wait_parked(*futures)
+        for _, far in pairs:
+            far.send(b"x")
+        writer.send(b"x")
+    assert [future.result() for future in futures] == ["r"] * 15
+    for sock in (shared, writer, *(sock for both in pairs for sock in both)):
+        sock.close()
+
+
+def test_platform_threads_wait_as_ever(pair):
+    """A platform thread waits in select while a virtual thread makes it ready."""
+    near, far = pair
+    call = PlatformCall(_by_select, near, "r", None)
+    on_virtual(far.send, b"x")
+    assert call.result() == "r"
+
+
+@pytest.mark.parametrize("timeout", [None, 30])
+def test_regular_files_are_always_ready(tmp_path, timeout):
+    """select and poll call a regular file ready."""
+    with open(tmp_path / "file", "wb") as file:
+        assert on_virtual(select.select, [file], [file], [], timeout) == ([file], [file], [])
+        assert on_virtual(_by_poll, file, "rw", timeout) == "rw"
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments"),
+    [
+        (select.select, ([], [], [], -1)),
+        (select.select, ([], [], [], "x")),
+        (select.select, ([-1], [], [])),
+        (select.select, (["x"], [], [])),
+        (select.select, ([10**6], [], [])),
+        (select.select, (5, [], [])),
+        (select.select, ()),
+        (select.select, ([], [], [], 0.01)),
+        (select.select, ([], [], [], float("nan"))),
+        (select.poll().poll, ("x",)),
+        (select.poll().poll, (10,)),
+        (select.poll().poll, (0.5,)),
+        (select.poll().poll, (1, 2, 3)),
+    ],
+)
+def test_odd_arguments(call, arguments):
+    """Nothing to watch, bad descriptors, wrong arguments: as the original has it."""
+    got, expected = on_virtual(described, call, *arguments), described(call, *arguments)
+    if expected[1] == "TypeError":
+        got, expected = got[:2], expected[:2]
+    assert got == expected
+
+
+def test_odd_arguments_of_epoll(pair):
+    """The same for epoll: maxevents, timeouts, a closed object."""
+    with select.epoll() as epoll:
+        epoll.register(pair[0], select.EPOLLOUT)
+        for arguments in ((0, 1), (None, 0), (None, -2), (-1, 1), ("x",), (0.01, -1)):
+            assert on_virtual(described, epoll.poll, *arguments)[:2] == described(epoll.poll, *arguments)[:2]
+        assert on_virtual(epoll.poll, timeout=1, maxevents=5) == [(pair[0].fileno(), select.EPOLLOUT)]
+    assert on_virtual(described, epoll.poll, 1) == described(epoll.poll, 1)
+
+
+def test_closed_descriptor_in_a_poll():
+    """poll says POLLNVAL of a closed descriptor."""
+    poll = select.poll()
+    reader, writer = os.pipe()
+    poll.register(reader)
+    os.close(reader)
+    os.close(writer)
+    assert on_virtual(poll.poll) == [(reader, select.POLLNVAL)]
+
+
+def test_descriptor_registered_while_a_thread_waits(pair):
+    """An epoll object that another thread adds a ready descriptor to ends the wait."""
+    near, far = pair
+    with select.epoll() as epoll, ThreadGroup() as group:
+        future = group.spawn(epoll.poll)
+        wait_parked(future)
+        far.send(b"x")
+        epoll.register(near, select.EPOLLIN)
+        assert future.result() == [(near.fileno(), select.EPOLLIN)]
+
+
+# ---- asyncio ----
+
+
+async def _work(number):
+    """A bit of everything: timers, tasks, sockets, threads."""
+    near, far = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=near)
+    _, other = await asyncio.open_connection(sock=far)
+    assert asyncio.get_running_loop() is asyncio.current_task().get_loop()
+    other.write(b"%d\n" % number)
+    line, _ = await asyncio.gather(reader.readline(), asyncio.sleep(0.005))
+    assert await asyncio.to_thread(int, line) == number
+    for stream in (writer, other):
+        stream.close()
+        await stream.wait_closed()
+    return int(line)
+
+
+def test_asyncio_run():
+    """`asyncio.run` inside a virtual thread."""
+    assert on_virtual(lambda: asyncio.run(_work(7))) == 7
+
+
+def test_asyncio_many_at_once():
+    """Several loops run at once on one carrier, beside a thread that ticks, each seeing its own loop and task."""
+    ticks = 0
+    is_over = []
+
+    def tick():
+        nonlocal ticks
+        while not is_over:
+            time.sleep(0.001)
+            ticks += 1
+
+    with ThreadGroup() as group:
+        group.spawn(tick)
+        runs = [group.spawn(lambda number=number: asyncio.run(_work(number))) for number in range(8)]
+        assert [run.result() for run in runs] == list(range(8))
+        is_over.append(True)
+    assert ticks > 2
+
+
+def test_asyncio_loop_is_not_seen_by_others():
+    """While a loop runs in one virtual thread, others of the carrier and the main thread have none."""
+    is_running, is_over = threading.Event(), threading.Event()
+
+    async def sit():
+        is_running.set()
+        while not is_over.is_set():
+            await asyncio.sleep(0.001)
+
+    with ThreadGroup() as group:
+        group.spawn(lambda: asyncio.run(sit()))
+        is_running.wait()
+        futures = [group.spawn(described, asyncio.get_running_loop) for _ in range(8)]
+        for outcome in (*(future.result() for future in futures), described(asyncio.get_running_loop)):
+            assert outcome == ("raised", "RuntimeError", "no running event loop")
+        is_over.set()
+
+
+def test_asyncio_run_is_interrupted():
+    """Cancelling the virtual thread gets `asyncio.run` out of its wait."""
+
+    def body():
+        asyncio.run(asyncio.sleep(3600))
+
+    with ThreadGroup() as group:
+        future = group.spawn(body)
+        wait_until(lambda: is_parked(future))
+        group.cancel()
+    assert future.cancelled()
+
+
+def test_blocking_call_inside_a_coroutine():
+    """A coroutine that blocks in a virtual thread's loop holds up that loop alone, and returns to it."""
+
+    async def work():
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        time.sleep(0.01)
+        assert asyncio.get_running_loop() is loop
+        assert asyncio.current_task() is task
+        return 1
+
+    with ThreadGroup() as group:
+        futures = [group.spawn(lambda: asyncio.run(work())) for _ in range(5)]
+    assert [future.result() for future in futures] == [1] * 5
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_asyncio_imported(when):
+    """asyncio works in virtual threads whether it was imported before the first spawn or after."""
+    code = f"""
+        import sys, threading, time
+        {"import asyncio" if when == "before" else ""}
+        import plait
+        with plait.ThreadGroup() as group:
+            group.spawn(int)
+        assert ("asyncio" in sys.modules) is {when == "before"}
+
+        def body(number):
+            import asyncio
+            async def main():
+                await asyncio.sleep(0.01)
+                time.sleep(0.01)
+                asyncio.get_running_loop()
+                await asyncio.sleep(0.01)
+                return number
+            return asyncio.run(main())
+
+        with plait.ThreadGroup() as group:
+            futures = [group.spawn(body, number) for number in range(5)]
+        print([future.result() for future in futures])
+    """
+    assert run_python(code, PLAIT_CARRIERS="1") == "[0, 1, 2, 3, 4]\n"

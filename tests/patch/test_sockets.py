@@ -1,0 +1,847 @@
+"""Sockets: every call, timeouts, ends and closings, on virtual threads."""
+
+import errno
+import os
+import socket
+import threading
+import time
+
+import pytest
+from patch.helpers import (
+    PlatformCall,
+    described,
+    drain,
+    fill,
+    is_parked,
+    on_virtual,
+    run_python,
+    tcp_pair,
+    wait_parked,
+    wait_until,
+)
+
+import plait
+from plait import ThreadGroup
+from plait.lowlevel import wait_readable, wait_writable
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def pair(request):
+    """Two ends of a stream."""
+    near, far = tcp_pair() if request.param == "tcp" else socket.socketpair()
+    with near, far:
+        yield near, far
+
+
+@pytest.fixture
+def udp():
+    """Two sockets for datagrams, which know each other's address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as near, socket.socket(near.family, near.type) as far:
+        near.bind(("127.0.0.1", 0))
+        far.bind(("127.0.0.1", 0))
+        yield near, far
+
+
+def _take(sock, method, size):
+    """What `method` receives, as bytes."""
+    if method in {"recv_into", "recvfrom_into"}:
+        buffer = bytearray(size)
+        got = getattr(sock, method)(buffer)
+        return bytes(buffer[: got if method == "recv_into" else got[0]])
+    if method == "recvmsg_into":
+        buffer = bytearray(size)
+        return bytes(buffer[: sock.recvmsg_into([buffer])[0]])
+    got = getattr(sock, method)(size)
+    return got if method == "recv" else got[0]
+
+
+RECEIVE = ["recv", "recv_into", "recvfrom", "recvfrom_into", "recvmsg", "recvmsg_into"]
+
+
+@pytest.mark.parametrize("timeout", [None, 30])
+@pytest.mark.parametrize("method", RECEIVE)
+def test_receive_waits_for_data(pair, method, timeout):
+    """Each receiving call parks until there is something, with a timeout and without."""
+    near, far = pair
+    near.settimeout(timeout)
+    with ThreadGroup() as group:
+        future = group.spawn(_take, near, method, 100)
+        wait_parked(future)
+        far.sendall(b"hello")
+    assert future.result() == b"hello"
+    assert os.get_blocking(near.fileno()) is (timeout is None)
+
+
+@pytest.mark.parametrize("method", RECEIVE)
+def test_receive_gives_what_is_there_then_the_end(pair, method):
+    """A peer that sends and closes at once: the data comes, then the end, however the two fall together."""
+    near, far = pair
+    far.sendall(b"hello")
+    far.close()
+
+    def body():
+        assert _take(near, method, 100) == b"hello"
+        assert _take(near, method, 100) == b""
+
+    on_virtual(body)
+
+
+@pytest.mark.parametrize("timeout", [None, 0.05])
+@pytest.mark.parametrize("method", RECEIVE)
+def test_receive_from_a_datagram_socket(udp, method, timeout):
+    """Datagrams arrive whole, one a call; a timeout is a timeout."""
+    near, far = udp
+    near.settimeout(timeout)
+
+    def body():
+        if timeout is not None:
+            with pytest.raises(TimeoutError, match="^timed out$"):
+                _take(near, method, 100)
+        far.sendto(b"one", near.getsockname())
+        far.sendto(b"two!", near.getsockname())
+        assert _take(near, method, 100) == b"one"
+        assert _take(near, method, 100) == b"two!"
+
+    on_virtual(body)
+
+
+@pytest.mark.parametrize("method", ["recvfrom", "recvmsg", "recvfrom_into", "recvmsg_into"])
+def test_receive_tells_the_sender(udp, method):
+    """The calls that give an address give the sender's."""
+    near, far = udp
+
+    def body():
+        argument = {"recvfrom_into": bytearray(10), "recvmsg_into": [bytearray(10)]}.get(method, 10)
+        return getattr(near, method)(argument)[-1]
+
+    with ThreadGroup() as group:
+        future = group.spawn(body)
+        wait_parked(future)
+        far.sendto(b"x", near.getsockname())
+    assert future.result() == far.getsockname()
+
+
+def test_short_read_then_end_many_times():
+    """However the peer's last bytes and its closing are spread, a reader sees the end and never hangs."""
+
+    def read_all(sock):
+        total = b""
+        with sock:
+            while data := sock.recv(100):
+                total += data
+        return total
+
+    with ThreadGroup() as group:
+        futures = []
+        for turn in range(150):
+            near, far = tcp_pair() if turn % 2 else socket.socketpair()
+            futures.append(group.spawn(read_all, near))
+            if turn % 3 == 0:
+                wait_parked(futures[-1])
+            far.sendall(b"a" * (turn % 5 + 1))
+            if turn % 4 == 0:
+                time.sleep(0)
+            far.sendall(b"b")
+            far.close()
+    assert [future.result() for future in futures] == [b"a" * (turn % 5 + 1) + b"b" for turn in range(150)]
+
+
+def test_short_read_then_more_data():
+    """A read that came back short is followed by one that waits for the next bytes, any number of times."""
+    near, far = tcp_pair()
+    with near, far, ThreadGroup() as group:
+
+        def echo():
+            while data := near.recv(4096):
+                near.sendall(data)
+
+        group.spawn(echo)
+        for number in range(300):
+            text = b"%d" % number
+            far.sendall(text)
+            assert far.recv(100) == text
+        far.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("timeout", [None, 30])
+@pytest.mark.parametrize(
+    "data", [bytes(3_000_000), memoryview(bytearray(b"abc" * 1_000_000)), memoryview(b"ab" * 40_000).cast("H")]
+)
+def test_sendall_with_a_slow_reader(pair, data, timeout):
+    """Everything arrives, though the reader takes small bites and the buffer is full most of the time."""
+    near, far = pair
+    near.settimeout(timeout)
+
+    def read():
+        got = bytearray()
+        while part := far.recv(50_000):
+            got += part
+            time.sleep(0)
+        return got
+
+    def send():
+        assert near.sendall(data) is None
+        near.shutdown(socket.SHUT_WR)
+
+    with ThreadGroup() as group:
+        group.spawn(send)
+        reader = group.spawn(read)
+    assert reader.result() == bytes(data)
+
+
+def test_send_on_a_blocking_socket_takes_everything():
+    """Without a timeout `send` returns when all is taken, as the kernel does in a blocking call."""
+    near, far = socket.socketpair()
+    size = 2_000_000
+    with near, far, ThreadGroup() as group:
+        sender = group.spawn(near.send, bytes(size))
+        assert drain(far, until=sender.done) == size
+    assert sender.result() == size
+
+
+@pytest.mark.parametrize("method", ["send", "sendall", "sendmsg"])
+def test_send_waits_for_room(pair, method):
+    """Each sending call parks while the buffer is full."""
+    near, far = pair
+    fill(near)
+    with ThreadGroup() as group:
+        future = group.spawn(getattr(near, method), [b"hello"] if method == "sendmsg" else b"hello")
+        wait_parked(future)
+        drain(far, until=future.done)
+    assert future.result() == (None if method == "sendall" else 5)
+
+
+def test_sendmsg_waits_for_room_with_an_iterator():
+    """`sendmsg` takes any iterable of buffers, and sends it whole though it had to wait."""
+    near, far = socket.socketpair()
+    with near, far:
+        fill(near)
+        with ThreadGroup() as group:
+            future = group.spawn(near.sendmsg, iter([b"hel", b"lo"]))
+            wait_parked(future)
+            drain(far, until=future.done)
+        assert future.result() == 5
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "<broadcast>", ""])
+def test_sendto(udp, host):
+    """Datagrams go to addresses and to names, with flags and without, and to the special names of C."""
+    near, far = udp
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    address = (host, near.getsockname()[1])
+    on_platform = described(far.sendto, b"hello", address), described(far.sendto, b"hello", 0, address)
+    on_plait = on_virtual(
+        lambda: (described(far.sendto, b"hello", address), described(far.sendto, b"hello", 0, address))
+    )
+    assert on_plait == on_platform
+
+
+def test_descriptors_travel():
+    """sendmsg and recvmsg carry descriptors, and wait while they do."""
+    near, far = socket.socketpair()
+    reader, writer = os.pipe()
+    with near, far:
+        with ThreadGroup() as group:
+            future = group.spawn(socket.recv_fds, far, 10, 1)
+            wait_parked(future)
+            group.spawn(socket.send_fds, near, [b"x"], [writer])
+        data, fds, _, _ = future.result()
+        assert data == b"x"
+        os.write(fds[0], b"through the copy")
+        assert os.read(reader, 100) == b"through the copy"
+    for fd in (reader, writer, *fds):
+        os.close(fd)
+
+
+# ---- settimeout ----
+
+
+CALLS = {
+    "recv": lambda sock: sock.recv(1),
+    "recv_into": lambda sock: sock.recv_into(bytearray(1)),
+    "recvfrom": lambda sock: sock.recvfrom(1),
+    "recvmsg": lambda sock: sock.recvmsg(1),
+    "send": lambda sock: sock.send(b"x"),
+    "sendall": lambda sock: sock.sendall(b"x"),
+    "sendmsg": lambda sock: sock.sendmsg([b"x"]),
+}
+
+
+@pytest.mark.parametrize("timeout", [0, 0.02])
+@pytest.mark.parametrize("name", CALLS)
+def test_timeout_means_what_it_means_on_platform_threads(pair, name, timeout):
+    """0 never waits, a number of seconds bounds the call; errors are the original's to the letter."""
+    near, _ = pair
+    fill(near)
+    near.settimeout(timeout)
+    on_platform = described(CALLS[name], near)
+    started = time.monotonic()
+    assert on_virtual(described, CALLS[name], near) == on_platform
+    assert time.monotonic() - started >= timeout
+    assert near.gettimeout() == timeout
+
+
+@pytest.mark.parametrize("timeout", [0, 0.02])
+def test_accept_timeout(timeout):
+    """`accept` keeps to the listener's timeout, with the original's error."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(timeout)
+        assert on_virtual(described, listener.accept) == described(listener.accept)
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"), [("recv", "MSG_DONTWAIT"), ("recvfrom", "MSG_DONTWAIT"), ("recvmsg", "MSG_DONTWAIT")]
+)
+def test_receive_that_shall_not_wait(pair, name, flag):
+    """MSG_DONTWAIT is obeyed on a blocking socket: the error of a call that would wait."""
+    near, _ = pair
+    arguments = (1, 0, getattr(socket, flag)) if name == "recvmsg" else (1, getattr(socket, flag))
+    with plait.timeout(1):
+        expected = ("raised", "BlockingIOError", "[Errno 11] Resource temporarily unavailable")
+        assert on_virtual(described, getattr(near, name), *arguments) == expected
+
+
+@pytest.mark.parametrize("name", ["send", "sendall", "sendmsg"])
+def test_send_that_shall_not_wait(pair, name):
+    """MSG_DONTWAIT is obeyed on a blocking socket whose buffer is full."""
+    near, _ = pair
+    fill(near)
+    arguments = ([b"x"], [], socket.MSG_DONTWAIT) if name == "sendmsg" else (b"x", socket.MSG_DONTWAIT)
+    with plait.timeout(1):
+        expected = ("raised", "BlockingIOError", "[Errno 11] Resource temporarily unavailable")
+        assert on_virtual(described, getattr(near, name), *arguments) == expected
+
+
+@pytest.mark.parametrize("name", ["recv", "recv_into"])
+def test_receive_that_waits_for_all(pair, name):
+    """MSG_WAITALL: the call returns when everything is there, not before."""
+    near, far = pair
+    buffer = bytearray(6)
+    arguments = (6, socket.MSG_WAITALL) if name == "recv" else (buffer, 6, socket.MSG_WAITALL)
+    with ThreadGroup() as group:
+        future = group.spawn(getattr(near, name), *arguments)
+        wait_parked(future)
+        far.send(b"abc")
+        on_virtual(time.sleep, 0.02)  # time enough to come back with half of it
+        far.send(b"def")
+    assert future.result() == (b"abcdef" if name == "recv" else 6)
+
+
+def test_peek_leaves_the_data(pair):
+    """MSG_PEEK shows what is there, any number of times."""
+    near, far = pair
+    far.send(b"hello")
+
+    def body():
+        return near.recv(3, socket.MSG_PEEK), near.recv(100, socket.MSG_PEEK), near.recv(100)
+
+    assert on_virtual(body) == (b"hel", b"hello", b"hello")
+
+
+@pytest.mark.parametrize("name", ["recv", "recv_into"])
+def test_receive_of_nothing_does_not_wait(pair, name):
+    """Zero bytes are there at once, as CPython has it."""
+    near, _ = pair
+    with plait.timeout(1):
+        assert on_virtual(getattr(near, name), 0 if name == "recv" else bytearray()) == (b"" if name == "recv" else 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("recv", ()),
+        ("recv", (-1,)),
+        ("recv", ("x",)),
+        ("recv", (1, "x")),
+        ("recv", (1, 2, 3)),
+        ("recv_into", ()),
+        ("recv_into", (b"readonly",)),
+        ("recv_into", (bytearray(1), 2)),
+        ("recv_into", (bytearray(1), -1)),
+        ("recv_into", ("x",)),
+        ("recvfrom", (-1,)),
+        ("recvfrom", ()),
+        ("recvmsg", (-1,)),
+        ("send", ()),
+        ("send", ("text",)),
+        ("send", (None,)),
+        ("sendall", ("text",)),
+        ("sendall", (5,)),
+        ("sendall", ()),
+        ("sendto", ()),
+        ("sendto", (b"x",)),
+        ("sendto", (b"x", 5)),
+        ("sendto", (b"x", 0, 5)),
+        ("sendto", ("text", ("127.0.0.1", 1))),
+        ("sendmsg", ()),
+        ("sendmsg", (b"x",)),
+        ("connect", ()),
+        ("connect", (5,)),
+        ("connect", (("127.0.0.1",),)),
+        ("connect", (("127.0.0.1", "x"),)),
+        ("connect", (("127.0.0.1", 70000),)),
+        ("connect", ((5, 5),)),
+        ("connect_ex", (5,)),
+    ],
+)
+@pytest.mark.parametrize("timeout", [None, 10])
+def test_wrong_arguments(name, arguments, timeout):
+    """Wrong arguments get the original's error, of the same type."""
+    with socket.socket() as sock:
+        sock.settimeout(timeout)
+        expected = described(getattr(sock, name), *arguments)
+        assert on_virtual(described, getattr(sock, name), *arguments)[:2] == expected[:2]
+
+
+def test_recvfrom_into_with_keywords(udp):
+    """`nbytes` and `flags` by keyword mean what they mean by position."""
+    near, far = udp
+    for _ in range(3):
+        far.sendto(b"hello", near.getsockname())
+
+    def body():
+        buffer = bytearray(9)
+        return [
+            near.recvfrom_into(buffer, nbytes=3)[0],
+            near.recvfrom_into(buffer, 4, flags=socket.MSG_PEEK)[0],
+            near.recvfrom_into(buffer, flags=0, nbytes=2)[0],
+        ]
+
+    assert on_virtual(body) == [3, 4, 2]
+
+
+@pytest.mark.parametrize("name", [*CALLS, "accept", "connect"])
+def test_closed_socket(name):
+    """A closed socket refuses every call as ever."""
+    sock = socket.socket()
+    sock.close()
+    call = CALLS.get(name) or {"accept": lambda s: s.accept(), "connect": lambda s: s.connect(("127.0.0.1", 9))}[name]
+    assert on_virtual(described, call, sock) == described(call, sock)
+
+
+# ---- closing ----
+
+
+@pytest.mark.parametrize("who", ["platform", "virtual"])
+@pytest.mark.parametrize("name", ["recv", "recv_into", "recvfrom", "recvmsg", "send", "sendall", "accept"])
+def test_close_wakes_those_who_are_parked(name, who):
+    """Closing a socket ends the waits on it with EBADF, whoever closes it."""
+    near, far = socket.socketpair()
+    if name == "accept":
+        near.close()
+        near = socket.create_server(("127.0.0.1", 0))
+    with near, far:
+        if name.startswith("send"):
+            fill(near)
+        with ThreadGroup() as group:
+            call = CALLS.get(name, lambda sock: sock.accept())
+            futures = [group.spawn(described, call, near) for _ in range(3)]
+            wait_parked(*futures)
+            if who == "platform":
+                near.close()
+            else:
+                group.spawn(near.close)
+        for future in futures:
+            assert future.result() == ("raised", "OSError", f"[Errno {errno.EBADF}] Bad file descriptor")
+
+
+def test_close_wakes_a_body_on_a_platform_thread():
+    """A child that closes the socket on which the body waits ends that wait."""
+    near, far = socket.socketpair()
+    with near, far, ThreadGroup(timeout=1) as group:
+        body = plait._core.current_thread()
+
+        def close():
+            wait_until(lambda: is_parked(body))
+            near.close()
+
+        group.spawn(close)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            near.recv(1)
+
+
+def test_number_of_a_closed_socket_comes_back():
+    """A socket that gets the number of a closed one is a stranger to those who waited for that."""
+    with ThreadGroup() as group:
+        for _ in range(30):
+            near, far = socket.socketpair()
+            number = near.fileno()
+            first = group.spawn(described, near.recv, 1)
+            wait_parked(first)
+            near.close()
+            again, other = socket.socketpair()
+            assert number in {again.fileno(), other.fileno()}
+            if other.fileno() == number:
+                again, other = other, again
+            second = group.spawn(again.recv, 10)
+            wait_parked(second)
+            other.send(b"hello")
+            assert second.result() == b"hello"
+            assert first.result()[1] == "OSError"
+            for sock in (far, again, other):
+                sock.close()
+
+
+def test_number_of_a_closed_socket_comes_back_as_a_file(tmp_path):
+    """A number that comes back as a regular file, which no poller takes, harms nobody."""
+    (tmp_path / "file").write_bytes(b"hello")
+    with ThreadGroup() as group:
+        near, far = socket.socketpair()
+        number = near.fileno()
+        first = group.spawn(described, near.recv, 1)
+        wait_parked(first)
+
+        def swap():
+            """On the carrier, so nothing of it happens in between."""
+            near.close()
+            os.dup2(file, number)
+            return os.read(number, 100)
+
+        file = os.open(tmp_path / "file", os.O_RDONLY)
+        second = group.spawn(swap)
+        assert second.result() == b"hello"
+        assert first.result()[1] == "OSError"
+        os.close(file)
+        os.close(number)
+        far.close()
+        with socket.socket() as another:  # the carriers are alive
+            assert group.spawn(another.fileno).result() > 0
+
+
+def test_number_that_is_closed_while_two_wait_for_it():
+    """A number closed under two waiters, with a duplicate that goes on, harms nobody else."""
+    near, far = socket.socketpair()
+    fill(near)
+    duplicate = near.dup()
+    number = near.detach()
+    with ThreadGroup() as group:
+
+        def wait_for_both():
+            return [group.spawn(described, wait_readable, number), group.spawn(described, wait_writable, number)]
+
+        reader, writer = group.spawn(wait_for_both).result()
+        wait_parked(reader, writer)
+        os.close(number)
+        far.send(b"x")
+        wait_until(lambda: reader.done() or duplicate.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        assert group.spawn(int).result(2) == 0  # the carriers are alive
+        group.cancel()
+    duplicate.close()
+    far.close()
+
+
+# ---- many at once ----
+
+
+def test_both_directions_of_one_socket_at_once(pair):
+    """One thread sends, another receives, on the same socket."""
+    near, far = pair
+    size = 1_000_000
+
+    def read(sock):
+        left = size
+        while left:
+            left -= len(sock.recv(left))
+
+    with ThreadGroup() as group:
+        for sock in (near, far):
+            group.spawn(read, sock)
+            group.spawn(sock.sendall, bytes(size))
+
+
+def test_many_readers_of_one_socket(udp):
+    """Each datagram goes to one of the threads that wait, and none waits on while there are more."""
+    near, far = udp
+    with ThreadGroup() as group:
+        readers = [group.spawn(near.recv, 100) for _ in range(20)]
+        wait_parked(*readers)
+        for number in range(20):
+            far.sendto(b"%d" % number, near.getsockname())
+    assert sorted(int(reader.result()) for reader in readers) == list(range(20))
+
+
+def test_many_readers_of_one_stream(pair):
+    """Every byte goes to exactly one of the threads that read a stream."""
+    near, far = pair
+
+    def read():
+        total = 0
+        while data := near.recv(7):
+            total += len(data)
+        return total
+
+    with ThreadGroup() as group:
+        readers = [group.spawn(read) for _ in range(8)]
+        for _ in range(200):
+            far.sendall(bytes(13))
+        far.shutdown(socket.SHUT_WR)
+    assert sum(reader.result() for reader in readers) == 200 * 13
+
+
+def test_listener_shared_by_virtual_and_platform_threads():
+    """A listener in blocking mode is blocking for everybody, while others accept on it from virtual threads."""
+    is_over = []
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
+
+        def serve():
+            taken = 0
+            while True:
+                listener.accept()[0].close()
+                if is_over:
+                    return taken
+                taken += 1
+
+        def visit(times):
+            for _ in range(times):
+                socket.create_connection(listener.getsockname()).close()
+
+        with ThreadGroup() as group:
+            on_platform = [PlatformCall(serve) for _ in range(3)]
+            on_plait = [group.spawn(serve) for _ in range(3)]
+            for visitor in [group.spawn(visit, 50) for _ in range(20)]:
+                visitor.result()
+            wait_until(lambda: not wait_readable(listener, 0))
+            is_over.append(True)
+            while not all(server.is_over for server in on_platform) or not all(server.done() for server in on_plait):
+                visit(1)
+            servers = [described(server.result) for server in (*on_platform, *on_plait)]
+        assert [server[0] for server in servers] == ["returned"] * 6, servers
+        assert os.get_blocking(listener.fileno())
+
+
+def test_many_accept_on_one_listener():
+    """Each connection goes to one of the threads that wait to accept."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            connection, address = listener.accept()
+            connection.close()
+            return address
+
+        with ThreadGroup() as group:
+            servers = [group.spawn(serve) for _ in range(10)]
+            wait_parked(*servers)
+            visitors = [group.spawn(socket.create_connection, listener.getsockname()) for _ in range(10)]
+    addresses = set()
+    for visitor in visitors:
+        with visitor.result() as sock:
+            addresses.add(sock.getsockname())
+    assert {server.result() for server in servers} == addresses
+
+
+# ---- connect ----
+
+
+@pytest.mark.parametrize("timeout", [None, 10])
+def test_connect_to_a_port_that_nobody_listens_on(timeout):
+    """A refused connection is the original's error, from connect and from connect_ex."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+
+    def attempt(method):
+        with socket.socket() as sock:
+            sock.settimeout(timeout)
+            return described(getattr(sock, method), address)
+
+    for method in ("connect", "connect_ex"):
+        assert on_virtual(attempt, method) == attempt(method)
+
+
+@pytest.mark.parametrize("timeout", [None, 10])
+def test_connect_to_a_name(timeout):
+    """`create_connection` finds a host by its name, and the connection works."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def visit():
+            with socket.create_connection(("localhost", listener.getsockname()[1]), timeout) as visitor:
+                visitor.sendall(b"hello")
+                assert visitor.gettimeout() == timeout
+                assert os.get_blocking(visitor.fileno()) is (timeout is None)
+
+        with ThreadGroup() as group:
+            group.spawn(visit)
+            connection, _ = group.spawn(listener.accept).result()
+            with connection:
+                assert group.spawn(connection.recv, 10).result() == b"hello"
+
+
+@pytest.mark.parametrize("method", ["connect", "connect_ex"])
+def test_connect_by_name_without_create_connection(method):
+    """`connect` looks names up itself."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def visit():
+            with socket.socket() as visitor:
+                return getattr(visitor, method)(("localhost", listener.getsockname()[1]))
+
+        assert on_virtual(visit) == (None if method == "connect" else 0)
+
+
+def test_connect_to_a_name_that_nobody_has():
+    """An unknown name is the original's error."""
+
+    def attempt():
+        with socket.socket() as sock:
+            return described(sock.connect, ("no-such-host.invalid", 80))
+
+    assert on_virtual(attempt)[1] == "gaierror"
+
+
+@pytest.mark.parametrize("timeout", [0.05, 0])
+def test_connect_to_a_full_backlog_of_a_unix_socket(timeout):
+    """A Unix socket with a timeout never waits in connect, and says so."""
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind("")
+        listener.listen(0)
+        first.connect(listener.getsockname())
+
+        def attempt():
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(timeout)
+                return described(sock.connect, listener.getsockname()), sock.connect_ex(listener.getsockname())
+
+        assert on_virtual(attempt) == attempt()
+
+
+def test_connect_timeout():
+    """A connection that nobody answers ends with the socket's timeout, and leaves the error of the original."""
+    with socket.socket() as listener, socket.socket() as first:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        first.connect(listener.getsockname())
+        others = []
+
+        def attempt():
+            sock = socket.socket()
+            others.append(sock)
+            sock.settimeout(0.05)
+            return described(sock.connect, listener.getsockname())
+
+        attempt()  # what the backlog takes beyond its length
+        expected = attempt()
+        assert on_virtual(attempt) == expected
+        for sock in others:
+            sock.close()
+    assert expected == ("raised", "TimeoutError", "timed out")
+
+
+def test_udp_connect(udp):
+    """`connect` on a datagram socket only names the peer."""
+    near, far = udp
+
+    def body():
+        near.connect(far.getsockname())
+        near.send(b"hello")
+        return far.recv(10)
+
+    assert on_virtual(body) == b"hello"
+
+
+# ---- the rest ----
+
+
+def test_makefile(pair):
+    """Files over sockets follow: lines go through, then the end."""
+    near, far = pair
+
+    def write():
+        with near.makefile("w", encoding="utf-8") as out:
+            for number in range(5000):
+                print("line", number, file=out)
+        near.shutdown(socket.SHUT_WR)
+
+    def read():
+        with far.makefile("r", encoding="utf-8") as lines:
+            return sum(1 for _ in lines)
+
+    with ThreadGroup() as group:
+        group.spawn(write)
+        reader = group.spawn(read)
+    assert reader.result() == 5000
+
+
+def test_sendfile(tmp_path):
+    """`socket.sendfile` into a full buffer does not hold up its carrier."""
+    (tmp_path / "file").write_bytes(bytes(range(256)) * 8192)
+    near, far = socket.socketpair()
+
+    def send():
+        with open(tmp_path / "file", "rb") as file:
+            return near.sendfile(file)
+
+    with near, far, ThreadGroup() as group:
+        sender = group.spawn(send)
+        wait_until(lambda: sender.running())
+        others = [group.spawn(int) for _ in range(4)]
+        try:
+            for other in others:
+                assert other.result(2) == 0
+        finally:
+            PlatformCall(lambda: drain(far, until=sender.done)).result()
+    assert sender.result() == 256 * 8192
+
+
+def test_sockets_and_methods_made_before_install():
+    """Sockets, bound methods and names taken before the runtime started are cooperative after it."""
+    code = """
+        import socket, time
+        from time import sleep
+        near, far = socket.socketpair()
+        receive = near.recv
+        listener = socket.create_server(("127.0.0.1", 0))
+        accept = listener.accept
+
+        import plait
+        assert not any(plait.patch.status().values())
+        with plait.ThreadGroup() as group:
+            first = group.spawn(receive, 10)
+            second = group.spawn(accept)
+            def body():
+                sleep(0.01)
+                far.send(b"hello")
+                socket.create_connection(listener.getsockname()).close()
+            group.spawn(body)
+        print(first.result())
+        second.result()[0].close()
+        for sock in (near, far, listener):
+            sock.close()
+    """
+    assert run_python(code, PLAIT_CARRIERS="1") == "b'hello'\n"
+
+
+def test_virtual_and_platform_threads_talk(pair):
+    """A platform thread and a virtual thread use the two ends of one connection."""
+    near, far = pair
+
+    def echo():
+        while data := far.recv(100):
+            far.sendall(data)
+
+    call = PlatformCall(echo)
+
+    def ask():
+        for _ in range(100):
+            near.sendall(b"hello")
+            assert near.recv(100) == b"hello"
+        near.shutdown(socket.SHUT_WR)
+
+    on_virtual(ask)
+    call.result()
+
+
+def test_socket_of_a_parent_thread_is_closed_by_the_end_of_a_with_block():
+    """A server that is told to stop by closing its listener stops."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    stopped = threading.Event()
+
+    def serve():
+        try:
+            while True:
+                listener.accept()[0].close()
+        except OSError:
+            stopped.set()
+
+    with ThreadGroup() as group, listener:
+        server = group.spawn(serve)
+        wait_parked(server)
+    assert stopped.is_set()
