@@ -7,6 +7,7 @@ shuts down, before `threading` joins the program's own threads.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 import traceback
@@ -82,6 +83,17 @@ class DefaultGroup(ThreadGroup):
                 me.withdraw()
                 return
             park_shielded(me, epoch, WaitReason.GROUP)
+
+
+def _after_fork() -> None:
+    """In a child process: the default group's threads are not here, and nobody waits for them."""
+    global _lock  # noqa: PLW0603 - it may be held by a thread that is not here
+    _lock = Lock()
+    if _default is not None:
+        _default.abandon()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def default_group() -> ThreadGroup:

@@ -216,6 +216,13 @@ class ThreadGroup(Container):
             grace = check_seconds(grace, "grace")
         self.scope.cancel_scope("the group was cancelled" if reason is None else reason, self, grace)
 
+    def abandon(self) -> None:
+        """After fork, in the child: the group is empty here."""
+        super().abandon()
+        self._lock = Lock()
+        if self._slots is not None:
+            self._slots.reset()
+
     def child_failed(self, thread: VirtualThread, error: BaseException) -> None:
         """Keep the failure, and cancel everybody else."""
         self._fail(error, f"{thread.name!r} failed: {type(error).__name__}")

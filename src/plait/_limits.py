@@ -32,6 +32,12 @@ class Slots:
         """How many are free now."""
         return self._free
 
+    def reset(self) -> None:
+        """All slots are free: in a child process after fork."""
+        self._lock = Lock()
+        self._free = self.limit
+        self._waiting = deque()
+
     def try_take(self) -> bool:
         """Take a free slot, if there is one. Any thread; never waits."""
         with self._lock:

@@ -213,6 +213,32 @@ def test_finished_threads_are_let_go():
     wait_until(lambda: not any(future() for future in futures), 5)
 
 
+def test_finished_threads_are_let_go_before_their_timeouts():
+    """A wait that ended long before its timeout does not keep the thread until the timeout would have come."""
+
+    class Result:
+        pass
+
+    def work():
+        near, far = socket.socketpair()
+        with near, far:
+            near.settimeout(3600)
+            far.sendall(b"x")
+            near.recv(10)
+            event = threading.Event()
+            threading.Timer(0.01, event.set).start()
+            assert event.wait(3600)
+        return Result()
+
+    def run():
+        with ThreadGroup() as group:
+            return [weakref.ref(group.spawn(work)) for _ in range(10)]
+
+    futures = run()
+    gc.collect()
+    wait_until(lambda: not any(future() for future in futures), 5)
+
+
 # ---- queue, logging ----
 
 

@@ -55,7 +55,8 @@ def _leaf(module: Any) -> Leaf:
     global _set_loop, _get_loop, _swap_task  # noqa: PLW0603 - taken once
     _set_loop = original(module._set_running_loop)  # noqa: SLF001
     _get_loop = original(module._get_running_loop)  # noqa: SLF001
-    _swap_task = getattr(module, "_swap_current_task", None)
+    # Up to 3.13 the current task is kept by loop, not by thread: there is nothing to take off.
+    _swap_task = module._swap_current_task if sys.version_info >= (3, 14) else None  # noqa: SLF001
     _native.set_loop_hooks(_leave, _enter)
     return Leaf("asyncio running loop", module._set_running_loop, set_running_loop, when=IDENTITY)  # noqa: SLF001
 
