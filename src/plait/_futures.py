@@ -169,7 +169,7 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
         if self.status == SUCCEEDED:
             return self._result  # type: ignore[no-any-return]
         if self.status == CANCELLED:
-            raise concurrent.futures.CancelledError
+            self._refuse()
         try:
             raise self._error  # type: ignore[misc]
         finally:
@@ -179,7 +179,7 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
         """What the call raised, or None; parks until it is known. A cancel point. Raises as `result` does otherwise."""
         self._await(timeout)
         if self.status == CANCELLED:
-            raise concurrent.futures.CancelledError
+            self._refuse()
         return self._error
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
@@ -206,6 +206,13 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
     def set_running_or_notify_cancel(self) -> NoReturn:
         """Not for users: carriers start it."""
         raise RuntimeError(f"{self!r} is started by plait")
+
+    def _refuse(self) -> NoReturn:
+        """The call was cancelled: say so, unless the same cancel is for the calling thread, which comes first."""
+        me = current_thread()
+        if me.scope is not None:
+            check_entry(me)
+        raise concurrent.futures.CancelledError
 
     def _await(self, timeout: float | None) -> None:
         """Park until settled."""

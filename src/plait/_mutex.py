@@ -40,8 +40,8 @@ class Mutex(Generic[T]):
         >>> with ThreadGroup() as group:
         ...     for word in ["a", "b", "a"]:
         ...         future = group.spawn(add, totals, word)
-        >>> totals.into_inner()
-        {'a': 2, 'b': 1}
+        >>> sorted(totals.into_inner().items())
+        [('a', 2), ('b', 1)]
     """
 
     __slots__ = ("__weakref__", "_free", "_is_empty", "_owner", "_value")

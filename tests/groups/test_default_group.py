@@ -169,11 +169,11 @@ def test_done_callback_that_raises_a_base_exception_harms_nobody(failure):
 def test_interrupt_at_exit_cancels():
     """Ctrl-C while the process waits for its last threads cancels them; their clean-up runs."""
     with program("""
-        import time, plait
+        import os, time, plait
         from plait._core import WaitReason, current_thread
         main = current_thread()
         def work():
-            print("ready", flush=True)
+            os.write(1, b"ready\\n")
             try:
                 time.sleep(3600)
             finally:
@@ -184,7 +184,7 @@ def test_interrupt_at_exit_cancels():
         def when_joining():
             while not (main.waits_for is WaitReason.GROUP and main.is_waiting()):
                 time.sleep(0.001)
-            print("joining", flush=True)
+            os.write(1, b"joining\\n")
         plait.spawn(when_joining)
     """) as process:
         seen = {process.stdout.readline().strip(), process.stdout.readline().strip()}
@@ -197,7 +197,7 @@ def test_interrupt_at_exit_cancels():
 def test_second_interrupt_at_exit_leaves():
     """A second Ctrl-C during that wait leaves, whatever is still running."""
     with program("""
-        import time, plait
+        import os, time, plait
         from plait._core import WaitReason, current_thread
         main = current_thread()
         def work():
@@ -209,7 +209,7 @@ def test_second_interrupt_at_exit_leaves():
         def when_joining():
             while not (main.waits_for is WaitReason.GROUP and main.is_waiting()):
                 time.sleep(0.001)
-            print("joining", flush=True)
+            os.write(1, b"joining\\n")
         plait.spawn(work)
         plait.spawn(when_joining)
     """) as process:

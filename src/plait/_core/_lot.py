@@ -21,6 +21,7 @@ from plait._core._atomics import Lock
 from plait._core._cancel import check_patient
 from plait._core._clock import now
 from plait._core._parking import INTERRUPTED, TIMED_OUT, WOKEN, Parker, WaitReason, park, park_shielded
+from plait._errors import Cancelled
 from plait._native import count_waiters, reset_waiters
 from plait._native._native import WaitWord
 
@@ -48,6 +49,8 @@ def wait(
     count_waiters(1)
     try:
         while True:
+            told = me.delivery
+            alive = None if told is None else told.alive
             epoch = WaitWord.arm(me)
             _enqueue(key, me, epoch)
             try:
@@ -59,6 +62,15 @@ def wait(
                     outcome = _park_patiently(me, epoch, reason, deadline, since)
                 else:
                     outcome = park(me, epoch, reason, deadline)
+            except Cancelled:
+                # A completed wait is never turned into a cancellation, and this one may be complete: whoever freed the
+                # primitive before the cancel saw nobody else to wake. Then the cancel has not been told yet, either.
+                if not attempt():
+                    raise
+                me.delivery = told
+                if told is not None:
+                    told.alive = alive  # type: ignore[assignment]
+                return True
             finally:
                 _dequeue(key, me)
             if attempt():

@@ -17,7 +17,7 @@ def sleep(seconds: float, /) -> None:
     if type(seconds) is not int and type(seconds) is not float:
         seconds = _number_of(seconds)
     span = seconds
-    if not 0 <= span <= 1e9:  # more than this CPython may refuse, and says so itself
+    if not 0 <= span <= 9e9:  # more than this CPython may refuse, and says so itself
         _originals.sleep(seconds)  # refuses it
         return
     me: Parker = cooperative()
