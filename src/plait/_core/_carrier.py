@@ -23,6 +23,7 @@ Sleep and wake (`_idle.py` has the proof): before it sleeps, a carrier announces
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -222,7 +223,10 @@ class Carrier:
 
     def _make_calls(self) -> None:
         while self.calls:
-            self.calls.popleft()()
+            try:
+                self.calls.popleft()()
+            except BaseException:  # noqa: BLE001 - it must not leave through whatever thread happens to park here
+                traceback.print_exc()
 
     def _steal(self) -> bool:
         """Take up to half of another carrier's unstarted threads."""

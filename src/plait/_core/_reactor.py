@@ -150,7 +150,10 @@ class Reactor:
                 entry.readable = True
             entry.wake(happened)
             if entry.owner is None and entry.waiters:
-                self._order(entry)
+                try:
+                    self._order(entry)
+                except OSError:  # closed, or another file by now: whoever waits shall look, and hear of it there
+                    entry.wake(-1)
 
     def find(self, fd: int) -> Descriptor | None:
         """The entry of `fd`, if there is one. Any thread."""

@@ -133,6 +133,9 @@ class VirtualThread(Parker):
         if not self._is_listed:
             self._is_listed = True
             self.group.enlist(self)
+            # A cancel that came after the look at the scopes and before this has not seen the thread: look again.
+            if pending(self.scope) is not None:
+                self.nudge()
         carrier = self.carrier
         if limit is not None:
             carrier.timers.add(limit, self, epoch)  # type: ignore[union-attr]
@@ -177,6 +180,9 @@ class VirtualThread(Parker):
         if not self._is_listed:
             self._is_listed = True
             self.group.enlist(self)
+            # A cancel that came after the look at the scopes and before this has not seen the thread: look again.
+            if pending(self.scope) is not None:
+                self.nudge()
         carrier = self.carrier
         WaitWord.hold(self)
         carrier.make_runnable(self)
