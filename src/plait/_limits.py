@@ -61,6 +61,10 @@ class Slots:
             try:
                 if park(me, epoch, WaitReason.SLOT) == WOKEN:
                     return
+            except BaseException:
+                if me.outcome == WOKEN:  # a signal handler's, with the slot in hand
+                    self.release()
+                raise
             finally:
                 self._leave(waiter)
 

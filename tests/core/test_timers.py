@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import random
+import weakref
 
 from plait._core._timers import Timers
 
 
 class Recorder:
-    """A target that notes what expires; `open` says which of its waits are still open."""
+    """A target that notes what expires."""
 
     def __init__(self, log, name=""):
         self.log = log
         self.name = name
-        self.is_open = True
 
     def expire(self, epoch):
         self.log.append((self.name, epoch))
-
-    def waits(self, epoch):
-        return self.is_open
 
 
 def test_expire_in_order_of_time():
@@ -63,16 +60,32 @@ def test_not_before_the_instant():
 
 
 def test_waits_that_are_over_are_not_expired():
-    """An entry whose wait is over surfaces and is dropped."""
+    """A retired entry lets go of its target at once, surfaces and is dropped."""
     log = []
     timers = Timers()
     over, still = Recorder(log, "over"), Recorder(log, "still")
-    over.is_open = False
-    timers.add(1.0, over, 1)
+    entry = timers.add(1.0, over, 1)
     timers.add(2.0, still, 2)
-    timers.retire()
+    timers.retire(entry)
+    over = weakref.ref(over)
+    assert over() is None
     timers.expire_until(3.0)
     assert log == [("still", 2)]
+
+
+def test_retired_after_its_time():
+    """Retiring an entry that has expired, or twice, changes nothing."""
+    log = []
+    timers = Timers()
+    entry = timers.add(1.0, Recorder(log), 1)
+    other = timers.add(2.0, Recorder(log), 2)
+    timers.expire_until(1.0)
+    timers.retire(entry)
+    timers.retire(other)
+    timers.retire(other)
+    timers.expire_until(3.0)
+    assert log == [("", 1)]
+    assert len(timers) == 0
 
 
 def test_stale_entries_are_swept_out():
@@ -84,10 +97,7 @@ def test_stale_entries_are_swept_out():
         timers.add(1000.0 + number, keep, number)
     most = 0
     for number in range(10_000):
-        over = Recorder(log, "over")
-        timers.add(5000.0, over, number)
-        over.is_open = False
-        timers.retire()
+        timers.retire(timers.add(5000.0, Recorder(log, "over"), number))
         most = max(most, len(timers))
     assert most < 400
     timers.expire_until(9999.0)
@@ -101,12 +111,10 @@ def test_sweep_keeps_the_order():
     targets = [Recorder(log, number) for number in range(300)]
     order = list(range(300))
     random.Random(2).shuffle(order)
-    for number in order:
-        timers.add(float(number), targets[number], 0)
+    entries = {number: timers.add(float(number), targets[number], 0) for number in order}
     for number in range(300):
         if number % 3:
-            targets[number].is_open = False
-            timers.retire()
+            timers.retire(entries[number])
     assert len(timers) < 300
     timers.expire_until(1000.0)
     assert [name for name, _ in log] == list(range(0, 300, 3))

@@ -146,25 +146,27 @@ class Carrier:
     def _run(self) -> None:
         """The root: makes stacks, and switches to what is chosen."""
         self._root = Stack.root()
-        chosen = self._choose()
+        self._handoff = self._choose()
         while True:
-            if chosen.stack is not None:
-                switch_to(chosen.stack)
-            else:
-                self._handoff = chosen
-                switch_to(Stack(self._take))
-            # Back because somebody needs a new stack, or because a stack has ended: both leave a thread to go on with.
+            # Here because somebody needs a new stack, or because a stack has ended: both leave a thread to go on with.
             chosen = self._take_handoff()
+            stack = chosen.stack
+            if stack is None:
+                self._handoff = chosen
+                stack = Stack(self._take)
+            del chosen  # a suspended frame must not keep a thread alive that ends meanwhile
+            switch_to(stack)
 
     def _take(self, stack: Stack) -> VirtualThread | None:
         """The next unstarted thread, for a stack that has none; None ends the stack."""
         chosen = self._take_handoff() if self._handoff is not None else self._choose()
-        while chosen.stack is not None:
+        while (target := chosen.stack) is not None:
             if len(self._idle) >= _MOST_IDLE:
                 self._handoff = chosen
                 return None
             self._idle.append(stack)
-            switch_to(chosen.stack)
+            del chosen  # as in _run
+            switch_to(target)
             chosen = self._take_handoff()
         chosen.carrier = self
         return chosen

@@ -11,6 +11,7 @@ from plait._core._runtime import close_scope, open_scope
 if TYPE_CHECKING:
     from plait._core._cancel import Container
     from plait._core._parking import Parker
+    from plait._core._timers import Entry
 
 DEADLINE_PASSED = "deadline passed"  # the reason of a cancel by time, told from others by identity
 
@@ -18,11 +19,12 @@ DEADLINE_PASSED = "deadline passed"  # the reason of a cancel by time, told from
 class DeadlineScope(CancelScope):
     """Cancelled when its deadline has come, unless it is closed first. One timer, on the carrier of its owner."""
 
-    __slots__ = ("deadline",)
+    __slots__ = ("_timer", "deadline")
 
     def __init__(self, grace: float = GRACE, container: Container | None = None) -> None:
         super().__init__(grace, container)
         self.deadline: float | None = None  # instant; None before and after. Owner only
+        self._timer: Entry | None = None  # likewise
 
     @property
     def has_expired(self) -> bool:
@@ -37,25 +39,21 @@ class DeadlineScope(CancelScope):
             if seconds <= 0:
                 self.expire(0)
             else:
-                me.add_timer(self.deadline, self, 0)
+                self._timer = me.add_timer(self.deadline, self, 0)
         return me
 
     def leave(self) -> None:
         """Close it. Raises `RuntimeError` if it is not the calling thread's innermost scope."""
         me = self.owner
         close_scope(self)
-        if self.deadline is not None:
-            self.deadline = None
-            if self.cancelled_at is None:
-                me.retire_timer()  # type: ignore[union-attr]
+        self.deadline = None
+        if self._timer is not None:
+            me.retire_timer(self._timer)  # type: ignore[union-attr]
+            self._timer = None
 
     def expire(self, epoch: int) -> None:
         """The deadline has come."""
         self.cancel_scope(DEADLINE_PASSED, self)
-
-    def waits(self, epoch: int) -> bool:
-        """Whether the timer is still wanted."""
-        return self.deadline is not None and self.cancelled_at is None
 
 
 def check_seconds(seconds: object, what: str) -> float:

@@ -71,6 +71,10 @@ def wait(
                 if told is not None:
                     told.alive = alive  # type: ignore[assignment]
                 return True
+            except BaseException:  # a signal handler's: the wake that this wait may have got is for somebody else
+                if me.outcome == WOKEN:
+                    wake_one(key)
+                raise
             finally:
                 _dequeue(key, me)
             if attempt():

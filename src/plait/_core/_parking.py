@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from plait._core._continuation import Stack
-    from plait._core._timers import Target
+    from plait._core._timers import Entry, Target
 
 WAITING: int = outcomes["WAITING"]
 SHIELDED: int = outcomes["SHIELDED"]
@@ -87,11 +87,11 @@ class Parker(Victim):
         """Let the thread go on: who has won a claim calls it, once. Any thread."""
         raise NotImplementedError
 
-    def add_timer(self, when: float, target: Target, epoch: int) -> None:
-        """Have `target.expire(epoch)` called at the instant `when`. Owner only."""
+    def add_timer(self, when: float, target: Target, epoch: int) -> Entry:
+        """Have `target.expire(epoch)` called at the instant `when`; the entry to retire it by. Owner only."""
         raise NotImplementedError
 
-    def retire_timer(self) -> None:
+    def retire_timer(self, entry: Entry) -> None:
         """A timer added here is over before its time. Owner only."""
         raise NotImplementedError
 

@@ -1,12 +1,16 @@
 """Platform threads as parkers: the main thread, or any other OS thread, that waits under plait's rules.
 
 A record exists per OS thread and is *bound* (leaves become cooperative there) only while the thread has a scope open.
-It waits natively: on its gate, a lock that is always held, which each resume releases once; or, when it waits for a
-descriptor, in poll(2) on that descriptor and an eventfd. Which of the two is chosen before the wait is armed and is
-not changed until it is over, so a resumer reads it safely.
+It waits natively, for a bell: a lock that is held while the bell is silent; or, when it waits for a descriptor, an
+eventfd in poll(2) beside that descriptor. Which of the two is chosen before the wait is armed.
 
-A signal handler may raise out of the gate (Ctrl-C in the main thread). The wait is then withdrawn: a resume that is on
-its way is consumed, so the next wait starts clean.
+    Owner:   1. arms the wait word                      Resumer: 1. claims the wait word                        [fence]
+             2. waits for the bell, and silences it              2. rings the bell, unless it rings already
+             3. looks at the word: not claimed, again from 2
+The word is the truth, the bell only says that it is time to look. So nobody has to know whether a ring has been heard:
+a signal handler may raise out of the bell (Ctrl-C in the main thread) before or after the ring of the same wait, and a
+ring that comes when its wait is over makes a later one look for nothing. No ring is lost: if the bell rings already,
+the owner has still to silence it and looks after that, when the claim is there.
 """
 
 from __future__ import annotations
@@ -14,17 +18,18 @@ from __future__ import annotations
 import os
 import select
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
 from plait import _native, _originals
 from plait._core._clock import LONGEST_WAIT, now
-from plait._core._parking import SHIELDED, TIMED_OUT, WAITING, WOKEN, Parker, WaitReason, park
+from plait._core._parking import TIMED_OUT, WOKEN, Parker, WaitReason, park
 from plait._originals import lock_acquire, lock_release, poll_poll
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from plait._core._timers import Target
+    from plait._core._timers import Entry, Target
 
 _record = threading.local()
 
@@ -32,11 +37,11 @@ _record = threading.local()
 class PlatformThread(Parker):
     """The record of one OS thread."""
 
-    __slots__ = ("__weakref__", "_bound", "_gate", "_wakeup", "_watched", "name")
+    __slots__ = ("__weakref__", "_bell", "_bound", "_wakeup", "_watched", "name")
 
     # Set by the runtime: deadlines of scopes opened here are kept by a carrier.
-    arm_timer: ClassVar[Callable[[float, Target, int], None]]
-    end_timer: ClassVar[Callable[[], None]]
+    push_timer: ClassVar[Callable[[Entry], None]]
+    end_timer: ClassVar[Callable[[Entry], None]]
 
     def __init__(self) -> None:
         self.scope = None
@@ -44,8 +49,8 @@ class PlatformThread(Parker):
         self.delivery = None
         self.waits_for = None
         self.name = threading.current_thread().name
-        self._gate = _originals.allocate_lock()
-        lock_acquire(self._gate)
+        self._bell = _originals.allocate_lock()
+        lock_acquire(self._bell)
         self._wakeup: int | None = None  # an eventfd, made at the first wait for a descriptor
         self._watched: tuple[int, int] | None = None  # descriptor and events of the present wait; owner
         self._bound = 0  # how many scopes this thread has open
@@ -68,63 +73,57 @@ class PlatformThread(Parker):
         if not self._bound:
             _native.bind(None)
 
-    def add_timer(self, when: float, target: Target, epoch: int) -> None:
+    def add_timer(self, when: float, target: Target, epoch: int) -> Entry:
         """Have it called by a carrier."""
-        PlatformThread.arm_timer(when, target, epoch)
+        entry: Entry = [when, 0, target, epoch]
+        PlatformThread.push_timer(entry)
+        return entry
 
-    def retire_timer(self) -> None:
+    def retire_timer(self, entry: Entry) -> None:
         """Tell that carrier."""
-        PlatformThread.end_timer()
+        PlatformThread.end_timer(entry)
 
     def resume(self) -> None:
-        """Open the gate, or interrupt the poll."""
+        """Ring."""
         if self._watched is None:
-            lock_release(self._gate)
+            with suppress(RuntimeError):  # it rings already
+                lock_release(self._bell)
         else:
             assert self._wakeup is not None
             os.eventfd_write(self._wakeup, 1)
 
     def absorb(self) -> None:
-        """Wait for the resume that is on its way."""
-        if self._watched is None:
-            lock_acquire(self._gate)
-        else:
-            assert self._wakeup is not None
-            os.eventfd_read(self._wakeup)
+        """A ring that is on its way does no harm."""
 
     def drop_timer(self) -> None:
         """A wait here sets none."""
 
     def leave(self, epoch: int, limit: float | None) -> None:
-        """Wait on the gate or the descriptor."""
-        wait = self._wait_gate if self._watched is None else self._wait_descriptor
+        """Wait for the bell or the descriptor."""
         try:
-            while True:
-                patience = LONGEST_WAIT if limit is None else limit - now()
-                if wait(epoch, min(max(patience, 0.0), LONGEST_WAIT)):
-                    return
-                if limit is not None and now() >= limit and self.claim(epoch, TIMED_OUT):
-                    return
+            while self.waits(epoch):
+                patience = LONGEST_WAIT if limit is None else min(max(limit - now(), 0.0), LONGEST_WAIT)
+                if self._watched is None:
+                    lock_acquire(self._bell, True, patience)
+                elif self._poll(patience):
+                    self.claim(epoch, WOKEN)
+                if limit is not None and now() >= limit:
+                    self.claim(epoch, TIMED_OUT)
         except BaseException:
-            if self.disarm() not in (WAITING, SHIELDED):
-                self.absorb()
+            self.disarm()
             raise
 
-    def _wait_gate(self, epoch: int, patience: float) -> bool:
-        return lock_acquire(self._gate, True, patience)
-
-    def _wait_descriptor(self, epoch: int, patience: float) -> bool:
+    def _poll(self, patience: float) -> bool:
+        """Wait for the descriptor and the bell beside it; whether the descriptor is ready."""
         assert self._watched is not None
         assert self._wakeup is not None
         poll = select.poll()
         poll.register(*self._watched)
         poll.register(self._wakeup, select.POLLIN)
-        ready = poll_poll(poll, patience * 1000)
-        if not ready:
-            return False
-        if not self.claim(epoch, WOKEN):  # the descriptor is not the winner, so a resume is here or on its way
+        ready = dict(poll_poll(poll, patience * 1000))
+        if self._wakeup in ready:
             os.eventfd_read(self._wakeup)
-        return True
+        return self._watched[0] in ready
 
     def wait_descriptor(self, fd: int, events: int, reason: WaitReason, deadline: float | None) -> bool:
         """Park until `fd` is ready for `events`; False when the instant `deadline` has come first. Owner only."""

@@ -9,6 +9,7 @@ import atexit
 import gc
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from plait import _native
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from plait._core._cancel import CancelScope
     from plait._core._container import Container
     from plait._core._parking import Parker
-    from plait._core._timers import Target
+    from plait._core._timers import Entry
 
 V = TypeVar("V", bound=VirtualThread)
 
@@ -42,7 +43,7 @@ class Runtime:
         self._next = Counter()
         self._wanted: int | None = None  # carriers asked for by configure()
         self.offload = Offload()
-        self.on_start: list[Callable[[], None]] = []  # what else must happen before the first virtual thread runs
+        self.on_start: list[Callable[[], None]] = []  # what must happen before there are carriers; can be repeated
 
     @property
     def carriers(self) -> list[Carrier]:
@@ -70,6 +71,10 @@ class Runtime:
 
     def start(self) -> list[Carrier]:
         """Start the carriers, if they are not started. Any platform thread."""
+        # Before anybody can see a carrier: who sees one may spawn, and a thread must not run over unpatched leaves. Not
+        # under the lock: the steps import modules. Two threads that start at a time both run them, which is harmless.
+        for step in self.on_start:
+            step()
         with self._lock:
             if self._carriers:
                 return self._carriers
@@ -84,9 +89,7 @@ class Runtime:
                 carrier.start()
             self._carriers = carriers
             atexit.register(self.halt)
-        for step in self.on_start:
-            step()
-        return carriers
+            return carriers
 
     def carrier_for(self, me: Parker | None) -> Carrier:
         """Where a thread spawned by `me` is queued: with its spawner; for platform threads, in turn."""
@@ -99,15 +102,15 @@ class Runtime:
             return carriers[0]
         return carriers[self._next.add(1) % len(carriers)]
 
-    def add_timer(self, when: float, target: Target, epoch: int) -> None:
+    def push_timer(self, entry: Entry) -> None:
         """A platform thread's scope has a deadline: the first carrier keeps it."""
         carrier = self.carriers[0]
-        carrier.call(lambda: carrier.timers.add(when, target, epoch))
+        carrier.call(partial(carrier.timers.push, entry))
 
-    def retire_timer(self) -> None:
-        """One of those deadlines is over before its time."""
+    def retire_timer(self, entry: Entry) -> None:
+        """One of those deadlines is over before its time. Its carrier hears of it after the push: calls keep order."""
         carrier = self.carriers[0]
-        carrier.call(carrier.timers.retire)
+        carrier.call(partial(carrier.timers.retire, entry))
 
     def halt(self) -> None:
         """Stop all carriers: the process is about to end, and what still runs on them ends with it."""
@@ -218,6 +221,6 @@ def current_thread() -> Parker:
 
 
 runtime = Runtime()
-PlatformThread.arm_timer = runtime.add_timer
+PlatformThread.push_timer = runtime.push_timer
 PlatformThread.end_timer = runtime.retire_timer
 os.register_at_fork(after_in_child=runtime.after_fork)

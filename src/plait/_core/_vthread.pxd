@@ -12,6 +12,7 @@ cdef class VirtualThread(Parker):
     cdef public object _kwargs
     cdef public object _name
     cdef public object _result
+    cdef public list _timer
     cdef public object _error
     cdef public Carrier carrier
     cdef public object context

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from plait._core._carrier import Carrier
     from plait._core._continuation import Stack
-    from plait._core._timers import Target
+    from plait._core._timers import Entry, Target
 
 _serials = count(1)
 
@@ -63,6 +63,7 @@ class VirtualThread(Parker):
         "_kwargs",
         "_name",
         "_result",
+        "_timer",
         "carrier",
         "context",
         "group",
@@ -78,6 +79,7 @@ class VirtualThread(Parker):
     group: Container  # that it was spawned in
     status: int  # PENDING, then the outcome. Written by the owner before it settles
     watchers: Watchers | None  # published by whoever wants to be told
+    _timer: Entry | None  # of the present wait, if that has a limit. The owner's alone
     has_ident: bool  # CPython's threading may hold a record under its identity. The owner's alone
 
     def prepare(
@@ -107,6 +109,7 @@ class VirtualThread(Parker):
         self.waits_for = None
         self.carrier = None
         self.stack = None
+        self._timer = None
         self.has_ident = False
         self.status = PENDING
         self._result: Any = None
@@ -138,12 +141,13 @@ class VirtualThread(Parker):
                 self.nudge()
         carrier = self.carrier
         if limit is not None:
-            carrier.timers.add(limit, self, epoch)  # type: ignore[union-attr]
+            self._timer = carrier.timers.add(limit, self, epoch)  # type: ignore[union-attr]
         return carrier.next_stack(self)  # type: ignore[union-attr]
 
     def drop_timer(self) -> None:
-        """One entry of the carrier's heap is stale."""
-        self.carrier.timers.retire()  # type: ignore[union-attr]
+        """Take it off the carrier's heap."""
+        self.carrier.timers.retire(self._timer)  # type: ignore[union-attr, arg-type]
+        self._timer = None
 
     def absorb(self) -> None:
         """Take the place in the run queue that a claim has given, or is about to give."""
@@ -164,15 +168,15 @@ class VirtualThread(Parker):
         if self.claim(epoch, TIMED_OUT):
             self.resume()
 
-    def add_timer(self, when: float, target: Target, epoch: int) -> None:
+    def add_timer(self, when: float, target: Target, epoch: int) -> Entry:
         """Have it called by this thread's carrier."""
         assert self.carrier is not None
-        self.carrier.timers.add(when, target, epoch)
+        return self.carrier.timers.add(when, target, epoch)
 
-    def retire_timer(self) -> None:
+    def retire_timer(self, entry: Entry) -> None:
         """Tell this thread's carrier."""
         assert self.carrier is not None
-        self.carrier.timers.retire()
+        self.carrier.timers.retire(entry)
 
     def yield_now(self) -> None:
         """Let the others that can run have their turn."""

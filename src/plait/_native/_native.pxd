@@ -12,6 +12,7 @@ cpdef copied_context()
 cdef class WaitWord:
     cdef uint64_t word
     cdef uint64_t settled
+    cdef readonly int outcome
     cpdef uint64_t arm(self, bint shielded=*)
     cpdef int disarm(self)
     cpdef hold(self)

@@ -131,6 +131,9 @@ cdef class WaitWord:
     and suspends; who claims the word must resume the owner. Anything that still holds an old epoch fails to claim.
     From arm() to disarm() leaves on the owner's kernel thread behave as CPython made them: nothing that runs there in
     between, such as a finalizer, may start a second wait over the first.
+
+    Attributes:
+        outcome: How the last wait stood when it was disarmed. The owner's; for who is left by an exception.
     """
 
     cpdef uint64_t arm(self, bint shielded=False):
@@ -146,8 +149,9 @@ cdef class WaitWord:
         WAITING or SHIELDED means that nobody has claimed it, and nobody will.
         """
         cdef uint64_t seen = plait_swap(&self.word, plait_load(&self.word) & ~<uint64_t>STATE)
+        self.outcome = seen & STATE
         plait_disarm()
-        return seen & STATE
+        return self.outcome
 
     cpdef bint claim(self, uint64_t epoch, uint64_t outcome):
         """End wait `epoch` of this word with `outcome` (WOKEN or TIMED_OUT); False if it was over. A full fence."""

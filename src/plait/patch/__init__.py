@@ -12,7 +12,19 @@ from __future__ import annotations
 import os
 
 from plait._core import runtime
-from plait.patch import _descriptors, _identity, _locks, _loops, _names, _polling, _queues, _rlocks, _sockets, _time
+from plait.patch import (
+    _descriptors,
+    _identity,
+    _locks,
+    _loops,
+    _names,
+    _polling,
+    _queues,
+    _rlocks,
+    _sockets,
+    _threads,
+    _time,
+)
 from plait.patch._registry import ClassPatch, Leaf, install_lock, is_in_place, put, take
 
 __all__ = ("install", "status", "uninstall")
@@ -21,6 +33,7 @@ _families = (
     _time,
     _locks,
     _rlocks,
+    _threads,
     _identity,
     _queues,
     _sockets,

@@ -3,9 +3,6 @@
 Waiting for a lock is patient (design §3.2, rule 4), with one exception: `Condition.wait` waits on a lock of its own
 that nobody holds for mutual exclusion, and is interrupted at once. It is told by its caller's code, on the slow path
 alone.
-
-Up to 3.12 `Thread.join` waits on a lock that C releases when the thread ends, without a call of any method: there a
-worker of the pool does the waiting.
 """
 
 from __future__ import annotations
@@ -16,9 +13,9 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from plait._core import Parker, WaitReason, check_entry, lot_wait, lot_wake_one, now, runtime
+from plait._core import Parker, WaitReason, check_entry, lot_wait, lot_wake_one, now
 from plait._native import cooperative
-from plait._originals import lock_acquire, lock_release
+from plait._originals import lock_acquire
 from plait.patch._registry import ClassPatch, Leaf, method
 
 if TYPE_CHECKING:
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
 
 _LONGEST = threading.TIMEOUT_MAX
 _condition_wait = threading.Condition.wait.__code__
-_join_wait = getattr(getattr(threading.Thread, "_wait_for_tstate_lock", None), "__code__", None)
 
 
 def acquire(lock: Any, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - CPython's
@@ -37,14 +33,10 @@ def acquire(lock: Any, blocking: bool = True, timeout: float = -1) -> bool:  # n
         return True
     me: Parker = cooperative()
     deadline = None if timeout == -1 else now() + timeout
-    caller = _caller()
-    if caller is _condition_wait:
+    if _caller() is _condition_wait:
         if me.scope is not None:
             check_entry(me)
         return lot_wait(me, id(lock), partial(lock_acquire, lock, False), WaitReason.CONDITION, deadline)
-    if caller is _join_wait and caller is not None:
-        got: bool = runtime.offload.call(me, lock_acquire, lock, True, timeout, abandoned=partial(_give_back, lock))
-        return got
     return lot_wait(me, id(lock), partial(lock_acquire, lock, False), WaitReason.LOCK, deadline, patient=True)
 
 
@@ -64,13 +56,6 @@ def _count_own_frames() -> int:
 _OWN_FRAMES = _count_own_frames()
 
 
-def _give_back(lock: Any, got: bool) -> None:  # noqa: FBT001 - a callback
-    """A join was cancelled, and its worker got the lock after all: others may want to join, too."""
-    if got:
-        lock_release(lock)
-        lot_wake_one(id(lock))
-
-
 def enter(lock: Any) -> bool:
     """`with lock:`."""
     if lock_acquire(lock, False):
@@ -84,19 +69,10 @@ def wake(lock: Any) -> None:
     lot_wake_one(id(lock))
 
 
-def join_handle(handle: Any, timeout: float | None = None) -> None:
-    """`_thread._ThreadHandle.join` (3.13 and later): a worker does the waiting."""
-    runtime.offload.call(cooperative(), _original_join, handle, timeout)
-
-
-_handle = getattr(_thread, "_ThreadHandle", None)
-_original_join: Any = None
-
-
 def leaves() -> Sequence[Leaf | ClassPatch]:
     """What this file makes cooperative."""
     lock = _thread.LockType
-    found: list[Leaf | ClassPatch] = [
+    return [
         Leaf("_thread.lock.acquire", method(lock, "acquire"), acquire),
         Leaf("_thread.lock.acquire_lock", method(lock, "acquire_lock"), acquire),
         Leaf("_thread.lock.__enter__", method(lock, "__enter__"), enter),
@@ -104,10 +80,3 @@ def leaves() -> Sequence[Leaf | ClassPatch]:
         Leaf("_thread.lock.release_lock", method(lock, "release_lock"), None, wake),
         Leaf("_thread.lock.__exit__", method(lock, "__exit__"), None, wake),
     ]
-    if _handle is not None:
-        global _original_join  # noqa: PLW0603 - taken once, before the method is replaced
-        from plait._native import original
-
-        _original_join = original(method(_handle, "join"))
-        found.append(Leaf("_thread._ThreadHandle.join", method(_handle, "join"), join_handle))
-    return found
