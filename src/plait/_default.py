@@ -87,8 +87,6 @@ class DefaultGroup(ThreadGroup):
 
 def _after_fork() -> None:
     """In a child process: the default group's threads are not here, and nobody waits for them."""
-    global _lock  # noqa: PLW0603 - it may be held by a thread that is not here
-    _lock = Lock()
     if _default is not None:
         _default.abandon()
 

@@ -219,7 +219,6 @@ class ThreadGroup(Container):
     def abandon(self) -> None:
         """After fork, in the child: the group is empty here."""
         super().abandon()
-        self._lock = Lock()
         if self._slots is not None:
             self._slots.reset()
 

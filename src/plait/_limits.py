@@ -34,7 +34,6 @@ class Slots:
 
     def reset(self) -> None:
         """All slots are free: in a child process after fork."""
-        self._lock = Lock()
         self._free = self.limit
         self._waiting = deque()
 

@@ -131,7 +131,7 @@ class Mutex(Generic[T]):
 class Holding(Generic[T]):
     """The block in which a mutex is held; gives its value. Made by `Mutex.lock` and `Mutex.try_lock`."""
 
-    __slots__ = ("_is_held", "_mutex", "_timeout")
+    __slots__ = ("_is_held", "_mutex", "_timeout")  # _is_held: by try_lock, for the one block to come
 
     def __init__(self, mutex: Mutex[T], timeout: float | None, *, is_held: bool = False) -> None:
         self._mutex = mutex
@@ -141,7 +141,9 @@ class Holding(Generic[T]):
     def __enter__(self) -> T:
         """Hold it."""
         mutex = self._mutex
-        if not self._is_held:
+        if self._is_held:
+            self._is_held = False
+        else:
             mutex._acquire(self._timeout)  # noqa: SLF001 - two halves of one class
         try:
             return mutex._take_value()  # noqa: SLF001

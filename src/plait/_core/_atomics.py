@@ -7,7 +7,9 @@ their own on every build; nothing relies on two such steps happening together.
 
 from __future__ import annotations
 
-from plait._native import Counter, Flag, Lock, Rundown, WaitWord
+import os
+
+from plait._native import Counter, Flag, Lock, Rundown, WaitWord, count_fork
 
 __all__ = ("LOCK_ORDER", "Counter", "Flag", "Lock", "Rundown", "WaitWord")
 
@@ -20,3 +22,6 @@ LOCK_ORDER = (
     "future watchers",
     "parking lot",
 )
+
+# Before whatever else plait does in a forked child: modules further up are imported later, and called later.
+os.register_at_fork(after_in_child=count_fork)

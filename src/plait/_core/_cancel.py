@@ -194,9 +194,7 @@ def check_park(me: Victim) -> float | None:
             CancelledSwallowed,
             stacklevel=5,
         )
-    error = Cancelled(scope.cancel_reason, scope.cancel_source)
-    told.alive = weakref.ref(error)
-    raise error
+    raise deliver(me, scope)
 
 
 def check_patient(me: Victim, since: float) -> float | None:

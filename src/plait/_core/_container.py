@@ -59,7 +59,6 @@ class Container:
 
     def abandon(self) -> None:
         """After fork, in the child: none of them exists here."""
-        self._members_lock = Lock()
         self._listed = set()
         self.inside.reset()
 

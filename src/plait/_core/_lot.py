@@ -144,7 +144,5 @@ def _dequeue(key: int, me: Parker) -> None:
 
 def reset() -> None:
     """Forget everybody: in a child process after fork."""
-    global _lock, _queues  # noqa: PLW0603 - the lock may be held by a thread that is not here
-    _lock = Lock()
-    _queues = {}
+    _queues.clear()
     reset_waiters()

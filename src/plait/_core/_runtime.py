@@ -126,7 +126,6 @@ class Runtime:
         On a platform thread everything starts afresh when it is next needed. A virtual thread that has forked keeps its
         carrier, which has lost all others.
         """
-        self._lock = Lock()
         self.offload = Offload()
         _lot.reset()
         me = _native.current()

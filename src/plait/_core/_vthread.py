@@ -45,6 +45,12 @@ on_ident_end: list[Callable[[VirtualThread], None]] = []
 PENDING, SUCCEEDED, FAILED, CANCELLED = range(4)  # status
 
 
+def _label_of(fn: Callable[..., Any]) -> str:
+    """What a thread that runs `fn` is called, without its number."""
+    label: str = getattr(fn, "__qualname__", "thread")
+    return label
+
+
 class Watchers(Protocol):
     """Who wants to know that a thread has settled."""
 
@@ -61,6 +67,7 @@ class VirtualThread(Parker):
         "_fn",
         "_is_listed",
         "_kwargs",
+        "_label",
         "_name",
         "_result",
         "_timer",
@@ -96,7 +103,8 @@ class VirtualThread(Parker):
         self._kwargs = kwargs
         self.context: Context | None = context
         self._is_listed = False
-        self._name: str | None = None
+        self._name: str | None = None  # made up when somebody asks
+        self._label: str | None = None  # the function's name, once the function is gone
         self.group = group
         # As a scope it is the outermost of what it runs, owned by itself.
         self.parent = group.scope
@@ -128,7 +136,8 @@ class VirtualThread(Parker):
     def name(self) -> str:
         """The name given, or the function's name with a serial number."""
         if self._name is None:
-            self._name = f"{getattr(self._fn, '__qualname__', 'thread')}-{next(_serials)}"
+            label = self._label if self._label is not None else _label_of(self._fn)
+            self._name = f"{label}-{next(_serials)}"
         return self._name
 
     def leave(self, epoch: int, limit: float | None) -> Stack | None:
@@ -211,7 +220,6 @@ class VirtualThread(Parker):
                 else:
                     self._result = self._fn(*self._args, **self._kwargs)
             except BaseException as error:  # noqa: BLE001 - every outcome is settled
-                self._name = self.name  # while the function is there to ask
                 self._release()
                 self._fail(error)
             else:
@@ -220,6 +228,9 @@ class VirtualThread(Parker):
         WaitWord.settle(self)
         if self.watchers is not None:
             self.watchers.notify(self)
+        if self.has_ident:  # callbacks, too, may have asked who they are
+            for forget in on_ident_end:
+                forget(self)
         if self._is_listed:
             self.group.discharge(self)
         WaitWord.hold(self)
@@ -230,11 +241,9 @@ class VirtualThread(Parker):
         self.scope = None
         self.owner = None
         self.delivery = None
+        self._label = _label_of(self._fn)
         self._fn = self._args = self._kwargs = self.context = None  # type: ignore[assignment]
         self.stack.drop_locals()  # type: ignore[union-attr]
-        if self.has_ident:
-            for forget in on_ident_end:
-                forget(self)
 
     def _fail(self, error: BaseException) -> None:
         if isinstance(error, Cancelled) and pending(self) is not None:

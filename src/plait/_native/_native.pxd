@@ -40,3 +40,5 @@ cdef class Counter:
 
 cdef class Lock:
     cdef void *lock
+    cdef uint64_t forks
+    cdef _renew(self)

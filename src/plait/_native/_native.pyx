@@ -61,6 +61,9 @@ cdef extern from "pythread.h":
     int PyThread_acquire_lock(PyThread_type_lock, int) nogil
     void PyThread_release_lock(PyThread_type_lock) nogil
 
+cdef extern from "<sched.h>":
+    int sched_yield()
+
 cdef extern from "<sys/socket.h>" nogil:
     ssize_t c_recv "recv"(int fd, void *buffer, size_t size, int flags)
     ssize_t c_send "send"(int fd, const void *buffer, size_t size, int flags)
@@ -260,18 +263,25 @@ cdef class Counter:
 
 
 cdef class Lock:
-    """A plain lock for the core itself: it blocks the kernel thread, is never a leaf, and is held for moments."""
+    """A plain lock for the core itself: it blocks the kernel thread, is never a leaf, and is held for moments.
+
+    In a forked child it may be held by a thread that is not there. Each lock knows how many forks its process had seen
+    when it was made, and is replaced when it is first used after another one; the forking thread itself holds none.
+    """
 
     def __cinit__(self):
         self.lock = PyThread_allocate_lock()
         if self.lock == NULL:
             raise MemoryError("out of locks")
+        self.forks = plait_load(&forks_seen)
 
     def __dealloc__(self):
         if self.lock != NULL:
             PyThread_free_lock(self.lock)
 
     def __enter__(self):
+        if plait_load(&self.forks) != forks_seen:
+            self._renew()
         # A finalizer that runs while the lock is held must not come back here: the holder is this kernel thread.
         plait_hold(1)
         if not PyThread_acquire_lock(self.lock, 0):
@@ -281,6 +291,31 @@ cdef class Lock:
     def __exit__(self, kind, error, traceback):
         PyThread_release_lock(self.lock)
         plait_hold(-1)
+
+    cdef _renew(self):
+        # What is replaced is left alone: a lock that is held must not be freed. Two threads may come here at a time.
+        lock = PyThread_allocate_lock()
+        if lock == NULL:
+            raise MemoryError("out of locks")
+        while not plait_cas(&renewing, 0, 1):
+            sched_yield()
+        if self.forks != forks_seen:
+            self.lock, lock = lock, NULL
+            plait_swap(&self.forks, forks_seen)
+        plait_swap(&renewing, 0)
+        if lock != NULL:
+            PyThread_free_lock(lock)
+
+
+cdef uint64_t forks_seen = 0
+cdef uint64_t renewing = 0  # one lock is being replaced
+
+
+def count_fork():
+    """In a forked child, before anything else: every Lock is free again."""
+    global forks_seen
+    forks_seen += 1
+    plait_swap(&renewing, 0)
 
 
 # ---- system calls that do not wait ---------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ One file a family; each has `leaves()`. This file installs them when the runtime
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from plait._core import runtime
 from plait.patch import (
@@ -25,7 +26,10 @@ from plait.patch import (
     _threads,
     _time,
 )
-from plait.patch._registry import ClassPatch, Leaf, install_lock, is_in_place, put, take
+from plait.patch._registry import Patch, install_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ("install", "status", "uninstall")
 
@@ -42,7 +46,7 @@ _families = (
     _descriptors,
     _loops,
 )
-_patches: dict[str, list[Leaf | ClassPatch]] = {}  # by family, made at the first install. Under install_lock
+_patches: dict[str, Sequence[Patch]] = {}  # by family, made at the first install. Under install_lock
 
 
 def install() -> None:
@@ -60,7 +64,7 @@ def install() -> None:
             if name not in _patches:
                 _patches[name] = family.leaves()
             for patch in _patches[name]:
-                put(patch)
+                patch.put()
 
 
 def uninstall() -> None:
@@ -71,13 +75,13 @@ def uninstall() -> None:
     with install_lock:
         for patches in _patches.values():
             for patch in patches:
-                take(patch)
+                patch.take()
 
 
 def status() -> dict[str, bool]:
     """For each leaf, by name, whether it is cooperative now."""
     with install_lock:
-        return {patch.name: is_in_place(patch) for patches in _patches.values() for patch in patches}
+        return {patch.name: patch.is_in_place for patches in _patches.values() for patch in patches}
 
 
 def _install_unless_told_otherwise() -> None:

@@ -21,13 +21,12 @@ from plait.patch._registry import ClassPatch, Leaf, method
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_LONGEST = threading.TIMEOUT_MAX
 _condition_wait = threading.Condition.wait.__code__
 
 
 def acquire(lock: Any, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - CPython's
     """`lock.acquire`."""
-    if not blocking or (timeout != -1 and not 0 <= timeout <= _LONGEST):
+    if not blocking or (timeout != -1 and not 0 <= timeout <= threading.TIMEOUT_MAX):
         return lock_acquire(lock, blocking, timeout)  # does not wait, or refuses
     if lock_acquire(lock, False):
         return True

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 from plait import _native
 from plait._core import VirtualThread
 from plait._native import current, mark_loop, original
-from plait.patch._registry import IDENTITY, ClassPatch, Leaf, install_lock, put
+from plait.patch._registry import IDENTITY, Leaf, install_lock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
+
+    from plait.patch._registry import Patch
 
 _set_loop: Any = None  # asyncio's, taken when it is there
 _get_loop: Any = None
@@ -61,46 +63,69 @@ def _leaf(module: Any) -> Leaf:
     return Leaf("asyncio running loop", module._set_running_loop, set_running_loop, when=IDENTITY)  # noqa: SLF001
 
 
-class _Watch(MetaPathFinder, Loader):
-    """Sees `_asyncio` being imported, once."""
+class LateLeaf(MetaPathFinder, Loader):
+    """The leaf of a module that is not imported yet: put in place by watching the import."""
+
+    name = "asyncio running loop"
+
+    def __init__(self) -> None:
+        self._leaf: Leaf | None = None  # once the module is there. Under install_lock
+        self._loader: Loader | None = None  # the module's own, while it loads
+
+    # ---- the patch
+
+    def put(self) -> None:
+        """See `Patch`."""
+        if self._leaf is not None:
+            self._leaf.put()
+        elif self not in sys.meta_path:
+            sys.meta_path.insert(0, self)
+
+    def take(self) -> None:
+        """See `Patch`."""
+        if self._leaf is not None:
+            self._leaf.take()
+        elif self in sys.meta_path:
+            sys.meta_path.remove(self)
+
+    @property
+    def is_in_place(self) -> bool:
+        """See `Patch`."""
+        return self._leaf.is_in_place if self._leaf is not None else self in sys.meta_path
+
+    # ---- the import
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """Only for `_asyncio`: the spec that would be found, loaded by us."""
         if name != "_asyncio":
             return None
-        sys.meta_path.remove(self)
-        from importlib.util import find_spec
-
-        spec = find_spec(name)
-        if spec is None or spec.loader is None:
-            return None
-        self._loader = spec.loader
-        spec.loader = self
-        return spec
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(name, path, target)
+            if spec is not None and spec.loader is not None:
+                self._loader = spec.loader
+                spec.loader = self
+                return spec
+        return None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """As the real loader does."""
+        assert self._loader is not None
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """As the real loader does; then the leaf is put in place."""
+        """As the real loader does; then the leaf is put in place, unless that is no longer wanted."""
+        assert self._loader is not None
+        assert module.__spec__ is not None
+        module.__loader__ = module.__spec__.loader = self._loader
         self._loader.exec_module(module)
-        module.__loader__ = self._loader
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._loader
-        leaf = _leaf(module)
-        _late.append(leaf)
         with install_lock:
-            put(leaf)
+            self._leaf = _leaf(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+                self._leaf.put()
 
 
-_late: list[Leaf | ClassPatch] = []
-
-
-def leaves() -> Sequence[Leaf | ClassPatch]:
+def leaves() -> Sequence[Patch]:
     """What this file makes cooperative."""
     module = sys.modules.get("_asyncio")
-    if module is not None:
-        return [_leaf(module)]
-    sys.meta_path.insert(0, _Watch())
-    return _late
+    return [LateLeaf() if module is None else _leaf(module)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _queue
+from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any
 
 from plait._core import Parker, WaitReason, check_entry, lot_wait, lot_wake_one, now
@@ -18,7 +19,7 @@ _Empty = _queue.Empty
 
 def get(queue: Any, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002 - CPython's
     """`SimpleQueue.get`."""
-    if not block or (timeout is not None and not timeout > 0):
+    if not block or (timeout is not None and not 0 < timeout <= TIMEOUT_MAX):
         return queue_get(queue, block, timeout)  # does not wait, or refuses
     me: Parker = cooperative()
     if me.scope is not None:

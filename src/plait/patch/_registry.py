@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from plait import _native
 from plait._core import Lock
@@ -12,6 +12,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 COOPERATIVE, IDENTITY, ALWAYS = range(3)  # when a replacement is called: see leaf.c
+
+
+class Patch(Protocol):
+    """A change to CPython that can be taken back. The caller of its methods holds the install lock."""
+
+    @property
+    def name(self) -> str:
+        """As people know it."""
+
+    def put(self) -> None:
+        """Put it in place; harmless if it is."""
+
+    def take(self) -> None:
+        """Put the original back, where the place still holds ours."""
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether it is in place now."""
 
 
 @dataclass(slots=True)
@@ -25,6 +43,22 @@ class Leaf:
     when: int = COOPERATIVE
     number: int | None = field(default=None, init=False)  # in the native table; None: not installed
 
+    def put(self) -> None:
+        """See `Patch`."""
+        if self.number is None:
+            self.number = _native.install(self.target, self.replacement, self.after, self.when)
+
+    def take(self) -> None:
+        """See `Patch`."""
+        if self.number is not None:
+            _native.uninstall(self.number)
+            self.number = None
+
+    @property
+    def is_in_place(self) -> bool:
+        """See `Patch`."""
+        return self.number is not None
+
 
 @dataclass(slots=True)
 class ClassPatch:
@@ -36,6 +70,24 @@ class ClassPatch:
     replacement: Callable[..., Any]
     original: Any = field(default=None, init=False)
 
+    def put(self) -> None:
+        """See `Patch`."""
+        if self.original is None:
+            self.original = self.cls.__dict__[self.attribute]
+            setattr(self.cls, self.attribute, self.replacement)
+
+    def take(self) -> None:
+        """See `Patch`."""
+        if self.original is not None:
+            if self.cls.__dict__.get(self.attribute) is self.replacement:
+                setattr(self.cls, self.attribute, self.original)
+            self.original = None
+
+    @property
+    def is_in_place(self) -> bool:
+        """See `Patch`."""
+        return self.original is not None
+
 
 install_lock = Lock()  # "plait.patch install"
 
@@ -43,30 +95,3 @@ install_lock = Lock()  # "plait.patch install"
 def method(cls: type, name: str) -> object | None:
     """The method descriptor `name` of a builtin class; None where this version has none."""
     return cls.__dict__.get(name)
-
-
-def put(patch: Leaf | ClassPatch) -> None:
-    """Install one. The caller holds the install lock."""
-    if isinstance(patch, Leaf):
-        if patch.number is None:
-            patch.number = _native.install(patch.target, patch.replacement, patch.after, patch.when)
-    elif patch.original is None:
-        patch.original = patch.cls.__dict__[patch.attribute]
-        setattr(patch.cls, patch.attribute, patch.replacement)
-
-
-def take(patch: Leaf | ClassPatch) -> None:
-    """Put the original back, where the place still holds ours. The caller holds the install lock."""
-    if isinstance(patch, Leaf):
-        if patch.number is not None:
-            _native.uninstall(patch.number)
-            patch.number = None
-    elif patch.original is not None:
-        if patch.cls.__dict__.get(patch.attribute) is patch.replacement:
-            setattr(patch.cls, patch.attribute, patch.original)
-        patch.original = None
-
-
-def is_in_place(patch: Leaf | ClassPatch) -> bool:
-    """Whether it is installed."""
-    return patch.number is not None if isinstance(patch, Leaf) else patch.original is not None
