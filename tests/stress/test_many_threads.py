@@ -133,8 +133,10 @@ def test_parked_threads_leave_no_memory_behind():
         """
     )
     grown, objects = map(int, out.split())
-    assert grown < 8 * 2**20
-    assert objects < 1000
+    # 20,000 threads have come and gone in between. Each carrier keeps up to 256 idle stacks, of a few objects and a few
+    # KiB; one that had little to do before may keep more afterwards.
+    assert grown < 16 * 2**20
+    assert objects < 5000
 
 
 def test_ten_thousand_groups_one_after_the_other():
