@@ -75,10 +75,10 @@ class DefaultGroup(ThreadGroup):
                 self._wait_for_children()
 
     def _wait_for_children(self) -> None:
-        me = current_thread()
+        self.owner = me = current_thread()  # whoever made the group: it is this thread that waits
         while True:
             epoch = me.arm(True)
-            self.joiner = (me, epoch)
+            self.joining = epoch
             if not self.inside.count():
                 me.withdraw()
                 return

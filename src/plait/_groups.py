@@ -265,7 +265,7 @@ class ThreadGroup(Container):
         while True:
             try:
                 epoch = me.arm(True)
-                self.joiner = (me, epoch)
+                self.joining = epoch
                 if not self.inside.count():
                     me.withdraw()
                     return interrupt

@@ -13,6 +13,7 @@ cdef class Scope(WaitWord):
 cdef class Victim(Scope):
     cdef public Scope scope
     cdef public Delivery delivery
+    cpdef set_scope(self, Scope scope)
     cpdef nudge(self)
 
 cdef class CancelScope(Scope):

@@ -92,8 +92,16 @@ class Victim(Scope):
 
     __slots__ = ("delivery", "scope")
 
-    scope: Scope | None  # the innermost. Written by the owner, read by cancellers
+    scope: Scope | None  # the innermost. Written by the owner, read by cancellers: both under the latch
     delivery: Delivery | None  # what it was told of its cancellation. The owner's alone
+
+    def set_scope(self, scope: Scope | None) -> None:
+        """Make `scope` the innermost. Owner only."""
+        former = self.scope
+        WaitWord.latch(self)
+        self.scope = scope
+        WaitWord.unlatch(self)
+        del former  # not under the latch: it may be the last reference
 
     def nudge(self) -> None:
         """End the open wait of this thread, if a canceller may. Any thread."""
@@ -116,7 +124,7 @@ class CancelScope(Scope):
         """Become the innermost scope of `owner`, which is the calling thread."""
         self.parent = owner.scope
         self.owner = owner
-        owner.scope = self
+        owner.set_scope(self)
 
     def close(self) -> None:
         """Stop being the innermost scope of the calling thread, which opened this one last."""
@@ -128,7 +136,7 @@ class CancelScope(Scope):
                 f"scopes must be closed in the reverse order of opening, by the thread that opened them: {self!r} is "
                 f"not the innermost scope of {owner!r}, {owner.scope!r} is"
             )
-        owner.scope = self.parent
+        owner.set_scope(self.parent)
         if self.cancelled_at is not None and pending(self.parent) is None:
             owner.delivery = None  # what was delivered on behalf of this scope is settled
 
@@ -241,14 +249,17 @@ def _widen(told: Delivery, scope: Scope) -> None:
 def _wake_all_under(scope: Scope) -> None:
     """Wake each thread that is parked under `scope` once. The tree is walked without recursion: it may be deep."""
     todo: list[tuple[Victim, Scope]] = []
-    if scope.owner is not None:
-        todo.append((scope.owner, scope))
+    owner = scope.owner
+    if owner is not None:
+        todo.append((owner, scope))
     if scope.container is not None:
         todo.extend((member, scope) for member in scope.container.members())
     while todo:
         thread, until = todo.pop()
         thread.nudge()
+        WaitWord.latch(thread)
         inner = thread.scope
+        WaitWord.unlatch(thread)
         while inner is not None and inner is not until:
             if inner.container is not None:
                 todo.extend((member, inner) for member in inner.container.members())

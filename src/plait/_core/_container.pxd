@@ -1,12 +1,12 @@
 from plait._core._cancel cimport Scope
-from plait._native._native cimport Lock, Rundown
+from plait._native._native cimport Lock, Rundown, uint64_t
 
 cdef class Container:
     cdef public Rundown inside
     cdef public Scope scope
     cdef public object slots
     cdef public object owner
-    cdef public object joiner
+    cdef public uint64_t joining
     cdef public Lock _members_lock
     cdef public set _listed
     cpdef enlist(self, thread)

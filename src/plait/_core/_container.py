@@ -29,7 +29,7 @@ class Slots(Protocol):
 class Container:
     """The threads of one group, and the count of those inside: its children and its body. Policy is the subclass's.
 
-    Join protocol. Owner: publishes its wait (`joiner`), then looks at the count [fence]. Last child: counts itself out
+    Join protocol. Owner: publishes its wait (`joining`), then looks at the count [fence]. Last child: counts itself out
     [fence], then looks for the owner's wait. One of them sees the other.
     """
 
@@ -38,7 +38,7 @@ class Container:
         self.scope = scope  # what children start under
         self.slots = slots  # None: no limit
         self.owner: Parker | None = None  # the thread that runs the body; written on entry
-        self.joiner: tuple[Parker, int] | None = None  # its wait for the children
+        self.joining = 0  # the epoch of its wait for the children; 0 before that. Written by the owner
         self._members_lock = Lock()
         self._listed: set[VirtualThread] = set()  # under _members_lock
 
@@ -71,6 +71,7 @@ class Container:
         if self.slots is not None:
             self.slots.release()
         if Rundown.leave(self.inside):
-            joiner = self.joiner
-            if joiner is not None:
-                joiner[0].unpark(joiner[1])
+            owner = self.owner
+            epoch = self.joining
+            if epoch:
+                owner.unpark(epoch)  # type: ignore[union-attr]

@@ -1,18 +1,15 @@
 cimport cython
 
-from plait._core._cancel cimport Scope, pending
+from plait._core._cancel cimport Scope, Victim, pending
 from plait._core._carrier cimport Carrier
 from plait._core._container cimport Container
 from plait._core._parking cimport Parker
 from plait._native._native cimport WaitWord, switch_to, uint64_t
 
-cdef _label_of(fn)
-
 cdef class VirtualThread(Parker):
     cdef public object _fn
     cdef public object _args
     cdef public object _kwargs
-    cdef public object _name
     cdef public object _label
     cdef public object _result
     cdef public list _timer

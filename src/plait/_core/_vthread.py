@@ -20,10 +20,9 @@ is the subclass that people see: one object for thread and future, since every s
 
 from __future__ import annotations
 
-from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol
 
-from plait._core._cancel import GRACE, pending
+from plait._core._cancel import GRACE, Victim, pending
 from plait._core._container import Container
 from plait._core._parking import TIMED_OUT, Parker
 from plait._errors import Cancelled
@@ -37,18 +36,10 @@ if TYPE_CHECKING:
     from plait._core._continuation import Stack
     from plait._core._timers import Entry, Target
 
-_serials = count(1)
-
 # Drops what CPython's threading keeps under a thread's identity; filled by plait.patch, which gives identities out.
 on_ident_end: list[Callable[[VirtualThread], None]] = []
 
 PENDING, SUCCEEDED, FAILED, CANCELLED = range(4)  # status
-
-
-def _label_of(fn: Callable[..., Any]) -> str:
-    """What a thread that runs `fn` is called, without its number."""
-    label: str = getattr(fn, "__qualname__", "thread")
-    return label
 
 
 class Watchers(Protocol):
@@ -68,7 +59,6 @@ class VirtualThread(Parker):
         "_is_listed",
         "_kwargs",
         "_label",
-        "_name",
         "_result",
         "_timer",
         "carrier",
@@ -103,8 +93,7 @@ class VirtualThread(Parker):
         self._kwargs = kwargs
         self.context: Context | None = context
         self._is_listed = False
-        self._name: str | None = None  # made up when somebody asks
-        self._label: str | None = None  # the function's name, once the function is gone
+        self._label: str = getattr(fn, "__qualname__", "thread")  # now, while the function is sure to be there
         self.group = group
         # As a scope it is the outermost of what it runs, owned by itself.
         self.parent = group.scope
@@ -134,11 +123,8 @@ class VirtualThread(Parker):
 
     @property
     def name(self) -> str:
-        """The name given, or the function's name with a serial number."""
-        if self._name is None:
-            label = self._label if self._label is not None else _label_of(self._fn)
-            self._name = f"{label}-{next(_serials)}"
-        return self._name
+        """The function's name with a number. Any thread."""
+        return f"{self._label}-{self.number()}"
 
     def leave(self, epoch: int, limit: float | None) -> Stack | None:
         """Set the timer, and let the carrier choose who runs next."""
@@ -238,10 +224,9 @@ class VirtualThread(Parker):
 
     def _release(self) -> None:
         """Let go of what only the run needed; the future may live on for long."""
-        self.scope = None
+        Victim.set_scope(self, None)
         self.owner = None
         self.delivery = None
-        self._label = _label_of(self._fn)
         self._fn = self._args = self._kwargs = self.context = None  # type: ignore[assignment]
         self.stack.drop_locals()  # type: ignore[union-attr]
 

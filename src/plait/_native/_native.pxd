@@ -12,6 +12,8 @@ cpdef copied_context()
 cdef class WaitWord:
     cdef uint64_t word
     cdef uint64_t settled
+    cdef uint64_t latched
+    cdef uint64_t serial
     cdef readonly int outcome
     cpdef uint64_t arm(self, bint shielded=*)
     cpdef int disarm(self)
@@ -21,6 +23,9 @@ cdef class WaitWord:
     cpdef settle(self)
     cpdef bint is_settled(self)
     cpdef bint waits(self, uint64_t epoch)
+    cpdef latch(self)
+    cpdef unlatch(self)
+    cpdef uint64_t number(self)
 
 cdef class Flag:
     cdef uint64_t raised

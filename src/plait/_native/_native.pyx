@@ -35,7 +35,13 @@ cdef extern from *:
     static inline uint64_t plait_add(uint64_t *cell, int64_t step)
     { return __atomic_add_fetch(cell, (uint64_t)step, __ATOMIC_SEQ_CST); }
     static inline void plait_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+    #ifdef Py_GIL_DISABLED
+    #define PLAIT_IS_FREE_THREADED 1
+    #else
+    #define PLAIT_IS_FREE_THREADED 0
+    #endif
     """
+    bint IS_FREE_THREADED "PLAIT_IS_FREE_THREADED"
     bint plait_cas(uint64_t *cell, uint64_t seen, uint64_t wanted) nogil
     uint64_t plait_load(uint64_t *cell) nogil
     uint64_t plait_swap(uint64_t *cell, uint64_t wanted) nogil
@@ -191,6 +197,29 @@ cdef class WaitWord:
         cdef uint64_t seen = plait_load(&self.word)
         return seen == (epoch << 3 | WAITING) or seen == (epoch << 3 | SHIELDED)
 
+    cpdef latch(self):
+        """Shut others out, for one access to a field that its owner changes while others read it.
+
+        On builds with a GIL that is what the GIL does. A spin lock: between this and unlatch() nothing may run that
+        could take long, detach the kernel thread, or free an object.
+        """
+        if IS_FREE_THREADED:
+            while not plait_cas(&self.latched, 0, 1):
+                sched_yield()
+
+    cpdef unlatch(self):
+        """Let them in again."""
+        if IS_FREE_THREADED:
+            plait_swap(&self.latched, 0)
+
+    cpdef uint64_t number(self):
+        """A number of its own, drawn when first asked for. Any thread."""
+        cdef uint64_t drawn
+        if plait_load(&self.serial) == 0:
+            drawn = plait_add(&numbers, 1)
+            plait_cas(&self.serial, 0, drawn)
+        return plait_load(&self.serial)
+
     def is_waiting(self):
         """Whether a wait is announced and nobody has claimed it."""
         cdef uint64_t state = plait_load(&self.word) & STATE
@@ -199,6 +228,9 @@ cdef class WaitWord:
     def state(self):
         """The state, for dumps and tests."""
         return plait_load(&self.word) & STATE
+
+
+cdef uint64_t numbers = 0  # drawn so far
 
 
 cdef class Flag:
