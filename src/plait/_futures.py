@@ -41,15 +41,29 @@ _NAMES = {SUCCEEDED: "FINISHED", FAILED: "FINISHED", CANCELLED: "CANCELLED_AND_N
 
 
 class _Watchers:
-    """Who wants to know when a future is done. Made when the first one asks."""
+    """Who wants to know when a future is done. Made when the first one asks.
 
-    __slots__ = ("callbacks", "condition", "parked", "waiters")
+    The functions of `concurrent.futures` count on a state that does not change while they hold the future's condition.
+    A call settles without it; so once there is a condition, they are shown `is_told` instead, which changes under it.
+    """
+
+    __slots__ = ("callbacks", "condition", "is_told", "parked", "waiters")
 
     def __init__(self) -> None:
         self.parked: dict[Parker, int] = {}  # threads in result(), with the epoch of their wait. Under _lock
         self.callbacks: list[Callable[[Any], object]] = []  # under _lock
-        self.condition: threading.Condition | None = None  # for concurrent.futures.wait. Written under _lock
-        self.waiters: list[Any] = []  # its waiters. Under `condition`
+        self.condition: threading.Condition | None = None  # for concurrent.futures. Written under _lock
+        self.is_told = False  # concurrent.futures may see the end. Under `condition`, while there is none under _lock
+        self.waiters: list[Any] = []  # of concurrent.futures. Under `condition`
+
+    def make_condition(self, future: VirtualThread) -> None:
+        """Give it a condition, unless it has one."""
+        condition = threading.Condition()
+        with _lock:
+            if self.condition is None:
+                self.condition = condition
+                # Settled before this look: whether it goes on to notify or not, nobody need wait. After it: it will.
+                self.is_told = future.is_settled()
 
     def notify(self, future: VirtualThread) -> None:
         """Tell everybody."""
@@ -57,10 +71,11 @@ class _Watchers:
             parked, self.parked = self.parked, {}
             callbacks, self.callbacks = self.callbacks, []
             condition = self.condition
-        unpark_all(parked.items())
         if condition is not None:
             with condition:
-                for waiter in self.waiters:
+                waiters = [] if self.is_told else self.waiters
+                self.is_told = True
+                for waiter in waiters:
                     if future.status == SUCCEEDED:
                         waiter.add_result(future)
                     elif future.status == FAILED:
@@ -68,6 +83,7 @@ class _Watchers:
                     else:
                         waiter.add_cancelled(future)
                 condition.notify_all()
+        unpark_all(parked.items())
         for callback in callbacks:
             _call_back(callback, future)
 
@@ -111,10 +127,7 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
     def _condition(self) -> threading.Condition:  # type: ignore[override]
         watchers = self._watch()
         if watchers.condition is None:
-            condition = threading.Condition()
-            with _lock:
-                if watchers.condition is None:
-                    watchers.condition = condition
+            watchers.make_condition(self)
         assert watchers.condition is not None
         return watchers.condition
 
@@ -124,7 +137,9 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
 
     @property
     def _state(self) -> str:  # type: ignore[override]
-        if self.is_settled():
+        watchers = self.watchers
+        has_condition = isinstance(watchers, _Watchers) and watchers.condition is not None
+        if watchers.is_told if has_condition else self.is_settled():  # type: ignore[union-attr]
             return _NAMES[self.status]
         return "RUNNING" if self.carrier is not None else "PENDING"
 

@@ -140,7 +140,8 @@ class ThreadGroup(Container):
     @property
     def exception(self) -> BaseException | None:
         """The first failure, as soon as there is one."""
-        return next(iter(self._failures.values()), None)
+        with self._lock:
+            return next(iter(self._failures.values()), None)
 
     def __len__(self) -> int:
         """How many children are unfinished now."""

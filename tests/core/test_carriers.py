@@ -179,19 +179,20 @@ def test_unstarted_threads_are_stolen():
         done = []
         def body():
             with plait.ThreadGroup() as group:
-                def block():  # holds its kernel thread until others have worked
+                def block():  # starts first, and holds its kernel thread until others have worked
                     _originals.lock_acquire(gate, True, 15)
+                    return current_thread().carrier.number
                 def work(n):
                     done.append(current_thread().carrier.number)
                     if len(done) == 20:
                         _originals.lock_release(gate)
-                group.spawn(block)
+                blocked = group.spawn(block)
                 for n in range(20):
                     group.spawn(work, n)
-                return current_thread().carrier.number
+            return blocked.result()
         with plait.ThreadGroup() as group:
-            mine = group.spawn(body)
-        print(len(done), mine.result() in done and len(set(done)) < 2)
+            blocked = group.spawn(body)
+        print(len(done), blocked.result() in done)
         """,
         PLAIT_CARRIERS=4,
     )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait import _originals
 from plait._core._atomics import Lock
+from plait._core._cancel import check_entry
 from plait._core._parking import TIMED_OUT, Parker, WaitReason, park
 from plait._originals import lock_acquire, lock_release
 
@@ -71,6 +72,8 @@ class Offload:
         Raises what the call raises; `TimeoutError` when the instant `deadline` comes first. On either kind of leaving
         the call goes on, and its result goes to `abandoned`.
         """
+        if me.scope is not None:
+            check_entry(me)
         job = _Job(me, fn, args)
         job.abandoned = abandoned
         is_queued = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from plait import _originals
 from plait._core._cancel import check_entry
 from plait._core._clock import now
@@ -40,5 +42,7 @@ def _number_of(seconds: object) -> float:
         return float(seconds)
     if hasattr(type(seconds), "__index__"):
         return type(seconds).__index__(seconds)  # type: ignore[attr-defined, no-any-return]
+    if sys.version_info >= (3, 15) and hasattr(type(seconds), "__float__"):
+        return float(seconds)  # type: ignore[arg-type]
     _originals.sleep(seconds)  # type: ignore[arg-type]  # refuses it
     raise TypeError(f"{seconds!r} is no number of seconds")
