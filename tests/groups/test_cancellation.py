@@ -261,6 +261,96 @@ def test_time_limit_in_clean_up_holds(where):
     run_anywhere(where, body)
 
 
+@WHERE
+def test_group_in_clean_up_works(where):
+    """A group opened during clean-up runs its children; one that fails is contained in it."""
+
+    def body():
+        trace = []
+
+        def work():
+            try:
+                time.sleep(3600)
+            finally:
+                with ThreadGroup(max_concurrency=1) as group:
+                    futures = [group.spawn(lambda n: time.sleep(0.001) or n, n) for n in range(3)]
+                trace.append([future.result() for future in futures])
+                try:
+                    with ThreadGroup() as group:
+                        sibling = group.spawn(sleep_forever)
+                        wait_parked(sibling)
+                        group.spawn(lambda: 1 / 0)
+                        sleep_forever()
+                except ExceptionGroup as error:
+                    trace.append((sibling.cancelled(), [type(e) for e in error.exceptions]))
+                time.sleep(0.001)
+                trace.append("rested")
+
+        with move_on_after(0.005) as scope:
+            work()
+        assert scope.cancelled_caught
+        assert trace == [[0, 1, 2], (True, [ZeroDivisionError]), "rested"]
+
+    run_anywhere(where, body)
+
+
+@WHERE
+def test_groups_in_clean_up_end_with_its_grace(where):
+    """What clean-up opens, however nested and patient, is cut off when the grace of the clean-up is over."""
+
+    def body():
+        trace = []
+        lock = threading.Lock()
+
+        def child():
+            try:
+                sleep_forever()
+            except Cancelled as cancelled:
+                trace.append(("child", cancelled.source is outer))
+                with move_on_after(3600):
+                    sleep_forever()
+                raise
+
+        def work():
+            try:
+                sleep_forever()
+            finally:
+                with ThreadGroup(grace=3600) as group, move_on_after(3600):
+                    group.spawn(child)
+                    with lock:
+                        sleep_forever()
+                trace.append("went on")
+
+        outer = ThreadGroup(grace=0.02)
+        with outer:
+            outer.cancel()
+            work()
+        assert trace == [("child", True)]
+        assert current_thread().delivery is None
+
+    run_anywhere(where, body)
+
+
+def test_cancelled_children_of_clean_up_are_told_again_outside():
+    """What a thread had been told is as before when the scopes of its clean-up have closed."""
+    trace = []
+
+    def work():
+        try:
+            sleep_forever()
+        except Cancelled:
+            with move_on_after(0.001):
+                sleep_forever()
+            time.sleep(0.001)
+            trace.append("may still wait")
+            raise
+
+    with ThreadGroup() as group:
+        wait_parked(group.spawn(work))
+        group.cancel()
+    assert trace == ["may still wait"]
+
+
 def test_swallowed_is_raised_again_and_reported_once():
     """Rule 3: swallowed, it is raised again at each operation that would park, and reported once."""
     trace = []

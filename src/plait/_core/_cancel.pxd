@@ -6,6 +6,8 @@ cdef class Scope(WaitWord):
     cdef public object container
     cdef public object grace
     cdef public object cancelled_at
+    cdef public bint is_shield
+    cdef public double shelter
     cdef public object cancel_reason
     cdef public object cancel_source
     cpdef bint cancel_scope(self, reason, source, grace=*) except -1
@@ -17,7 +19,7 @@ cdef class Victim(Scope):
     cpdef nudge(self)
 
 cdef class CancelScope(Scope):
-    pass
+    cdef public Delivery _told
 
 cdef class Delivery:
     cdef public Scope scope

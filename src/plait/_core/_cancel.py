@@ -16,6 +16,11 @@ may park, until the scope's grace, counted from the delivery, is over. If the ex
 scope, somebody swallowed it: it is raised again at the next operation that would park, and reported once. The grace of
 a scope is granted once, so no loop of swallowing can last longer.
 
+Clean-up may open scopes and groups of its own. A scope that is opened while the thread cleans up is a *shield*: what is
+below it does not see the cancels above, until the clean-up's time is over. All below know that instant (`shelter`):
+it bounds their waits, and whatever grace they are granted. The shield keeps what the thread had been told, and gives it
+back when it closes.
+
 Protocol (cancel and park).
     Victim:     1. joins the container of its group, on its first wait (under the container's lock)
                 2. arms its wait word                                                            [fence]
@@ -63,13 +68,25 @@ class Scope(WaitWord):
     scopes leave the word alone.
     """
 
-    __slots__ = ("cancel_reason", "cancel_source", "cancelled_at", "container", "grace", "owner", "parent")
+    __slots__ = (
+        "cancel_reason",
+        "cancel_source",
+        "cancelled_at",
+        "container",
+        "grace",
+        "is_shield",
+        "owner",
+        "parent",
+        "shelter",
+    )
 
     parent: Scope | None  # written once, before anybody else can see the node
     owner: Victim | None  # written by the owner on entry
     container: Container | None  # written once
     grace: float  # seconds; written before the cancel
     cancelled_at: float | None  # None, then the instant of the cancel, for good. Written under _cancelling
+    is_shield: bool  # opened during clean-up: hides the cancels above it until `shelter`. Written once
+    shelter: float  # the instant when the shield above, or this one, ends; 0.0: none. Written once
     cancel_reason: object  # written before cancelled_at; unset until then
     cancel_source: object  # likewise
 
@@ -111,7 +128,7 @@ class Victim(Scope):
 class CancelScope(Scope):
     """A scope that a thread opens and closes around a part of its work."""
 
-    __slots__ = ()
+    __slots__ = ("_told",)  # a shield's: what the thread had been told when it opened this scope
 
     def __init__(self, grace: float = GRACE, container: Container | None = None) -> None:
         self.parent = None
@@ -119,10 +136,22 @@ class CancelScope(Scope):
         self.container = container
         self.grace = grace
         self.cancelled_at = None
+        self.is_shield = False
+        self.shelter = 0.0
+        self._told: Delivery | None = None
 
     def open(self, owner: Victim) -> None:
         """Become the innermost scope of `owner`, which is the calling thread."""
-        self.parent = owner.scope
+        parent = owner.scope
+        told = owner.delivery
+        if parent is not None:
+            self.shelter = parent.shelter
+        if told is not None and told.alive() is not None:
+            self.is_shield = True
+            self.shelter = told.until
+            self._told = told
+            owner.delivery = None
+        self.parent = parent
         self.owner = owner
         owner.set_scope(self)
 
@@ -137,20 +166,24 @@ class CancelScope(Scope):
                 f"not the innermost scope of {owner!r}, {owner.scope!r} is"
             )
         owner.set_scope(self.parent)
-        if self.cancelled_at is not None and pending(self.parent) is None:
+        if self.is_shield:
+            owner.delivery = self._told
+        elif self.cancelled_at is not None and pending(self) is self:
             owner.delivery = None  # what was delivered on behalf of this scope is settled
 
     def absorbs(self, error: BaseException | None) -> bool:
         """Whether `error`, which leaves this scope's block, is this scope's own cancellation."""
-        return isinstance(error, Cancelled) and self.cancelled_at is not None and pending(self.parent) is None
+        return isinstance(error, Cancelled) and pending(self) is self
 
 
 def pending(scope: Scope | None) -> Scope | None:
-    """The outermost cancelled scope from `scope` upwards, or None."""
+    """The outermost cancelled scope from `scope` upwards that no shield hides, or None."""
     found = None
     while scope is not None:
         if scope.cancelled_at is not None:
             found = scope
+        if scope.is_shield and now() < scope.shelter:
+            break
         scope = scope.parent
     return found
 
@@ -160,10 +193,10 @@ class Delivery:
 
     __slots__ = ("alive", "is_reported", "scope", "until")
 
-    def __init__(self, scope: Scope, error: Cancelled) -> None:
+    def __init__(self, scope: Scope, error: Cancelled, until: float) -> None:
         self.scope = scope
         self.alive = weakref.ref(error)
-        self.until = now() + scope.grace
+        self.until = until
         self.is_reported = False
 
 
@@ -175,7 +208,7 @@ def check_entry(me: Victim) -> None:
         if told is None:
             raise deliver(me, scope)
         if told.scope is not scope:
-            _widen(told, scope)
+            _widen(me, scope)
 
 
 def check_park(me: Victim) -> float | None:
@@ -185,12 +218,12 @@ def check_park(me: Victim) -> float | None:
     """
     scope = pending(me.scope)
     if scope is None:
-        return None
+        return me.scope.shelter or None  # type: ignore[union-attr]
     told = me.delivery
     if told is None:
         raise deliver(me, scope)
     if told.scope is not scope:
-        _widen(told, scope)
+        _widen(me, scope)
     if told.alive() is not None:
         if now() < told.until:
             return told.until
@@ -213,7 +246,7 @@ def check_patient(me: Victim, since: float) -> float | None:
     """
     scope = pending(me.scope)
     if scope is None:
-        return None
+        return me.scope.shelter or None  # type: ignore[union-attr]
     assert scope.cancelled_at is not None
     until = max(scope.cancelled_at, since) + scope.grace
     if now() < until:
@@ -225,7 +258,7 @@ def deliver(me: Victim, scope: Scope) -> Cancelled:
     """The `Cancelled` to raise on `me` for `scope`, outside the rules of cancel points."""
     error = Cancelled(scope.cancel_reason, scope.cancel_source)
     if me.delivery is None:
-        me.delivery = Delivery(scope, error)
+        me.delivery = Delivery(scope, error, _end_of_grace(me, scope))
     else:
         me.delivery.alive = weakref.ref(error)
     return error
@@ -240,10 +273,19 @@ def is_under(scope: Scope | None, ancestor: Scope) -> bool:
     return False
 
 
-def _widen(told: Delivery, scope: Scope) -> None:
+def _widen(me: Victim, scope: Scope) -> None:
     """An outer scope was cancelled while the thread unwinds for an inner one: the same exception goes on to it."""
+    told = me.delivery
+    assert told is not None
     told.scope = scope
-    told.until = now() + scope.grace
+    told.until = _end_of_grace(me, scope)
+
+
+def _end_of_grace(me: Victim, scope: Scope) -> float:
+    """Until when clean-up for `scope`, which begins now, may park: no longer than the clean-up that it is part of."""
+    until = now() + scope.grace
+    shelter = me.scope.shelter  # type: ignore[union-attr]
+    return min(until, shelter) if shelter else until
 
 
 def _wake_all_under(scope: Scope) -> None:

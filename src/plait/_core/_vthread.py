@@ -102,6 +102,8 @@ class VirtualThread(Parker):
         self.container = None
         self.grace = GRACE
         self.cancelled_at = None
+        self.is_shield = False
+        self.shelter = group.scope.shelter
         self.delivery = None
         self.waits_for = None
         self.carrier = None
