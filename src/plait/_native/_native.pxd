@@ -1,5 +1,7 @@
 # What compiled modules of the core call without going through Python.
 
+cimport cython
+
 cdef extern from *:
     ctypedef unsigned long long uint64_t
     ctypedef long long int64_t
@@ -18,6 +20,7 @@ cdef class WaitWord:
     cpdef uint64_t arm(self, bint shielded=*)
     cpdef int disarm(self)
     cpdef hold(self)
+    cpdef let_go(self)
     cpdef bint claim(self, uint64_t epoch, uint64_t outcome)
     cpdef bint interrupt(self)
     cpdef settle(self)
@@ -27,23 +30,37 @@ cdef class WaitWord:
     cpdef unlatch(self)
     cpdef uint64_t number(self)
 
+@cython.final
 cdef class Flag:
     cdef uint64_t raised
     cpdef set(self)
     cpdef clear(self)
     cpdef bint take(self)
 
+@cython.final
 cdef class Rundown:
     cdef uint64_t inside
     cpdef bint enter(self)
     cpdef bint leave(self)
     cpdef uint64_t count(self)
 
+@cython.final
 cdef class Counter:
     cdef uint64_t total
     cpdef int64_t add(self, int64_t step)
 
+@cython.final
 cdef class Lock:
     cdef void *lock
     cdef uint64_t forks
     cdef _renew(self)
+
+@cython.final
+cdef class Queue:
+    cdef list cells
+    cdef uint64_t first
+    cdef uint64_t count
+    cpdef put(self, item)
+    cdef grow(self)
+    cpdef take(self)
+    cpdef uint64_t size(self)

@@ -11,29 +11,39 @@ Atomics. Every operation that changes a cell is sequentially consistent and a fu
 the protocols of the core (idle, parking, cancel) are of the form "store mine, then look at yours" on both sides, and
 they count on it. Python's own attribute accesses are release and acquire on free-threaded builds, no more.
 """
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from cpython.contextvars cimport PyContext_CopyCurrent
+from cpython.list cimport PyList_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, ENOSYS, EOPNOTSUPP, errno
 
 cdef extern from *:
     """
     #include <stdint.h>
+    /* The fence beside a read-modify-write: none on x86, where that is one by itself. */
+    #if defined(__x86_64__) || defined(__i386__)
+    #define PLAIT_RMW_FENCE() ((void)0)
+    #else
+    #define PLAIT_RMW_FENCE() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+    #endif
     static inline int plait_cas(uint64_t *cell, uint64_t seen, uint64_t wanted)
     {
-        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        PLAIT_RMW_FENCE();
         return __atomic_compare_exchange_n(cell, &seen, wanted, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     }
     static inline uint64_t plait_load(uint64_t *cell) { return __atomic_load_n(cell, __ATOMIC_SEQ_CST); }
     static inline uint64_t plait_swap(uint64_t *cell, uint64_t wanted)
     {
         uint64_t seen = __atomic_exchange_n(cell, wanted, __ATOMIC_SEQ_CST);
-        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        PLAIT_RMW_FENCE();
         return seen;
     }
     static inline uint64_t plait_add(uint64_t *cell, int64_t step)
     { return __atomic_add_fetch(cell, (uint64_t)step, __ATOMIC_SEQ_CST); }
+    static inline void plait_store(uint64_t *cell, uint64_t wanted)
+    { __atomic_store_n(cell, wanted, __ATOMIC_RELEASE); }
     static inline void plait_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
     #ifdef Py_GIL_DISABLED
     #define PLAIT_IS_FREE_THREADED 1
@@ -46,6 +56,7 @@ cdef extern from *:
     uint64_t plait_load(uint64_t *cell) nogil
     uint64_t plait_swap(uint64_t *cell, uint64_t wanted) nogil
     uint64_t plait_add(uint64_t *cell, int64_t step) nogil
+    void plait_store(uint64_t *cell, uint64_t wanted) nogil
     void plait_fence() nogil
 
 cdef extern from "here.h":
@@ -180,8 +191,12 @@ cdef class WaitWord:
                 return True
 
     cpdef hold(self):
-        """Close the gate without announcing a wait: the owner is about to run others. disarm() opens it again."""
+        """Close the gate without announcing a wait: the owner is about to run others."""
         plait_arm()
+
+    cpdef let_go(self):
+        """Open the gate that hold() has closed."""
+        plait_disarm()
 
     cpdef settle(self):
         """The owner's outcome is stored, for good. Owner only. A full fence."""
@@ -348,6 +363,56 @@ def count_fork():
     global forks_seen
     forks_seen += 1
     plait_swap(&renewing, 0)
+
+
+# ---- queues --------------------------------------------------------------------------------------------------------
+
+@cython.boundscheck(False)
+@cython.wraparound(False)
+cdef class Queue:
+    """First in, first out; any thread puts, any thread takes: a deque that compiled code reaches without Python.
+
+    A ring in a list, a power of two long, which never shrinks. Each step is a critical section: the queue's own lock on
+    free-threaded builds, nothing on others, where no other thread gets in between.
+    """
+
+    def __cinit__(self):
+        self.cells = [None] * 64
+
+    cpdef put(self, item):
+        """Append `item`, which must not be None."""
+        with cython.critical_section(self):
+            while self.count == <uint64_t>PyList_GET_SIZE(self.cells):
+                self.grow()
+            self.cells[(self.first + self.count) & (PyList_GET_SIZE(self.cells) - 1)] = item
+            plait_store(&self.count, self.count + 1)
+
+    cdef grow(self):
+        cdef list old = self.cells
+        cdef uint64_t size = PyList_GET_SIZE(old)
+        cdef uint64_t place
+        cdef list cells = [None] * <Py_ssize_t>(2 * size)
+        if self.cells is not old or self.count != size:
+            return  # up to 3.11 the collector may have run just now, and in it a finalizer that has put or taken
+        for place in range(size):
+            cells[place] = old[(self.first + place) & (size - 1)]
+        self.cells = cells
+        self.first = 0
+
+    cpdef take(self):
+        """The first item, or None if there is none."""
+        with cython.critical_section(self):
+            if self.count == 0:
+                return None
+            item = self.cells[self.first]
+            self.cells[self.first] = None
+            self.first = (self.first + 1) & (PyList_GET_SIZE(self.cells) - 1)
+            plait_store(&self.count, self.count - 1)
+            return item
+
+    cpdef uint64_t size(self):
+        """How many are in it now."""
+        return plait_load(&self.count)
 
 
 # ---- system calls that do not wait ---------------------------------------------------------------------------------
