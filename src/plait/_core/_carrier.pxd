@@ -1,15 +1,20 @@
+cimport cython
+
 from plait._core._idle cimport Idler
 from plait._core._reactor cimport Reactor
 from plait._core._timers cimport Timers
 from plait._core._vthread cimport VirtualThread
+from plait._native._native cimport Queue
 
+cdef int _FAIR, _POLL, _MOST_IDLE, _MOST_STOLEN
+cdef double _THIEF_EVERY
+
+@cython.final
 cdef class Carrier:
     cdef public object number
-    cdef public object runnable
-    cdef public object _push
-    cdef public object _pop
-    cdef public object unstarted
-    cdef public object calls
+    cdef public Queue runnable
+    cdef public Queue unstarted
+    cdef public Queue calls
     cdef public Timers timers
     cdef public object poller
     cdef public Reactor reactor
@@ -23,10 +28,14 @@ cdef class Carrier:
     cpdef submit(self, VirtualThread thread)
     cpdef make_runnable(self, VirtualThread thread)
     cpdef next_stack(self, VirtualThread me)
+    cpdef next_after(self, VirtualThread me)
     cpdef _take(self, stack)
     cdef VirtualThread _take_handoff(self)
+    @cython.locals(turn=cython.longlong, thread=VirtualThread)
     cdef VirtualThread _choose(self)
     cdef _sleep(self)
-    cdef _poll(self, timeout)
+    cdef _attend(self, list events)
+    cdef _make_calls(self)
+    @cython.locals(step=int, victim=Queue)
     cdef bint _steal(self) except -1
     cdef _invite_thief(self)

@@ -11,9 +11,9 @@ to a number; beyond it the stack ends, which brings the root back.
     who needs a stack for an unstarted thread     puts the thread into `_handoff`, switches to an idle stack or the root
     who comes back to the root, or from idling    takes `_handoff`
 
-Queues. `runnable` holds started threads of this carrier: whoever wins the claim on a wait appends, from any kernel
-thread; only the carrier takes. `unstarted` holds threads that may run anywhere: the spawner appends, the carrier takes
-from the front, other carriers steal from there too. `calls` are functions that others want run here.
+Queues. `runnable` holds started threads of this carrier: whoever wins the claim on a wait puts it there, from any kernel
+thread; only the carrier takes. `unstarted` holds threads that may run anywhere: the spawner puts them there, the carrier
+takes them, other carriers steal from there too. `calls` are functions that others want run here.
 
 Order: runnable first; every 8th turn an unstarted one first, so neither side starves; every 64th turn the poller is
 asked without waiting, so I/O and timers do not starve either.
@@ -24,7 +24,6 @@ Sleep and wake (`_idle.py` has the proof): before it sleeps, a carrier announces
 from __future__ import annotations
 
 import traceback
-from collections import deque
 from typing import TYPE_CHECKING
 
 from plait import _originals
@@ -34,6 +33,7 @@ from plait._core._idle import Idler
 from plait._core._poller import open_poller
 from plait._core._reactor import Reactor
 from plait._core._timers import Timers
+from plait._native._native import Queue
 from plait._originals import lock_acquire, lock_release
 
 if TYPE_CHECKING:
@@ -53,12 +53,9 @@ class Carrier:
 
     def __init__(self, number: int, peers: Sequence[Carrier]) -> None:
         self.number = number
-        self.runnable: deque[VirtualThread] = deque()  # any thread appends, the carrier takes
-        self.unstarted: deque[VirtualThread] = deque()  # any thread appends, any carrier takes
-        # The bound methods, taken once: looking them up costs more than they do.
-        self._push = self.runnable.append
-        self._pop = self.runnable.popleft
-        self.calls: deque[Callable[[], None]] = deque()  # any thread appends, the carrier takes
+        self.runnable: Queue[VirtualThread] = Queue()  # any thread puts, the carrier takes
+        self.unstarted: Queue[VirtualThread] = Queue()  # any thread puts, any carrier takes
+        self.calls: Queue[Callable[[], None]] = Queue()  # any thread puts, the carrier takes
         self.timers = Timers()  # the carrier's alone
         self.poller = open_poller()  # the carrier's alone, except wake()
         self.reactor = Reactor(self.poller)  # the carrier's alone
@@ -81,27 +78,25 @@ class Carrier:
 
     def submit(self, thread: VirtualThread) -> None:
         """Queue an unstarted thread here."""
-        self.unstarted.append(thread)
+        self.unstarted.put(thread)
         self.idler.notify()
 
     def make_runnable(self, thread: VirtualThread) -> None:
         """Queue a started thread of this carrier, whose wait the caller has won."""
-        self._push(thread)
+        self.runnable.put(thread)
         self.idler.notify()
 
     def call(self, function: Callable[[], None]) -> None:
         """Have `function` run on this carrier soon. It must not park."""
-        self.calls.append(function)
+        self.calls.put(function)
         self.idler.notify()
 
     def survive_fork(self) -> None:
         """In a forked child, on this carrier's kernel thread, which is the only one left: nobody else is here."""
         self.number = 0
-        self.runnable = deque()
-        self._push = self.runnable.append
-        self._pop = self.runnable.popleft
-        self.unstarted = deque()
-        self.calls = deque()
+        self.runnable = Queue()
+        self.unstarted = Queue()
+        self.calls = Queue()
         self.timers = Timers()
         self.poller.close()
         self.poller = open_poller()
@@ -143,6 +138,11 @@ class Carrier:
         self._handoff = chosen
         return self._idle.pop() if self._idle else self._root
 
+    def next_after(self, me: VirtualThread) -> Stack | None:
+        """As `next_stack`, for a thread that can go on at once, but lets others go first. Nobody needs to be notified."""
+        self.runnable.put(me)
+        return self.next_stack(me)
+
     def _run(self) -> None:
         """The root: makes stacks, and switches to what is chosen."""
         self._root = Stack.root()
@@ -182,21 +182,21 @@ class Carrier:
         while True:
             self._turn = turn = self._turn + 1
             if not turn & _POLL:
-                self._poll(0.0)
-            if self.calls:
+                self._attend(self.poller.wait(0.0))
+            if self.calls.size():
                 self._make_calls()
-            if self.runnable and (turn & _FAIR or not self.unstarted):
-                return self._pop()
-            if self.unstarted:
-                try:
-                    thread = self.unstarted.popleft()
-                except IndexError:  # a thief was quicker
-                    continue
-                if self.unstarted and len(self._peers) > 1:
+            if turn & _FAIR or not self.unstarted.size():
+                thread = self.runnable.take()
+                if thread is not None:
+                    return thread
+            thread = self.unstarted.take()
+            if thread is not None:
+                if self.unstarted.size() and len(self._peers) > 1:
                     self._invite_thief()
                 return thread
-            if self.runnable:
-                return self._pop()
+            thread = self.runnable.take()
+            if thread is not None:
+                return thread
             if not self._steal():
                 self._sleep()
 
@@ -205,28 +205,28 @@ class Carrier:
         due = self.timers.next_instant()
         timeout = LONGEST_WAIT if due is None else min(max(due - now(), 0.0), LONGEST_WAIT)
         if self.idler.prepare(self._has_work):
-            self._poll(timeout)
-            self.idler.awake()
+            events = self.poller.wait(timeout)
+            self.idler.awake()  # before anything is queued here, or this carrier would wake itself
+            self._attend(events)
 
     def _has_work(self) -> bool:
         """Whether there is anything to run, here or to steal."""
-        if self.runnable or self.unstarted or self.calls:
+        if self.runnable.size() or self.unstarted.size() or self.calls.size():
             return True
-        return any(peer.unstarted for peer in self._peers)
+        return any(peer.unstarted.size() for peer in self._peers)
 
-    def _poll(self, timeout: float) -> None:
-        events = self.poller.wait(timeout)
+    def _attend(self, events: list[tuple[int, int]]) -> None:
+        """Let those run whom these events, the time or a call from outside concern."""
         if events:
             self.reactor.dispatch(events)
         if self.timers:
             self.timers.expire_until(now())
-        if self.calls:
-            self._make_calls()
+        self._make_calls()
 
     def _make_calls(self) -> None:
-        while self.calls:
+        while (function := self.calls.take()) is not None:
             try:
-                self.calls.popleft()()
+                function()
             except BaseException:  # noqa: BLE001 - it must not leave through whatever thread happens to park here
                 traceback.print_exc()
 
@@ -234,12 +234,12 @@ class Carrier:
         """Take up to half of another carrier's unstarted threads."""
         for step in range(1, len(self._peers)):
             victim = self._peers[(self.number + step) % len(self._peers)].unstarted
-            for _ in range(min((len(victim) + 1) // 2, _MOST_STOLEN)):
-                try:
-                    self.unstarted.append(victim.popleft())
-                except IndexError:
+            for _ in range(min((victim.size() + 1) // 2, _MOST_STOLEN)):
+                thread = victim.take()
+                if thread is None:
                     break
-            if self.unstarted:
+                self.unstarted.put(thread)
+            if self.unstarted.size():
                 return True
         return False
 

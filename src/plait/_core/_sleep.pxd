@@ -5,5 +5,7 @@ from plait._core._parking cimport Parker, park
 from plait._core._vthread cimport VirtualThread
 from plait._native._native cimport WaitWord, cooperative
 
-@cython.locals(me=Parker, thread=VirtualThread, span=double)
+@cython.locals(me=Parker)
 cpdef sleep(seconds)
+@cython.locals(span=double, until=double)
+cdef _sleep(Parker me, seconds)

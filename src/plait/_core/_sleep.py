@@ -18,17 +18,23 @@ def sleep(seconds: float, /) -> None:
     """Park for so many seconds; 0 lets others run. A cancel point."""
     if type(seconds) is not int and type(seconds) is not float:
         seconds = _number_of(seconds)
+    me: Parker = cooperative()
+    if not seconds and isinstance(me, VirtualThread):
+        if me.scope is not None:
+            check_entry(me)
+        VirtualThread.yield_now(me)
+    else:
+        _sleep(me, seconds)
+
+
+def _sleep(me: Parker, seconds: float) -> None:
+    """A frame of its own, so that a thread which only yields has a smaller one."""
     span = seconds
     if not 0 <= span <= 9e9:  # more than this CPython may refuse, and says so itself
         _originals.sleep(seconds)  # refuses it
         return
-    me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
-    if span == 0 and isinstance(me, VirtualThread):
-        thread: VirtualThread = me
-        thread.yield_now()
-        return
     until = now() + span
     while True:
         park(me, WaitWord.arm(me), _SLEEP, until)

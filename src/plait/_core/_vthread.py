@@ -153,7 +153,7 @@ class VirtualThread(Parker):
         stack = self.carrier.next_stack(self)
         if stack is not None:
             switch_to(stack)
-        self.disarm()
+        self.let_go()
 
     def resume(self) -> None:
         """Put it into its carrier's run queue."""
@@ -184,13 +184,11 @@ class VirtualThread(Parker):
             # A cancel that came after the look at the scopes and before this has not seen the thread: look again.
             if pending(self.scope) is not None:
                 self.nudge()
-        carrier = self.carrier
         WaitWord.hold(self)
-        carrier.make_runnable(self)
-        stack = carrier.next_stack(self)
+        stack = self.carrier.next_after(self)
         if stack is not None:
             switch_to(stack)
-        WaitWord.disarm(self)
+        WaitWord.let_go(self)
 
     def run(self) -> None:
         """Call the function and settle the outcome. The carrier's, on the thread's own stack; never raises.
