@@ -246,3 +246,43 @@ def test_uninstall_while_threads_are_parked():
             plait.patch.install()
         event.set()
     assert futures[1].result() is True
+
+
+class Secretive(socket.socket):
+    """A socket that does not tell what it is asked."""
+
+    def fileno(self):
+        raise AssertionError("asked")
+
+    gettimeout = fileno
+
+
+def test_words_of_a_socket():
+    """Descriptor and timeout are what the socket says; here they are read from it without asking."""
+    with socket.socket(socket.AF_UNIX) as sock, Secretive(fileno=os.dup(sock.fileno())) as secretive:
+        for timeout in (None, 0, 1e-9, 0.25, 1.5, 1e9):
+            sock.settimeout(timeout)
+            secretive.settimeout(timeout)
+            assert _native.socket_fd(sock) == sock.fileno()
+            assert _native.socket_timeout(sock) == pytest.approx(sock.gettimeout())
+            assert _native.socket_timeout(secretive) == _native.socket_timeout(sock)
+        assert _native.socket_fd(secretive) > sock.fileno()
+    assert _native.socket_fd(sock) == -1
+
+
+def test_what_is_no_socket_is_asked():
+    """Anything else with these methods is asked."""
+
+    class Other:
+        def fileno(self):
+            return 7
+
+        def gettimeout(self):
+            return 2.5
+
+    assert _native.socket_fd(Other()) == 7
+    assert _native.socket_timeout(Other()) == 2.5
+    with pytest.raises(AttributeError):
+        _native.socket_fd(object())
+    with pytest.raises(AttributeError):
+        _native.socket_timeout(object())

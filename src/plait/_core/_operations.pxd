@@ -5,6 +5,14 @@ from plait._core._parking cimport Parker
 from plait._core._reactor cimport Descriptor, Reactor
 from plait._core._vthread cimport VirtualThread
 from plait._native._native cimport cooperative
+from plait._native._native cimport recv as _native_recv
+from plait._native._native cimport recv_into as _native_recv_into
+from plait._native._native cimport send as _native_send
+from plait._native._native cimport socket_fd as _fileno
+from plait._native._native cimport socket_timeout as _gettimeout
+
+cdef int READ, WRITE, _SOCK_STREAM, _DONTWAIT
+cdef object now
 
 @cython.locals(thread=VirtualThread, reactor=Reactor)
 cpdef await_socket(Parker me, sock, int fd, int events, deadline)

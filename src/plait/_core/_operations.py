@@ -12,23 +12,23 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any
 
-from plait import _native, _originals
+from plait import _originals
 from plait._core._cancel import check_entry
 from plait._core._clock import now
 from plait._core._poller import READ, WRITE
 from plait._core._reactor import Descriptor, wait_descriptor
 from plait._core._vthread import VirtualThread
 from plait._native._native import cooperative
+from plait._native._native import recv as _native_recv
+from plait._native._native import recv_into as _native_recv_into
+from plait._native._native import send as _native_send
+from plait._native._native import socket_fd as _fileno
+from plait._native._native import socket_timeout as _gettimeout
 from plait._originals import Socket
 
 if TYPE_CHECKING:
     from plait._core._parking import Parker
 
-_native_recv = _native.recv
-_native_recv_into = _native.recv_into
-_native_send = _native.send
-_fileno = Socket.fileno
-_gettimeout = Socket.gettimeout
 _type = Socket.type.__get__
 _SOCK_STREAM = 1
 _DONTWAIT = 0x40  # MSG_DONTWAIT: the caller would rather have BlockingIOError

@@ -10,6 +10,11 @@ cpdef current()
 cpdef switch_to(stack)
 cpdef cooperative()
 cpdef copied_context()
+cpdef int socket_fd(sock) except -2
+cpdef socket_timeout(sock)
+cpdef recv(int fd, Py_ssize_t size, int flags=*)
+cpdef recv_into(int fd, buffer, Py_ssize_t size, int flags=*)
+cpdef send(int fd, data, int flags=*, Py_ssize_t start=*)
 
 cdef class WaitWord:
     cdef uint64_t word

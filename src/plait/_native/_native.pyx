@@ -70,6 +70,8 @@ cdef extern from "here.h":
     int plait_stack_init(object module) except -1
     int plait_leaf_init(object module) except -1
     int plait_words_init(object module) except -1
+    int plait_socket_fd(object sock) except -2
+    object plait_socket_timeout(object sock)
 
 cdef extern from "pythread.h":
     ctypedef void *PyThread_type_lock
@@ -428,7 +430,17 @@ cdef inline bint would_wait() noexcept:
     return errno == EAGAIN  # EWOULDBLOCK is the same number on Linux
 
 
-def recv(int fd, Py_ssize_t size, int flags=0):
+cpdef int socket_fd(sock) except -2:
+    """As `sock.fileno()`."""
+    return plait_socket_fd(sock)
+
+
+cpdef socket_timeout(sock):
+    """As `sock.gettimeout()`."""
+    return plait_socket_timeout(sock)
+
+
+cpdef recv(int fd, Py_ssize_t size, int flags=0):
     """recv(2) without waiting: bytes, or None."""
     if size < 0:
         raise ValueError("negative buffersize in recv")
@@ -448,7 +460,7 @@ def recv(int fd, Py_ssize_t size, int flags=0):
     return PyBytes_AS_STRING(data)[:got]
 
 
-def recv_into(int fd, buffer, Py_ssize_t size, int flags=0):
+cpdef recv_into(int fd, buffer, Py_ssize_t size, int flags=0):
     """recv(2) into a writable buffer without waiting: the number of bytes, or None. size 0: as much as fits."""
     cdef Py_buffer view
     if size < 0:
@@ -473,7 +485,7 @@ def recv_into(int fd, buffer, Py_ssize_t size, int flags=0):
         PyBuffer_Release(&view)
 
 
-def send(int fd, data, int flags=0, Py_ssize_t start=0):
+cpdef send(int fd, data, int flags=0, Py_ssize_t start=0):
     """send(2) of data[start:] without waiting: the number of bytes taken, or None."""
     cdef Py_buffer view
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)

@@ -89,5 +89,7 @@ PyObject *plait_switch_to(PyObject *stack);
 int plait_stack_init(PyObject *module);
 int plait_leaf_init(PyObject *module);
 int plait_words_init(PyObject *module);
+int plait_socket_fd(PyObject *sock);            /* -2 with an exception */
+PyObject *plait_socket_timeout(PyObject *sock); /* as gettimeout() */
 
 #endif

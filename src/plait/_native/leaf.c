@@ -121,7 +121,7 @@ static PyObject *
 call_pair(Leaf *leaf, PyObject *self, PyObject *arg)
 {
     if (leaf->flags & METH_VARARGS)
-        return call_tuple(leaf, self, arg, NULL);
+        return call_vector(leaf, self, ((PyTupleObject *)arg)->ob_item, PyTuple_GET_SIZE(arg), NULL);
     return call_vector(leaf, self, &arg, leaf->flags & METH_O ? 1 : 0, NULL);
 }
 

@@ -1,4 +1,5 @@
-/* Two objects of CPython, opened. plait.patch looks at fresh ones first, and leaves them alone if they look different.
+/* Three objects of CPython, opened. plait.patch looks at fresh ones of the first two, and leaves them alone if they look
+ * different; so does plait_words_init() with a socket.
  *
  * select.poll: the dict of what is registered, the first word after the header.
  *
@@ -7,6 +8,9 @@
  *   up to 3.13   PyThread_type_lock lock; unsigned long owner; unsigned long count; weakrefs
  *   from 3.14    PyMutex (padded to a word); unsigned long long owner; size_t level, which is count - 1; weakrefs
  * An owner is written with a release store, as CPython reads it without the lock held (3.14: relaxed).
+ *
+ * _socket.socket: descriptor and timeout, which every operation on a socket must know: calling fileno() and gettimeout()
+ * costs ten times as much as reading them. Where a fresh socket looks different they are called.
  */
 #include "here.h"
 
@@ -64,6 +68,84 @@ poll_registered(PyObject *Py_UNUSED(module), PyObject *poll)
     return PyDict_Check(dict) ? PyDict_Copy(dict) : Py_NewRef(Py_None);
 }
 
+typedef struct {
+    PyObject_HEAD
+    int fd;
+    int family;
+    int type;
+    int protocol;
+    PyObject *(*error_handler)(void);
+    int64_t timeout; /* nanoseconds; negative: none */
+} SocketWords;
+
+static PyTypeObject *socket_type; /* NULL: it looks different */
+static PyObject *str_fileno, *str_gettimeout;
+
+int
+plait_socket_fd(PyObject *sock)
+{
+    if (socket_type != NULL && PyObject_TypeCheck(sock, socket_type))
+        return __atomic_load_n(&((SocketWords *)sock)->fd, __ATOMIC_RELAXED);
+    PyObject *number = PyObject_CallMethodNoArgs(sock, str_fileno);
+    if (number == NULL)
+        return -2;
+    long fd = PyLong_AsLong(number);
+    Py_DECREF(number);
+    return fd == -1 && PyErr_Occurred() ? -2 : (int)fd;
+}
+
+PyObject *
+plait_socket_timeout(PyObject *sock)
+{
+    if (socket_type == NULL || !PyObject_TypeCheck(sock, socket_type))
+        return PyObject_CallMethodNoArgs(sock, str_gettimeout);
+    int64_t timeout = __atomic_load_n(&((SocketWords *)sock)->timeout, __ATOMIC_RELAXED);
+    if (timeout < 0)
+        Py_RETURN_NONE;
+    return PyFloat_FromDouble((double)timeout * 1e-9);
+}
+
+/* Whether a socket has these words, with this timeout. Clears what a failed call has raised. */
+static int
+socket_has(PyObject *sock, const char *method, PyObject *value, int64_t timeout)
+{
+    SocketWords *words = (SocketWords *)sock;
+    PyObject *done = PyObject_CallMethod(sock, method, "O", value);
+    PyObject *fd = PyObject_CallMethodNoArgs(sock, str_fileno);
+    int same = done != NULL && fd != NULL && PyLong_AsLong(fd) == words->fd && words->timeout == timeout;
+    Py_XDECREF(done);
+    Py_XDECREF(fd);
+    PyErr_Clear();
+    return same;
+}
+
+static int
+look_at_socket(void)
+{
+    PyObject *module = PyImport_ImportModule("_socket");
+    if (module == NULL)
+        return -1;
+    PyObject *type = PyObject_GetAttrString(module, "socket");
+    Py_DECREF(module);
+    if (type == NULL)
+        return -1;
+    /* AF_UNIX, SOCK_DGRAM: no network, and family, type and protocol are three different numbers. */
+    PyObject *sock = PyObject_CallFunction(type, "iii", 1, 2, 0);
+    PyObject *seconds = PyFloat_FromDouble(1.5);
+    if (sock != NULL && seconds != NULL && ((PyTypeObject *)type)->tp_basicsize >= (Py_ssize_t)sizeof(SocketWords)) {
+        SocketWords *words = (SocketWords *)sock;
+        if (words->family == 1 && words->type == 2 && words->protocol == 0 &&
+            socket_has(sock, "settimeout", seconds, 1500000000) && socket_has(sock, "setblocking", Py_False, 0) &&
+            socket_has(sock, "settimeout", Py_None, -1000000000))
+            socket_type = (PyTypeObject *)Py_NewRef(type);
+    }
+    PyErr_Clear(); /* no socket to be had here: then the methods are called */
+    Py_XDECREF(seconds);
+    Py_XDECREF(sock);
+    Py_DECREF(type);
+    return 0;
+}
+
 static PyMethodDef word_functions[] = {
     {"rlock_read", rlock_read, METH_O, PyDoc_STR("rlock_read(lock): (owner, count); the owner is 0 when it is free.")},
     {"rlock_owner", rlock_owner, METH_O, PyDoc_STR("rlock_owner(lock): the identity of its owner, or 0.")},
@@ -77,5 +159,9 @@ static PyMethodDef word_functions[] = {
 int
 plait_words_init(PyObject *module)
 {
+    str_fileno = PyUnicode_InternFromString("fileno");
+    str_gettimeout = PyUnicode_InternFromString("gettimeout");
+    if (str_fileno == NULL || str_gettimeout == NULL || look_at_socket() < 0)
+        return -1;
     return PyModule_AddFunctions(module, word_functions);
 }
