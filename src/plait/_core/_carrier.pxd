@@ -4,14 +4,14 @@ from plait._core._idle cimport Idler
 from plait._core._reactor cimport Reactor
 from plait._core._timers cimport Timers
 from plait._core._vthread cimport VirtualThread
-from plait._native._native cimport Queue
+from plait._native._native cimport Queue, Ready
 
 cdef int _FAIR, _POLL, _MOST_IDLE, _MOST_STOLEN
 cdef double _THIEF_EVERY
 
 @cython.final
 cdef class Carrier:
-    cdef public object number
+    cdef public int number
     cdef public Queue runnable
     cdef public Queue unstarted
     cdef public Queue calls
@@ -19,7 +19,7 @@ cdef class Carrier:
     cdef public object poller
     cdef public Reactor reactor
     cdef public Idler idler
-    cdef public object _peers
+    cdef public list _peers
     cdef public list _idle
     cdef public VirtualThread _handoff
     cdef public object _root
@@ -34,7 +34,9 @@ cdef class Carrier:
     @cython.locals(turn=cython.longlong, thread=VirtualThread)
     cdef VirtualThread _choose(self)
     cdef _sleep(self)
-    cdef _attend(self, list events)
+    @cython.locals(peer=Carrier)
+    cpdef bint _has_work(self) except -1
+    cdef _attend(self, Ready ready)
     cdef _make_calls(self)
     @cython.locals(step=int, victim=Queue)
     cdef bint _steal(self) except -1

@@ -33,11 +33,11 @@ from plait._core._idle import Idler
 from plait._core._poller import open_poller
 from plait._core._reactor import Reactor
 from plait._core._timers import Timers
-from plait._native._native import Queue
+from plait._native._native import Queue, Ready
 from plait._originals import lock_acquire, lock_release
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from plait._core._vthread import VirtualThread
 
@@ -51,7 +51,7 @@ _THIEF_EVERY = 0.001  # seconds between two wakes of thieves for a backlog
 class Carrier:
     """One kernel thread that runs virtual threads, with everything it needs."""
 
-    def __init__(self, number: int, peers: Sequence[Carrier]) -> None:
+    def __init__(self, number: int, peers: list[Carrier]) -> None:
         self.number = number
         self.runnable: Queue[VirtualThread] = Queue()  # any thread puts, the carrier takes
         self.unstarted: Queue[VirtualThread] = Queue()  # any thread puts, any carrier takes
@@ -205,20 +205,22 @@ class Carrier:
         due = self.timers.next_instant()
         timeout = LONGEST_WAIT if due is None else min(max(due - now(), 0.0), LONGEST_WAIT)
         if self.idler.prepare(self._has_work):
-            events = self.poller.wait(timeout)
+            ready = self.poller.wait(timeout)
             self.idler.awake()  # before anything is queued here, or this carrier would wake itself
-            self._attend(events)
+            self._attend(ready)
 
     def _has_work(self) -> bool:
         """Whether there is anything to run, here or to steal."""
         if self.runnable.size() or self.unstarted.size() or self.calls.size():
             return True
-        return any(peer.unstarted.size() for peer in self._peers)
+        for peer in self._peers:  # noqa: SIM110 - compiled, a loop costs less than a generator
+            if peer.unstarted.size():
+                return True
+        return False
 
-    def _attend(self, events: list[tuple[int, int]]) -> None:
+    def _attend(self, ready: Ready) -> None:
         """Let those run whom these events, the time or a call from outside concern."""
-        if events:
-            self.reactor.dispatch(events)
+        self.reactor.dispatch(ready)
         if self.timers:
             self.timers.expire_until(now())
         self._make_calls()

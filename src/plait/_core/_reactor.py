@@ -18,12 +18,15 @@ from __future__ import annotations
 
 import weakref
 
-from plait._core._parking import TIMED_OUT, Parker, WaitReason, park
+from plait._core._parking import TIMED_OUT, WOKEN, Parker, WaitReason, park
 from plait._core._platform import PlatformThread
 from plait._core._poller import READ, TROUBLE, WRITE, Poller
 from plait._core._vthread import VirtualThread
 from plait._native import poll_now
-from plait._native._native import WaitWord
+from plait._native._native import Ready, WaitWord
+
+_READABLE = WaitReason.READABLE
+_WRITABLE = WaitReason.WRITABLE
 
 
 class Descriptor:
@@ -34,7 +37,7 @@ class Descriptor:
     def __init__(self, fd: int, owner: weakref.ref[object] | None) -> None:
         self.fd = fd
         self.owner = owner  # None: bare
-        self.waiters: list[tuple[Parker, int, int]] = []  # thread, epoch, events
+        self.waiters: list[VirtualThread] = []  # in a wait for the events that each `awaits`
         self.readable = True  # owned: whether reading is worth a try
         self.has_ended = False  # owned: the peer has hung up, so no further edge will come
         self.is_stream: bool | None = None  # owned: for who reads it, who finds out
@@ -45,15 +48,19 @@ class Descriptor:
         if not waiters:
             return
         if len(waiters) == 1:
-            who, epoch, wanted = waiters[0]
-            if wanted & events:
-                del waiters[0]
-                who.unpark(epoch)
+            if waiters[0].awaits & events:
+                _end_wait(waiters.pop())
             return
-        self.waiters = [waiter for waiter in waiters if not waiter[2] & events]
-        for who, epoch, wanted in waiters:
-            if wanted & events:
-                who.unpark(epoch)
+        self.waiters = [who for who in waiters if not who.awaits & events]
+        for who in waiters:
+            if who.awaits & events:
+                _end_wait(who)
+
+
+def _end_wait(who: VirtualThread) -> None:
+    """Wake a waiter, unless something else has: it is in no other wait before it has run."""
+    if WaitWord.claim(who, WaitWord.epoch(who), WOKEN):
+        VirtualThread.resume(who)
 
 
 class Reactor:
@@ -94,21 +101,21 @@ class Reactor:
     def wait(self, me: VirtualThread, entry: Descriptor, events: int, deadline: float | None) -> bool:
         """Park until an owned descriptor may be ready for `events`; False if the instant `deadline` came first."""
         epoch = WaitWord.arm(me)
-        waiter = (me, epoch, events)
-        entry.waiters.append(waiter)
+        me.awaits = events
+        entry.waiters.append(me)
         try:
-            outcome = park(me, epoch, WaitReason.READABLE if events & READ else WaitReason.WRITABLE, deadline)
+            outcome = park(me, epoch, _READABLE if events & READ else _WRITABLE, deadline)
         finally:
-            if waiter in entry.waiters:
-                entry.waiters.remove(waiter)
+            if entry.waiters and me in entry.waiters:
+                entry.waiters.remove(me)
         return outcome != TIMED_OUT
 
     def wait_bare(self, me: VirtualThread, fd: int, events: int, deadline: float | None) -> bool:
         """Park until `fd`, whoever owns it, is ready for `events`; False if the instant `deadline` came first."""
         entry = self._bare(fd)
         epoch = WaitWord.arm(me)
-        waiter = (me, epoch, events)
-        entry.waiters.append(waiter)
+        me.awaits = events
+        entry.waiters.append(me)
         try:
             try:
                 self._order(entry)
@@ -118,10 +125,10 @@ class Reactor:
             except BaseException:
                 me.withdraw()
                 raise
-            outcome = park(me, epoch, WaitReason.READABLE if events & READ else WaitReason.WRITABLE, deadline)
+            outcome = park(me, epoch, _READABLE if events & READ else _WRITABLE, deadline)
         finally:
-            if waiter in entry.waiters:
-                entry.waiters.remove(waiter)
+            if entry.waiters and me in entry.waiters:
+                entry.waiters.remove(me)
             if not entry.waiters and entry.owner is None and self._descriptors.get(fd) is entry:
                 del self._descriptors[fd]
         return outcome != TIMED_OUT
@@ -129,27 +136,27 @@ class Reactor:
     def _order(self, entry: Descriptor) -> None:
         """Have the next event that anybody waits for reported; an owned entry is reported anyway, and looked at now."""
         wanted = 0
-        for waiter in entry.waiters:
-            wanted |= waiter[2]
+        for who in entry.waiters:
+            wanted |= who.awaits
         if entry.owner is None:
             self._poller.watch_once(entry.fd, wanted)
         elif ready := poll_now(entry.fd, wanted):
             entry.wake(ready)
 
-    def dispatch(self, events: list[tuple[int, int]]) -> None:
+    def dispatch(self, ready: Ready) -> None:
         """Resume whom these events concern."""
-        descriptors = self._descriptors
-        for fd, happened in events:
-            entry = descriptors.get(fd)
+        for place in range(ready.size()):
+            entry = self._descriptors.get(ready.fd(place))
             if entry is None:
                 continue
+            happened = ready.events(place)
             if happened & TROUBLE:
                 happened |= READ | WRITE
                 entry.has_ended = True
             if happened & READ:
                 entry.readable = True
             entry.wake(happened)
-            if entry.owner is None and entry.waiters:
+            if entry.waiters and entry.owner is None:
                 try:
                     self._order(entry)
                 except OSError:  # closed, or another file by now: whoever waits shall look, and hear of it there
@@ -174,5 +181,4 @@ def wait_descriptor(me: Parker, fd: int, events: int, deadline: float | None = N
         assert me.carrier is not None
         return me.carrier.reactor.wait_bare(me, fd, events, deadline)
     assert isinstance(me, PlatformThread)
-    reason = WaitReason.READABLE if events & READ else WaitReason.WRITABLE
-    return me.wait_descriptor(fd, events, reason, deadline)
+    return me.wait_descriptor(fd, events, _READABLE if events & READ else _WRITABLE, deadline)

@@ -20,6 +20,7 @@ cdef class VirtualThread(Parker):
     cdef public object watchers
     cdef public Container group
     cdef public int status
+    cdef public int awaits
     cdef public bint _is_listed
     cdef public bint has_ident
     cpdef yield_now(self)

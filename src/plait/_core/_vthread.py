@@ -61,6 +61,7 @@ class VirtualThread(Parker):
         "_label",
         "_result",
         "_timer",
+        "awaits",
         "carrier",
         "context",
         "group",
@@ -77,6 +78,7 @@ class VirtualThread(Parker):
     status: int  # PENDING, then the outcome. Written by the owner before it settles
     watchers: Watchers | None  # published by whoever wants to be told
     _timer: Entry | None  # of the present wait, if that has a limit. The owner's alone
+    awaits: int  # events of the descriptor that it waits for, while it does. The reactor's of its carrier
     has_ident: bool  # CPython's threading may hold a record under its identity. The owner's alone
 
     def prepare(
@@ -109,6 +111,7 @@ class VirtualThread(Parker):
         self.carrier = None
         self.stack = None
         self._timer = None
+        self.awaits = 0
         self.has_ident = False
         self.status = PENDING
         self._result: Any = None

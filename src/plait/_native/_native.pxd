@@ -2,6 +2,16 @@
 
 cimport cython
 
+cdef enum:
+    MOST_READY = 256  # events taken in one call
+
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        int fd
+    cdef struct epoll_event:
+        unsigned int events
+        epoll_data_t data
+
 cdef extern from *:
     ctypedef unsigned long long uint64_t
     ctypedef long long int64_t
@@ -30,6 +40,7 @@ cdef class WaitWord:
     cpdef bint interrupt(self)
     cpdef settle(self)
     cpdef bint is_settled(self)
+    cpdef uint64_t epoch(self)
     cpdef bint waits(self, uint64_t epoch)
     cpdef latch(self)
     cpdef unlatch(self)
@@ -69,3 +80,12 @@ cdef class Queue:
     cdef grow(self)
     cpdef take(self)
     cpdef uint64_t size(self)
+
+@cython.final
+cdef class Ready:
+    cdef int count
+    cdef epoll_event found[MOST_READY]
+    cpdef int size(self)
+    cpdef int fd(self, int place)
+    cpdef unsigned int events(self, int place)
+    cpdef collect(self, int epoll, double timeout)

@@ -1,4 +1,4 @@
-# cython: language_level=3, freethreading_compatible=True, binding=False, embedsignature=False
+# cython: language_level=3, freethreading_compatible=True, binding=False, embedsignature=False, auto_pickle=False
 """The native package: atomics, system calls, and the doors of the C sources beside this file.
 
 stack.c    Stack, the switch
@@ -18,6 +18,7 @@ from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from cpython.contextvars cimport PyContext_CopyCurrent
 from cpython.list cimport PyList_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, ENOSYS, EOPNOTSUPP, errno
+from libc.math cimport ceil
 
 cdef extern from *:
     """
@@ -95,6 +96,9 @@ cdef extern from "<sys/uio.h>" nogil:
     ssize_t preadv2(int fd, const iovec *parts, int count, long long offset, int flags)
     ssize_t pwritev2(int fd, const iovec *parts, int count, long long offset, int flags)
     int RWF_NOWAIT
+
+cdef extern from "<sys/epoll.h>" nogil:
+    int c_epoll_wait "epoll_wait"(int epfd, epoll_event *events, int most, int milliseconds)
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd:
@@ -208,6 +212,10 @@ cdef class WaitWord:
         """Whether the outcome is stored. A full fence before it looks."""
         plait_fence()
         return plait_load(&self.settled) == 1
+
+    cpdef uint64_t epoch(self):
+        """The epoch of the wait that was announced last. On the owner's kernel thread only."""
+        return self.word >> 3
 
     cpdef bint waits(self, uint64_t epoch):
         """Whether wait `epoch` is still open: what a stale timer asks."""
@@ -415,6 +423,37 @@ cdef class Queue:
     cpdef uint64_t size(self):
         """How many are in it now."""
         return plait_load(&self.count)
+
+
+# ---- what a poller reports -----------------------------------------------------------------------------------------
+
+cdef class Ready:
+    """Descriptors with what has happened to them, as one wait of a poller reports them: room that is used for each wait."""
+
+    cpdef int size(self):
+        """How many there are."""
+        return self.count
+
+    cpdef int fd(self, int place):
+        """The descriptor at `place`, from 0 up."""
+        return self.found[place].data.fd
+
+    cpdef unsigned int events(self, int place):
+        """Its events."""
+        return self.found[place].events
+
+    cpdef collect(self, int epoll, double timeout):
+        """Let epoll_wait(2) fill it: for at most `timeout` seconds, none if a signal comes first."""
+        cdef int milliseconds = <int>ceil(timeout * 1e3)
+        if milliseconds == 0:
+            self.count = c_epoll_wait(epoll, self.found, MOST_READY, 0)  # as short as those below
+        else:
+            with nogil:
+                self.count = c_epoll_wait(epoll, self.found, MOST_READY, milliseconds)
+        if self.count < 0:
+            self.count = 0
+            if errno != EINTR:
+                fail()
 
 
 # ---- system calls that do not wait ---------------------------------------------------------------------------------

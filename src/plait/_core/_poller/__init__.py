@@ -6,9 +6,12 @@ events into resumed threads; no other module names epoll.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from plait._core._poller._epoll import Epoll
+
+if TYPE_CHECKING:
+    from plait._native import Ready
 
 READ = 0x001  # POLLIN: there is something to read, or the end
 WRITE = 0x004  # POLLOUT: there is room to write
@@ -32,8 +35,11 @@ class Poller(Protocol):
     def forget(self, fd: int) -> None:
         """Report nothing more of `fd`; harmless if it is closed or was never watched."""
 
-    def wait(self, timeout: float | None) -> list[tuple[int, int]]:
-        """Block for at most `timeout` seconds (None: for ever); the `(fd, events)` at hand. A wake is not listed."""
+    def wait(self, timeout: float) -> Ready:
+        """Block for at most `timeout` seconds; what is at hand, valid until the next wait.
+
+        A wake is among it, under a descriptor that nobody has asked for.
+        """
 
     def wake(self) -> None:
         """Let the present or the next `wait` return at once. Any thread."""

@@ -6,10 +6,9 @@ import os
 from contextlib import suppress
 from select import EPOLLET, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP, epoll
 
-from plait._originals import epoll_poll
+from plait._native import Ready
 
 _BOTH = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
-_MOST = 256  # events taken in one call
 
 
 class Epoll:
@@ -18,15 +17,17 @@ class Epoll:
     Facts that matter here. The kernel drops a descriptor from the set when its last duplicate is closed, so an order
     for a closed number is never seen again, and a number that comes back is not in the set: `register` and `modify`
     each fall back to the other. Adding a descriptor reports its present state as a first edge, so nothing that happened
-    before is missed.
+    before is missed. Each write to an eventfd is an edge, so the one to wake by is never read.
     """
 
-    __slots__ = ("_epoll", "_wakeup")
+    __slots__ = ("_epoll", "_fd", "_ready", "_wakeup")
 
     def __init__(self) -> None:
         self._epoll = epoll()
+        self._fd = self._epoll.fileno()
+        self._ready = Ready()
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._wakeup, EPOLLIN)
+        self._epoll.register(self._wakeup, EPOLLIN | EPOLLET)
 
     def watch(self, fd: int) -> None:
         """Report every change of `fd`."""
@@ -51,16 +52,10 @@ class Epoll:
         with suppress(OSError, ValueError):
             self._epoll.unregister(fd)
 
-    def wait(self, timeout: float | None) -> list[tuple[int, int]]:
+    def wait(self, timeout: float) -> Ready:
         """Block until something happens."""
-        events = epoll_poll(self._epoll, timeout, _MOST)
-        wakeup = self._wakeup
-        for place, (fd, _) in enumerate(events):
-            if fd == wakeup:
-                os.eventfd_read(wakeup)
-                del events[place]
-                break
-        return events
+        self._ready.collect(self._fd, timeout)
+        return self._ready
 
     def wake(self) -> None:
         """Let `wait` return."""
