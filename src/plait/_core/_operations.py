@@ -65,7 +65,7 @@ def recv(sock: Any, size: int, flags: int = 0, /) -> bytes:
     """`socket.recv`."""
     timeout = _gettimeout(sock)
     fd = _fileno(sock)
-    if timeout == 0 or fd < 0 or size == 0 or flags & _DONTWAIT:
+    if (timeout is not None and timeout == 0) or fd < 0 or size == 0 or flags & _DONTWAIT:
         return _originals.sock_recv(sock, size, flags)
     me: Parker = cooperative()
     if me.scope is not None:
@@ -94,7 +94,7 @@ def recv_into(sock: Any, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
     """`socket.recv_into`."""
     timeout = _gettimeout(sock)
     fd = _fileno(sock)
-    if timeout == 0 or fd < 0 or flags & _DONTWAIT:
+    if (timeout is not None and timeout == 0) or fd < 0 or flags & _DONTWAIT:
         return _originals.sock_recv_into(sock, buffer, nbytes, flags)
     me: Parker = cooperative()
     if me.scope is not None:
@@ -125,7 +125,7 @@ def _send_some(me: Parker, sock: Any, data: Any, flags: int, start: int, deadlin
 def send(sock: Any, data: Any, flags: int = 0, /) -> int:
     """`socket.send`."""
     timeout = _gettimeout(sock)
-    if timeout == 0 or _fileno(sock) < 0 or flags & _DONTWAIT:
+    if (timeout is not None and timeout == 0) or _fileno(sock) < 0 or flags & _DONTWAIT:
         return _originals.sock_send(sock, data, flags)
     me: Parker = cooperative()
     if me.scope is not None:
@@ -136,7 +136,7 @@ def send(sock: Any, data: Any, flags: int = 0, /) -> int:
 def sendall(sock: Any, data: Any, flags: int = 0, /) -> None:
     """`socket.sendall`. Cancelled half-way, part of the data has been sent, as CPython documents for any error."""
     timeout = _gettimeout(sock)
-    if timeout == 0 or _fileno(sock) < 0 or flags & _DONTWAIT:
+    if (timeout is not None and timeout == 0) or _fileno(sock) < 0 or flags & _DONTWAIT:
         _originals.sock_sendall(sock, data, flags)
         return
     me: Parker = cooperative()

@@ -1,13 +1,16 @@
+cimport cython
+
 from plait._core._cancel cimport Victim, check_park
 from plait._native._native cimport WaitWord, switch_to, uint64_t
 
 
 cdef class Parker(Victim):
     cdef public object waits_for
-    cpdef leave(self, uint64_t epoch, limit)
+    cdef leave(self, uint64_t epoch, limit)
     cpdef resume(self)
     cpdef absorb(self)
     cpdef drop_timer(self)
+    @cython.locals(outcome=int)
     cpdef int withdraw(self)
     cpdef bint unpark(self, uint64_t epoch)
 

@@ -70,9 +70,14 @@ class Parker(Victim):
     def leave(self, epoch: int, limit: float | None) -> Stack | None:
         """Begin to wait until wait `epoch` is claimed, or until the instant `limit`. Owner only.
 
-        A virtual thread names the stack to switch to, or None if it is its own turn already; a platform thread waits
-        here, and gives None. That `park` switches itself keeps a frame less on every parked stack.
+        A virtual thread names the stack to switch to, or None if it is its own turn already; any other waits here, and
+        gives None. That `park` switches itself keeps a frame less on every parked stack.
         """
+        self.wait_natively(epoch, limit)
+        return None
+
+    def wait_natively(self, epoch: int, limit: float | None) -> None:
+        """What `leave` is for threads that are not ours to switch: block the kernel thread. Owner only."""
         raise NotImplementedError
 
     def drop_timer(self) -> None:
@@ -97,7 +102,7 @@ class Parker(Victim):
 
     def withdraw(self) -> int:
         """End an armed wait without suspending; WAITING, or the outcome that somebody had brought about. Owner only."""
-        outcome = self.disarm()
+        outcome = WaitWord.disarm(self)
         if outcome in (WAITING, SHIELDED):
             return WAITING
         self.absorb()
@@ -105,12 +110,12 @@ class Parker(Victim):
 
     def nudge(self) -> None:
         """End the open wait, if a canceller may. Any thread."""
-        if self.interrupt():
+        if WaitWord.interrupt(self):
             self.resume()
 
     def unpark(self, epoch: int) -> bool:
         """End wait `epoch`; False if it was over. Any thread."""
-        if self.claim(epoch, WOKEN):
+        if WaitWord.claim(self, epoch, WOKEN):
             self.resume()
             return True
         return False

@@ -98,7 +98,7 @@ class PlatformThread(Parker):
     def drop_timer(self) -> None:
         """A wait here sets none."""
 
-    def leave(self, epoch: int, limit: float | None) -> None:
+    def wait_natively(self, epoch: int, limit: float | None) -> None:
         """Wait for the bell or the descriptor."""
         try:
             while self.waits(epoch):

@@ -152,11 +152,11 @@ class VirtualThread(Parker):
     def absorb(self) -> None:
         """Take the place in the run queue that a claim has given, or is about to give."""
         assert self.carrier is not None
-        self.hold()
+        WaitWord.hold(self)
         stack = self.carrier.next_stack(self)
         if stack is not None:
             switch_to(stack)
-        self.let_go()
+        WaitWord.let_go(self)
 
     def resume(self) -> None:
         """Put it into its carrier's run queue."""
@@ -165,8 +165,8 @@ class VirtualThread(Parker):
 
     def expire(self, epoch: int) -> None:
         """A timer of a wait has come. The carrier's own."""
-        if self.claim(epoch, TIMED_OUT):
-            self.resume()
+        if WaitWord.claim(self, epoch, TIMED_OUT):
+            VirtualThread.resume(self)
 
     def add_timer(self, when: float, target: Target, epoch: int) -> Entry:
         """Have it called by this thread's carrier."""

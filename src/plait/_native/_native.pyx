@@ -107,6 +107,13 @@ cdef extern from "<poll.h>" nogil:
         short revents
     int c_poll "poll"(pollfd *fds, unsigned long count, int timeout)
 
+cdef extern from *:
+    """
+    /* A macro, for it changes the variable: as long as nobody else has the bytes, the rest of them is given back. */
+    #define plait_shrink(bytes, size) _PyBytes_Resize(&(bytes), (size))
+    """
+    int plait_shrink(object bytes, Py_ssize_t size) except -1
+
 # ---- who is at work here -------------------------------------------------------------------------------------------
 
 cpdef current():
@@ -494,9 +501,9 @@ cpdef recv(int fd, Py_ssize_t size, int flags=0):
         if errno != EINTR:
             fail()
         PyErr_CheckSignals()
-    if got == size:
-        return data
-    return PyBytes_AS_STRING(data)[:got]
+    if got < size:
+        plait_shrink(data, got)
+    return data
 
 
 cpdef recv_into(int fd, buffer, Py_ssize_t size, int flags=0):
@@ -563,9 +570,9 @@ def read_nowait(int fd, Py_ssize_t size):
         if errno != EINTR:
             fail()
         PyErr_CheckSignals()
-    if got == size:
-        return data
-    return PyBytes_AS_STRING(data)[:got]
+    if got < size:
+        plait_shrink(data, got)
+    return data
 
 
 def write_nowait(int fd, data, Py_ssize_t start=0):

@@ -81,10 +81,20 @@ typedef struct {
 static PyTypeObject *socket_type; /* NULL: it looks different */
 static PyObject *str_fileno, *str_gettimeout;
 
+static inline int
+is_known_socket(PyObject *sock)
+{
+    PyTypeObject *type = Py_TYPE(sock);
+    if (socket_type == NULL)
+        return 0;
+    /* socket.socket is a direct subclass: two looks settle it. */
+    return type == socket_type || type->tp_base == socket_type || PyType_IsSubtype(type, socket_type);
+}
+
 int
 plait_socket_fd(PyObject *sock)
 {
-    if (socket_type != NULL && PyObject_TypeCheck(sock, socket_type))
+    if (is_known_socket(sock))
         return __atomic_load_n(&((SocketWords *)sock)->fd, __ATOMIC_RELAXED);
     PyObject *number = PyObject_CallMethodNoArgs(sock, str_fileno);
     if (number == NULL)
@@ -97,7 +107,7 @@ plait_socket_fd(PyObject *sock)
 PyObject *
 plait_socket_timeout(PyObject *sock)
 {
-    if (socket_type == NULL || !PyObject_TypeCheck(sock, socket_type))
+    if (!is_known_socket(sock))
         return PyObject_CallMethodNoArgs(sock, str_gettimeout);
     int64_t timeout = __atomic_load_n(&((SocketWords *)sock)->timeout, __ATOMIC_RELAXED);
     if (timeout < 0)
