@@ -149,6 +149,8 @@ look_at_socket(void)
             socket_has(sock, "settimeout", Py_None, -1000000000))
             socket_type = (PyTypeObject *)Py_NewRef(type);
     }
+    if (sock != NULL)
+        Py_XDECREF(PyObject_CallMethod(sock, "close", NULL)); /* or it warns of itself */
     PyErr_Clear(); /* no socket to be had here: then the methods are called */
     Py_XDECREF(seconds);
     Py_XDECREF(sock);
