@@ -32,7 +32,7 @@ from plait._core._container import Container
 from plait._core._deadline import DeadlineScope, check_seconds
 from plait._core._lot import wait as lot_wait
 from plait._core._lot import wake_one as lot_wake_one
-from plait._core._operations import await_socket, late, recv, recv_into, send, sendall
+from plait._core._operations import await_socket, late, recv, recv_into, send, send_rest, sendall
 from plait._core._parking import (
     INTERRUPTED,
     TIMED_OUT,
@@ -95,6 +95,7 @@ __all__ = (
     "recv_into",
     "runtime",
     "send",
+    "send_rest",
     "sendall",
     "sleep",
     "start_child",

@@ -1,30 +1,37 @@
 cimport cython
 
-from plait._core._cancel cimport check_entry
+from plait._core._cancel cimport Delivery, check_entry
 from plait._core._parking cimport Parker
 from plait._core._reactor cimport Descriptor, Reactor
 from plait._core._vthread cimport VirtualThread
-from plait._native._native cimport cooperative
+from plait._native._native cimport cooperative, room_in, size_of
 from plait._native._native cimport recv as _native_recv
 from plait._native._native cimport recv_into as _native_recv_into
 from plait._native._native cimport send as _native_send
 from plait._native._native cimport socket_fd as _fileno
 from plait._native._native cimport socket_timeout as _gettimeout
 
-cdef int READ, WRITE, _SOCK_STREAM, _DONTWAIT
+cdef int READ, WRITE, TROUBLE, _SOCK_STREAM, _POLLERR, _PEEK, _DONTWAIT, _NEVER_WAITS, _WAITALL, _UNUSUAL
 cdef object now
 
 @cython.locals(thread=VirtualThread, reactor=Reactor)
 cpdef await_socket(Parker me, sock, int fd, int events, deadline)
+@cython.locals(told=Delivery)
+cdef bint _await_more(Parker me, sock, int fd, int events) except -1
 @cython.locals(entry=Descriptor, reactor=Reactor)
 cdef Descriptor _entry(VirtualThread me, sock, int fd)
+cdef bint _is_stream(sock) except -1
 cdef _note_short(Descriptor entry, int flags)
+@cython.locals(me=Parker, entry=Descriptor, total=Py_ssize_t)
+cdef Py_ssize_t _receive_all(sock, int fd, buffer, Py_ssize_t size, int flags) except -1
 cdef Py_ssize_t _send_some(Parker me, sock, data, int flags, Py_ssize_t start, deadline) except -1
+@cython.locals(size=Py_ssize_t)
+cpdef Py_ssize_t send_rest(Parker me, sock, data, int flags, Py_ssize_t start) except -1
 @cython.locals(me=Parker, entry=Descriptor, fd=int)
 cpdef recv(sock, Py_ssize_t size, int flags=*)
-@cython.locals(me=Parker, entry=Descriptor, fd=int)
+@cython.locals(me=Parker, entry=Descriptor, fd=int, size=Py_ssize_t)
 cpdef recv_into(sock, buffer, Py_ssize_t nbytes=*, int flags=*)
-@cython.locals(me=Parker)
+@cython.locals(me=Parker, size=Py_ssize_t, sent=Py_ssize_t)
 cpdef send(sock, data, int flags=*)
 @cython.locals(me=Parker, size=Py_ssize_t, start=Py_ssize_t)
 cpdef sendall(sock, data, int flags=*)

@@ -4,6 +4,14 @@ Here, not among the leaves, because the core compiles them; each has the signatu
 
 A read that came back short has emptied a stream, so the next one parks first instead of asking for EAGAIN; not after
 the peer has hung up, when no further edge would come.
+
+On a socket without a timeout the kernel moves everything in one call: `send` takes all, MSG_WAITALL gives all. What
+ends such a call early ends ours the same way, and a cancel counts as the signal that it stands for: once bytes have
+been moved their number is returned, and the cancel comes at the next point. So nothing is lost. An error of the socket
+is not fetched while there is a number to return: it belongs to the next call.
+
+Two differences from a blocking call on a platform thread. SO_RCVTIMEO and SO_SNDTIMEO have no effect: `settimeout` is
+the limit. And a socket whose timeout is None waits even if somebody has put its descriptor into non-blocking mode.
 """
 
 from __future__ import annotations
@@ -15,10 +23,12 @@ from typing import TYPE_CHECKING, Any
 from plait import _originals
 from plait._core._cancel import check_entry
 from plait._core._clock import now
-from plait._core._poller import READ, WRITE
+from plait._core._poller import READ, TROUBLE, WRITE
 from plait._core._reactor import Descriptor, wait_descriptor
 from plait._core._vthread import VirtualThread
-from plait._native._native import cooperative
+from plait._errors import Cancelled
+from plait._native import poll_now as _poll_now
+from plait._native._native import cooperative, room_in, size_of
 from plait._native._native import recv as _native_recv
 from plait._native._native import recv_into as _native_recv_into
 from plait._native._native import send as _native_send
@@ -31,7 +41,12 @@ if TYPE_CHECKING:
 
 _type = Socket.type.__get__
 _SOCK_STREAM = 1
+_POLLERR = 0x008
+_PEEK = 0x02  # MSG_PEEK
 _DONTWAIT = 0x40  # MSG_DONTWAIT: the caller would rather have BlockingIOError
+_NEVER_WAITS = 0x2041  # MSG_DONTWAIT | MSG_OOB | MSG_ERRQUEUE: what the kernel has of those, it has at once
+_WAITALL = 0x100  # MSG_WAITALL
+_UNUSUAL = _NEVER_WAITS | _WAITALL
 
 
 def late() -> TimeoutError:
@@ -53,20 +68,49 @@ def await_socket(me: Parker, sock: Any, fd: int, events: int, deadline: float | 
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
+def _await_more(me: Parker, sock: Any, fd: int, events: int) -> bool:
+    """Park with bytes moved already; False if the call shall return their number."""
+    told = me.delivery
+    alive = None if told is None else told.alive
+    try:
+        await_socket(me, sock, fd, events, None)
+    except Cancelled:  # not told yet, then
+        me.delivery = told
+        if told is not None:
+            told.alive = alive  # type: ignore[assignment]
+        return False
+    except OSError:  # closed: the next call says so
+        return False
+    return True
+
+
 def _entry(me: VirtualThread, sock: Any, fd: int) -> Descriptor:
     """What the reactor of a virtual thread knows of the socket."""
     entry = me.carrier.reactor.owned(fd, sock)  # type: ignore[union-attr]
     if entry.is_stream is None:
-        entry.is_stream = _type(sock) & 0xF == _SOCK_STREAM
+        entry.is_stream = _is_stream(sock)
     return entry
+
+
+def _is_stream(sock: Any) -> bool:
+    kind: int = _type(sock)
+    return kind & 0xF == _SOCK_STREAM
+
+
+# ---- receive ----
 
 
 def recv(sock: Any, size: int, flags: int = 0, /) -> bytes:
     """`socket.recv`."""
     timeout = _gettimeout(sock)
     fd = _fileno(sock)
-    if (timeout is not None and timeout == 0) or fd < 0 or size == 0 or flags & _DONTWAIT:
+    if (timeout is not None and timeout == 0) or fd < 0 or size <= 0:
         return _originals.sock_recv(sock, size, flags)
+    if flags & _UNUSUAL and timeout is None:
+        if flags & _NEVER_WAITS:
+            return _originals.sock_recv(sock, size, flags)
+        whole = bytearray(size)
+        return bytes(memoryview(whole)[: _receive_all(sock, fd, whole, size, flags)])
     me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
@@ -94,8 +138,15 @@ def recv_into(sock: Any, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
     """`socket.recv_into`."""
     timeout = _gettimeout(sock)
     fd = _fileno(sock)
-    if (timeout is not None and timeout == 0) or fd < 0 or flags & _DONTWAIT:
+    if (timeout is not None and timeout == 0) or fd < 0:
         return _originals.sock_recv_into(sock, buffer, nbytes, flags)
+    size = room_in(buffer, nbytes)
+    if not size:
+        return 0
+    if flags & _UNUSUAL and timeout is None:
+        if flags & _NEVER_WAITS:
+            return _originals.sock_recv_into(sock, buffer, nbytes, flags)
+        return _receive_all(sock, fd, buffer, size, flags)
     me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
@@ -103,14 +154,54 @@ def recv_into(sock: Any, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
     entry = _entry(me, sock, fd) if isinstance(me, VirtualThread) else None
     while True:
         if entry is None or entry.readable:
-            got = _native_recv_into(fd, buffer, nbytes, flags)
+            got = _native_recv_into(fd, buffer, size, flags)
             if got is not None:
-                if entry is not None and 0 < got < (nbytes or memoryview(buffer).nbytes):
+                if entry is not None and 0 < got < size:
                     _note_short(entry, flags)
                 return got
             if entry is not None:
                 entry.readable = False
         await_socket(me, sock, fd, READ, deadline)
+
+
+def _receive_all(sock: Any, fd: int, buffer: Any, size: int, flags: int) -> int:
+    """MSG_WAITALL: put `size` bytes into `buffer`, fewer only at the end of the stream, an error, or a cancel.
+
+    On a socket that is no stream it means nothing. With MSG_PEEK the bytes stay in the kernel and are looked at anew
+    whenever some have come; a platform thread, which is not told of edges, takes what there is at the first look.
+    """
+    me: Parker = cooperative()
+    if me.scope is not None:
+        check_entry(me)
+    entry = _entry(me, sock, fd) if isinstance(me, VirtualThread) else None
+    is_whole = not _is_stream(sock)
+    is_peek = flags & _PEEK
+    total: int = 0
+    while True:
+        if is_peek or entry is None or entry.readable:
+            if is_peek:
+                is_whole = is_whole or entry is None or _poll_now(fd, TROUBLE) != 0
+                got = _native_recv_into(fd, buffer, size, flags)
+            elif total and _poll_now(fd, 0) & _POLLERR:
+                return total
+            else:
+                got = _native_recv_into(fd, buffer, size - total, flags, total)
+            if got is not None:
+                total = got if is_peek else total + got
+                if not got or total >= size or is_whole:
+                    return total
+                if not is_peek:
+                    continue
+            elif entry is not None:
+                entry.readable = False
+        if total and not is_peek:
+            if not _await_more(me, sock, fd, READ):
+                return total
+        else:
+            await_socket(me, sock, fd, READ, None)
+
+
+# ---- send ----
 
 
 def _send_some(me: Parker, sock: Any, data: Any, flags: int, start: int, deadline: float | None) -> int:
@@ -123,31 +214,54 @@ def _send_some(me: Parker, sock: Any, data: Any, flags: int, start: int, deadlin
 
 
 def send(sock: Any, data: Any, flags: int = 0, /) -> int:
-    """`socket.send`."""
+    """`socket.send`. Without a timeout it sends everything; cancelled half-way, it returns how much was sent."""
     timeout = _gettimeout(sock)
-    if (timeout is not None and timeout == 0) or _fileno(sock) < 0 or flags & _DONTWAIT:
+    if (timeout is not None and timeout == 0) or _fileno(sock) < 0 or (flags & _DONTWAIT and timeout is None):
         return _originals.sock_send(sock, data, flags)
     me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
-    return _send_some(me, sock, data, flags, 0, None if timeout is None else now() + timeout)
+    if timeout is not None:
+        return _send_some(me, sock, data, flags, 0, now() + timeout)
+    size = size_of(data)
+    sent = _send_some(me, sock, data, flags, 0, None)
+    return sent if sent >= size else send_rest(me, sock, data, flags, sent)
+
+
+def send_rest(me: Parker, sock: Any, data: Any, flags: int, start: int) -> int:
+    """Send data[start:] on a stream without a timeout, after some has been sent; how much of `data` was sent at last.
+
+    Less than all after an error or a cancel. A socket that is no stream does not send in parts.
+    """
+    if not _is_stream(sock):
+        return start
+    with memoryview(data) as held:  # so that nobody resizes it meanwhile
+        size = held.nbytes
+        while start < size:
+            fd = _fileno(sock)
+            if fd < 0 or _poll_now(fd, 0):  # closed, an error, or the end
+                break
+            sent = _native_send(fd, held, flags, start)
+            if sent is not None:
+                start += sent
+            elif not _await_more(me, sock, fd, WRITE):
+                break
+    return start
 
 
 def sendall(sock: Any, data: Any, flags: int = 0, /) -> None:
     """`socket.sendall`. Cancelled half-way, part of the data has been sent, as CPython documents for any error."""
     timeout = _gettimeout(sock)
-    if (timeout is not None and timeout == 0) or _fileno(sock) < 0 or flags & _DONTWAIT:
+    if (timeout is not None and timeout == 0) or _fileno(sock) < 0 or (flags & _DONTWAIT and timeout is None):
         _originals.sock_sendall(sock, data, flags)
         return
     me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
     deadline = None if timeout is None else now() + timeout
-    if type(data) is bytes:
-        size = len(data)
-    else:
-        data = memoryview(data).cast("B")
-        size = data.nbytes
+    size = size_of(data)
+    if type(data) is not bytes:
+        data = memoryview(data)  # so that nobody resizes it meanwhile
     start = 0
     while True:
         start += _send_some(me, sock, data, flags, start, deadline)

@@ -23,8 +23,10 @@ cpdef copied_context()
 cpdef int socket_fd(sock) except -2
 cpdef socket_timeout(sock)
 cpdef recv(int fd, Py_ssize_t size, int flags=*)
-cpdef recv_into(int fd, buffer, Py_ssize_t size, int flags=*)
+cpdef recv_into(int fd, buffer, Py_ssize_t size, int flags=*, Py_ssize_t start=*)
 cpdef send(int fd, data, int flags=*, Py_ssize_t start=*)
+cpdef Py_ssize_t size_of(data) except -1
+cpdef Py_ssize_t room_in(buffer, Py_ssize_t size) except -1
 
 cdef class WaitWord:
     cdef uint64_t word

@@ -100,6 +100,15 @@ cdef extern from "<sys/uio.h>" nogil:
 cdef extern from "<sys/epoll.h>" nogil:
     int c_epoll_wait "epoll_wait"(int epfd, epoll_event *events, int most, int milliseconds)
 
+cdef extern from "<fcntl.h>" nogil:
+    cdef struct flock:
+        short l_type
+        short l_whence
+        long long l_start
+        long long l_len
+    int c_fcntl "fcntl"(int fd, int command, ...)
+    int F_GETFL, F_SETFL, F_SETLKW, F_WRLCK, F_UNLCK, O_NONBLOCK
+
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd:
         int fd
@@ -486,6 +495,32 @@ cpdef socket_timeout(sock):
     return plait_socket_timeout(sock)
 
 
+cpdef Py_ssize_t size_of(data) except -1:
+    """How many bytes a bytes-like object has. Refuses others in the words of CPython's own argument parser."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    cdef Py_ssize_t size = view.len
+    PyBuffer_Release(&view)
+    return size
+
+
+cpdef Py_ssize_t room_in(buffer, Py_ssize_t size) except -1:
+    """How many bytes recv_into() shall put into `buffer`: `size`, or as many as fit if that is 0. Refuses as it does."""
+    cdef Py_buffer view
+    try:
+        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+    except (TypeError, BufferError):
+        kind = "None" if buffer is None else type(buffer).__name__
+        raise TypeError(f"recv_into() argument 1 must be read-write bytes-like object, not {kind}") from None
+    cdef Py_ssize_t room = view.len
+    PyBuffer_Release(&view)
+    if size < 0:
+        raise ValueError("negative buffersize in recv_into")
+    if size > room:
+        raise ValueError("buffer too small for requested bytes")
+    return size or room
+
+
 cpdef recv(int fd, Py_ssize_t size, int flags=0):
     """recv(2) without waiting: bytes, or None."""
     if size < 0:
@@ -506,20 +541,16 @@ cpdef recv(int fd, Py_ssize_t size, int flags=0):
     return data
 
 
-cpdef recv_into(int fd, buffer, Py_ssize_t size, int flags=0):
-    """recv(2) into a writable buffer without waiting: the number of bytes, or None. size 0: as much as fits."""
+cpdef recv_into(int fd, buffer, Py_ssize_t size, int flags=0, Py_ssize_t start=0):
+    """recv(2) of at most `size` bytes into buffer[start:] without waiting: the number of bytes, or None."""
     cdef Py_buffer view
-    if size < 0:
-        raise ValueError("negative buffersize in recv_into")
     PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
     cdef ssize_t got
     try:
-        if size == 0:
-            size = view.len
-        if view.len < size:
+        if size < 0 or start < 0 or view.len - start < size:  # it may have shrunk while its reader was parked
             raise ValueError("buffer too small for requested bytes")
         while True:
-            got = c_recv(fd, view.buf, size, flags | MSG_DONTWAIT)
+            got = c_recv(fd, <char *>view.buf + start, size, flags | MSG_DONTWAIT)
             if got >= 0:
                 return got
             if would_wait():
@@ -610,6 +641,62 @@ def poll_now(int fd, short events):
             fail()
         PyErr_CheckSignals()
     return one.revents
+
+
+# ---- the mode of a descriptor --------------------------------------------------------------------------------------
+# Blocking mode belongs to the open file, which several descriptors, threads and processes may share. To leave it for one
+# call is done by one thread at a time: within the process under a lock, and among the processes that share the file, as
+# the workers of a server share their listener, under a record lock on it (fcntl(2); sockets take them). Otherwise one
+# would come back to blocking mode while another is about to make its call. Nothing of Python runs in between.
+
+cdef Lock modes = Lock()
+
+
+cdef void lock_record(int fd, short kind) noexcept nogil:
+    """Best effort: a file that takes no such lock is used without."""
+    cdef flock all_of_it
+    all_of_it.l_type = kind
+    all_of_it.l_whence = 0
+    all_of_it.l_start = 0
+    all_of_it.l_len = 0
+    while c_fcntl(fd, F_SETLKW, &all_of_it) < 0 and errno == EINTR:
+        pass
+
+
+def outside_blocking_mode(int fd, call, *args):
+    """`call(*args)` with the file behind `fd` in non-blocking mode. For calls of C alone."""
+    with modes:
+        with nogil:
+            lock_record(fd, F_WRLCK)
+        mode = c_fcntl(fd, F_GETFL)
+        try:
+            if mode < 0:
+                fail()
+            if mode & O_NONBLOCK:  # somebody's choice: it stays
+                return call(*args)
+            c_fcntl(fd, F_SETFL, mode | O_NONBLOCK)
+            try:
+                return call(*args)
+            finally:
+                c_fcntl(fd, F_SETFL, mode)
+        finally:
+            lock_record(fd, F_UNLCK)
+
+
+def is_in_blocking_mode(int fd):
+    """Whether the file behind `fd` is in blocking mode, but for a moment in which somebody has left it for a call."""
+    with modes:
+        with nogil:
+            lock_record(fd, F_WRLCK)
+        mode = c_fcntl(fd, F_GETFL)
+        lock_record(fd, F_UNLCK)
+    return mode >= 0 and not mode & O_NONBLOCK
+
+
+def reset_modes():
+    """The lock is free: in a child process after fork."""
+    global modes
+    modes = Lock()
 
 
 import sys as _sys
