@@ -3,8 +3,10 @@
 import errno
 import os
 import socket
+import struct
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 from patch.helpers import (
@@ -21,7 +23,7 @@ from patch.helpers import (
 )
 
 import plait
-from plait import ThreadGroup
+from plait import ThreadGroup, _originals
 from plait.lowlevel import wait_readable, wait_writable
 
 
@@ -223,6 +225,78 @@ def test_sendmsg_waits_for_room_with_an_iterator():
         assert future.result() == 5
 
 
+def test_sendmsg_on_a_blocking_stream_sends_everything():
+    """Without a timeout `sendmsg` returns when all buffers are taken, in their order."""
+    near, far = socket.socketpair()
+    parts = [b"a" * 700_000, b"", bytearray(b"b" * 700_000), memoryview(b"c" * 9)]
+
+    def read():
+        got = b""
+        while part := far.recv(1 << 16):
+            got += part
+        return got
+
+    with near, far, ThreadGroup() as group:
+        sender = group.spawn(near.sendmsg, iter(parts))
+        reader = group.spawn(read)
+        assert sender.result() == 1_400_009
+        near.shutdown(socket.SHUT_WR)
+    assert reader.result() == b"".join(map(bytes, parts))
+
+
+@pytest.mark.parametrize("method", ["sendto", "sendmsg"])
+@pytest.mark.parametrize("timeout", [None, 10, 0.05])
+def test_unix_datagrams_to_a_peer_whose_queue_is_full(method, timeout):
+    """The sender waits until the peer has taken a datagram, though it is others who have filled the queue."""
+    with ExitStack() as stack:
+        near, far, other = (stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) for _ in range(3))
+        far.bind("")
+        address = far.getsockname()
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                other.sendto(b"x", address)
+        near.settimeout(timeout)
+        arguments = (b"hello", address) if method == "sendto" else ([b"hello"], (), 0, address)
+        with ThreadGroup() as group:
+            future = group.spawn(described, getattr(near, method), *arguments)
+            wait_parked(future)
+            if timeout == 0.05:
+                assert future.result() == ("raised", "TimeoutError", "timed out")
+            else:
+                while far.recv(10) != b"hello":
+                    pass
+                assert future.result() == ("returned", 5)
+
+
+@pytest.mark.parametrize("method", ["sendto", "connect", "connect_ex", "sendmsg"])
+@pytest.mark.parametrize("host", ["localhost", b"localhost", bytearray(b"localhost")])
+def test_names_are_looked_up_for_the_family_of_the_socket(monkeypatch, method, host):
+    """Every form of a name is looked up on a worker, for addresses that the socket can use."""
+    asked = []
+    original = _originals.getaddrinfo
+
+    def lookup(*args):
+        asked.append(args)
+        return original(*args)
+
+    monkeypatch.setattr(_originals, "getaddrinfo", lookup)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far:
+        far.bind(("127.0.0.1", 0))
+        address = host, far.getsockname()[1]
+        with socket.socket(far.family, far.type) as near:
+            if method.startswith("connect"):
+                on_virtual(getattr(near, method), address)
+                on_virtual(near.send, b"hello")
+            else:
+                arguments = (b"hello", address) if method == "sendto" else ([b"hello"], (), 0, address)
+                assert on_virtual(getattr(near, method), *arguments) == 5
+        assert far.recv(10) == b"hello"
+    assert [(bytes(host, "ascii") if isinstance(host, str) else host, family) for host, _, family in asked] == [
+        (b"localhost", socket.AF_INET)
+    ]
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "<broadcast>", ""])
 def test_sendto(udp, host):
     """Datagrams go to addresses and to names, with flags and without, and to the special names of C."""
@@ -281,6 +355,25 @@ def test_timeout_means_what_it_means_on_platform_threads(pair, name, timeout):
     assert near.gettimeout() == timeout
 
 
+@pytest.mark.parametrize("name", ["recvfrom", "recvmsg", "accept", "recv"])
+def test_default_timeout_is_for_new_sockets(name):
+    """`socket.setdefaulttimeout` changes nothing for a socket that has a timeout, and holds up nobody."""
+    near, far = socket.socketpair()
+    with near, far, socket.create_server(("127.0.0.1", 0)) as listener:
+        sock = listener if name == "accept" else near
+        sock.settimeout(0.2)
+        call = CALLS.get(name, lambda sock: sock.accept())
+        socket.setdefaulttimeout(30)
+        try:
+            with ThreadGroup() as group:
+                future = group.spawn(described, call, sock)
+                wait_parked(future)
+        finally:
+            socket.setdefaulttimeout(None)
+        assert future.result() == ("raised", "TimeoutError", "timed out")
+        assert sock.gettimeout() == 0.2
+
+
 @pytest.mark.parametrize("timeout", [0, 0.02])
 def test_accept_timeout(timeout):
     """`accept` keeps to the listener's timeout, with the original's error."""
@@ -327,6 +420,140 @@ def test_receive_that_waits_for_all(pair, name):
     assert future.result() == (b"abcdef" if name == "recv" else 6)
 
 
+@pytest.mark.parametrize("name", ["recv", "recv_into"])
+def test_receive_that_waits_for_all_meets_the_end(pair, name):
+    """MSG_WAITALL: the end of the stream, or a cancel, ends the call with what has come so far; nothing is lost."""
+    near, far = pair
+    buffer = bytearray(6)
+    arguments = (6, socket.MSG_WAITALL) if name == "recv" else (buffer, 6, socket.MSG_WAITALL)
+    with ThreadGroup() as group:
+        future = group.spawn(getattr(near, name), *arguments)
+        far.send(b"abc")
+        wait_until(lambda: not wait_readable(near, 0) and is_parked(future))
+        far.shutdown(socket.SHUT_WR)
+    assert future.result() == (b"abc" if name == "recv" else 3)
+
+
+@pytest.mark.parametrize("sent", [b"", b"abc"])
+@pytest.mark.parametrize("where", ["virtual", "platform"])
+def test_receive_that_waits_for_all_is_cancelled(pair, sent, where):
+    """MSG_WAITALL: a cancel ends the call with what has come; if nothing has, the wait did not happen."""
+    near, far = pair
+    got = []
+
+    def body():
+        with ThreadGroup() as inner:
+            inside.append((inner, plait._core.current_thread()))
+            got.append(near.recv(6, socket.MSG_WAITALL))
+            time.sleep(3600)
+            got.append(b"not cancelled")
+
+    inside = []
+    with ThreadGroup() as group:
+        call = group.spawn(body) if where == "virtual" else PlatformCall(body)
+        wait_until(lambda: inside)
+        inner, thread = inside[0]
+        far.send(sent)
+        wait_until(lambda: not wait_readable(near, 0) and is_parked(thread))
+        inner.cancel()
+        call.result()
+    far.send(b"more")
+    assert got == ([sent] if sent else [])
+    assert on_virtual(near.recv, 10) == b"more"
+
+
+def test_peek_that_waits_for_all(pair):
+    """MSG_PEEK | MSG_WAITALL waits for all and leaves it; whoever reads after a cancelled look finds it."""
+    near, far = pair
+    with ThreadGroup() as group:
+        looks = [group.spawn(near.recv, 6, socket.MSG_PEEK | socket.MSG_WAITALL) for _ in range(2)]
+        far.send(b"abc")
+        wait_parked(*looks)
+        looks[0].cancel()
+        wait_until(looks[0].done)
+        assert group.spawn(near.recv, 2).result() == b"ab"
+        far.send(b"defgh")
+        assert looks[1].result() == b"cdefgh"
+    far.shutdown(socket.SHUT_WR)
+    assert on_virtual(near.recv, 60, socket.MSG_PEEK | socket.MSG_WAITALL) == b"cdefgh"
+    assert on_virtual(near.recv, 60) == b"cdefgh"
+
+
+def test_send_is_cancelled_half_way():
+    """`send` without a timeout, cancelled half-way, says how much was sent."""
+    near, far = socket.socketpair()
+    sent = []
+    with near, far:
+        with ThreadGroup() as group:
+            future = group.spawn(lambda: sent.append(near.send(bytes(2_000_000))))
+            wait_parked(future)
+            group.cancel()
+        assert 0 < sent[0] < 2_000_000
+        assert drain(far, until=lambda: True) == sent[0]
+
+
+def test_send_is_cut_off_by_the_peer():
+    """`send` without a timeout says how much was taken before the peer went; the next one raises."""
+    near, far = socket.socketpair()
+    with near:
+        with ThreadGroup() as group:
+            future = group.spawn(near.send, bytes(2_000_000))
+            wait_parked(future)
+            far.close()
+        assert 0 < future.result() < 2_000_000
+        assert on_virtual(described, near.send, b"x")[1] == "BrokenPipeError"
+
+
+def test_buffer_cannot_be_resized_while_it_is_sent():
+    """What a parked thread sends part by part keeps its size, as CPython has it."""
+    near, far = socket.socketpair()
+    with near, far:
+        for method in ("send", "sendall"):
+            data = bytearray(2_000_000)
+            with ThreadGroup() as group:
+                future = group.spawn(getattr(near, method), data)
+                wait_parked(future)
+                with pytest.raises(BufferError):
+                    data.clear()
+                drain(far, until=future.done)
+            data.clear()
+
+
+@pytest.mark.parametrize("flag", ["MSG_OOB", "MSG_ERRQUEUE", "MSG_DONTWAIT"])
+def test_receive_of_what_is_there_at_once_or_not_at_all(flag):
+    """Flags with which the kernel never waits: its answer, be it that there is nothing."""
+    near, far = tcp_pair()
+    with near, far, plait.timeout(1):
+        expected = described(near.recv, 1, getattr(socket, flag))
+        assert on_virtual(described, near.recv, 1, getattr(socket, flag)) == expected
+
+
+@pytest.mark.parametrize("name", ["recv", "send", "sendall", "recvfrom", "recvmsg", "recv_into"])
+def test_flag_not_to_wait_on_a_socket_with_a_timeout(pair, name):
+    """CPython itself waits then, whatever the flag says; here that holds up nobody, and ends with the timeout."""
+    near, _ = pair
+    fill(near)
+    near.settimeout(0.1)
+    data = bytearray(1) if name == "recv_into" else b"x" if name.startswith("send") else 1
+    arguments = (data, 0, socket.MSG_DONTWAIT) if name in {"recvmsg", "recv_into"} else (data, socket.MSG_DONTWAIT)
+    with ThreadGroup() as group:
+        future = group.spawn(described, getattr(near, name), *arguments)
+        wait_parked(future)
+    assert future.result() == described(getattr(near, name), *arguments) == ("raised", "TimeoutError", "timed out")
+
+
+def test_wrong_size_after_a_wait(pair):
+    """A wrong argument is refused at once also where the socket is known to be empty."""
+    near, far = pair
+
+    def body():
+        far.send(b"x")
+        near.recv(10)
+        return [described(near.recv, -1), described(near.recv_into, bytearray(1), 2), near.recv(0)]
+
+    assert [outcome[:2] for outcome in on_virtual(body)[:2]] == [("raised", "ValueError")] * 2
+
+
 def test_peek_leaves_the_data(pair):
     """MSG_PEEK shows what is there, any number of times."""
     near, far = pair
@@ -367,6 +594,10 @@ def test_receive_of_nothing_does_not_wait(pair, name):
         ("send", (None,)),
         ("sendall", ("text",)),
         ("sendall", (5,)),
+        ("sendall", (memoryview(bytes(10))[::2],)),
+        ("send", (memoryview(bytes(10))[::2],)),
+        ("recv_into", (memoryview(bytearray(10))[::2],)),
+        ("recv_into", (None,)),
         ("sendall", ()),
         ("sendto", ()),
         ("sendto", (b"x",)),
@@ -382,6 +613,20 @@ def test_receive_of_nothing_does_not_wait(pair, name):
         ("connect", (("127.0.0.1", 70000),)),
         ("connect", ((5, 5),)),
         ("connect_ex", (5,)),
+        ("connect", (("a..b", 5),)),
+        ("connect", (("a\0b", 5),)),
+        ("connect", ((b"\xff\xff", 5),)),
+        ("sendto", (b"x", 0)),
+        ("sendto", (b"x", "flags", ("127.0.0.1", 1))),
+        ("sendto", (b"x", 0, ("127.0.0.1", 1), 5)),
+        ("sendmsg", (5,)),
+        ("sendmsg", ([b"x"], 5)),
+        ("sendmsg", ([b"x"], (), "flags")),
+        ("recvmsg_into", (5,)),
+        ("recvmsg_into", ([b"readonly"],)),
+        ("recvfrom_into", (bytearray(1), 2)),
+        ("recvfrom_into", (b"readonly",)),
+        ("recvfrom", (1, "flags")),
     ],
 )
 @pytest.mark.parametrize("timeout", [None, 10])
@@ -609,6 +854,68 @@ def test_listener_shared_by_virtual_and_platform_threads():
         assert os.get_blocking(listener.fileno())
 
 
+def test_mode_of_a_shared_listener():
+    """A listener that others have put into non-blocking mode stays in it, and gives platform threads their error."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, listener.dup() as duplicate:
+        duplicate.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+        with ThreadGroup() as group:
+            server = group.spawn(listener.accept)
+            wait_parked(server)
+            socket.create_connection(listener.getsockname()).close()
+        server.result()[0].close()
+        assert not os.get_blocking(duplicate.fileno())
+
+
+def test_receive_timeout_of_a_listener():
+    """SO_RCVTIMEO of a listener bounds `accept` on platform threads as ever."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 50_000))
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def test_one_process_at_a_time_leaves_blocking_mode():
+    """Processes that share a listener, and threads of one process, take turns outside its blocking mode."""
+    code = """
+        import os, socket, threading
+        from plait._native import is_in_blocking_mode, outside_blocking_mode
+
+        listener = socket.create_server(("127.0.0.1", 0))
+        fd = listener.fileno()
+        inside, told = os.pipe(), os.pipe()
+
+        def stay():
+            os.write(inside[1], b"x")
+            os.read(told[0], 1)
+
+        def others_wait(leave):
+            os.read(inside[0], 1)
+            assert not os.get_blocking(fd)
+            answers = []
+            asking = threading.Thread(target=lambda: answers.append(is_in_blocking_mode(fd)))
+            asking.start()
+            asking.join(0.1)
+            assert asking.is_alive()
+            os.write(told[1], b"x")
+            leave()
+            asking.join()
+            assert answers == [True] and os.get_blocking(fd)
+
+        child = os.fork()
+        if not child:
+            outside_blocking_mode(fd, stay)
+            os._exit(0)
+        others_wait(lambda: os.waitpid(child, 0))
+        thread = threading.Thread(target=lambda: outside_blocking_mode(fd, stay))
+        thread.start()
+        others_wait(thread.join)
+        print("done")
+    """
+    assert run_python(code) == "done\n"
+
+
 def test_many_accept_on_one_listener():
     """Each connection goes to one of the threads that wait to accept."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -723,6 +1030,32 @@ def test_connect_timeout():
         for sock in others:
             sock.close()
     assert expected == ("raised", "TimeoutError", "timed out")
+
+
+def test_connect_goes_on_after_a_cancel():
+    """A connection whose `connect` was cancelled is still being made, and a second `connect` waits for it."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+
+        def connect():
+            sock = stack.enter_context(socket.socket())
+            with plait.move_on_after(0.05) as limit:
+                sock.connect(listener.getsockname())
+            return sock, limit.cancelled_caught
+
+        while True:  # the backlog takes one or two beyond its length
+            sock, was_cancelled = on_virtual(connect)
+            if was_cancelled:
+                break
+        with ThreadGroup() as group:
+            future = group.spawn(sock.connect, listener.getsockname())
+            wait_parked(future)
+            listener.listen(5)
+            listener.accept()[0].close()
+        assert future.result() is None
+        assert sock.getpeername() == listener.getsockname()
 
 
 def test_udp_connect(udp):

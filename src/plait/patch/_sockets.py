@@ -4,7 +4,8 @@
 socket with a timeout of None is in blocking mode, and stays so: other threads and processes may share it. Where Linux
 knows a flag for one call (MSG_DONTWAIT) that is used. `accept` and `connect` have none: there the descriptor is in
 non-blocking mode for the length of one attempt, which is made only when it should succeed at once (accept) or on a
-socket that nobody else uses yet (connect). See docs/adr/0003.
+socket that nobody else uses yet (connect). A platform thread that enters `accept` in that moment tries again. See
+docs/adr/0003.
 
 The four that carry streams are operations of the core (`_core/_operations.py`), which compiles them.
 """
@@ -13,7 +14,9 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 from contextlib import contextmanager
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from plait import _originals
@@ -29,10 +32,20 @@ from plait._core import (
     recv_into,
     runtime,
     send,
+    send_rest,
     sendall,
+    wait_descriptor,
 )
-from plait._native import cooperative, original, poll_now
-from plait._originals import Socket
+from plait._native import (
+    cooperative,
+    is_in_blocking_mode,
+    original,
+    outside_blocking_mode,
+    poll_now,
+    reset_modes,
+    size_of,
+)
+from plait._originals import Socket, poll_poll
 from plait.patch._names import is_numeric, lookup
 from plait.patch._registry import ALWAYS, ClassPatch, Leaf, method
 
@@ -40,12 +53,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 _fileno = Socket.fileno
 _gettimeout = Socket.gettimeout
+_settimeout = Socket.settimeout
 _family = Socket.family.__get__
 _type = Socket.type.__get__
 _proto = Socket.proto.__get__
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
+_SOCK_DGRAM = 2
 _DONTWAIT = 0x40
-_SOL_SOCKET, _SO_ERROR = 1, 4
+_NEVER_WAITS = 0x2041  # MSG_DONTWAIT | MSG_OOB | MSG_ERRQUEUE
+_SOL_SOCKET, _SO_ERROR, _SO_RCVTIMEO = 1, 4, 20
+_SPECIAL_HOSTS = ("", b"", "<broadcast>", b"<broadcast>")  # which C knows without looking them up
 
 
 # ---- the calls that are rarer: the original, on a twin that does not wait ----
@@ -63,13 +80,20 @@ def _twin(sock: Any, timeout: float | None) -> Iterator[Any]:
         return
     twin = Socket(_family(sock), _type(sock), _proto(sock), _fileno(sock))
     try:
+        if _gettimeout(twin) is not None:  # socket.setdefaulttimeout
+            _settimeout(twin, 0)
         yield twin
     finally:
         twin.detach()
 
 
-def _waiting(name: str, events: int, place: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Callable[..., Any]:
-    """A leaf that repeats the original with MSG_DONTWAIT, which `place` puts among the arguments."""
+# Each `place` below has the signature of the method that it stands for, and gives the arguments before the flags, the
+# flags, and those after them. Where it raises TypeError the original will refuse the call.
+_Placed = tuple[tuple[Any, ...], int, tuple[Any, ...]]
+
+
+def _waiting(name: str, events: int, place: Callable[..., _Placed]) -> Callable[..., Any]:
+    """A leaf that repeats the original with MSG_DONTWAIT among its flags."""
     call = original(getattr(Socket, name))
 
     def leaf(sock: Any, *args: Any, **kwargs: Any) -> Any:
@@ -81,94 +105,154 @@ def _waiting(name: str, events: int, place: Callable[[tuple[Any, ...]], tuple[An
         if me.scope is not None:
             check_entry(me)
         deadline = None if timeout is None else now() + timeout
-        if kwargs:  # only recvfrom_into and recv_into take any: nbytes, flags
-            args = (*args, kwargs.get("nbytes", 0), kwargs.get("flags", 0))
-        placed = place(args)
-        if placed == args:  # MSG_DONTWAIT was there, or the original will refuse the arguments
-            return call(sock, *args)
+        try:
+            before, flags, after = place(sock, *args, **kwargs)
+        except TypeError:
+            return call(sock, *args, **kwargs)
+        if timeout is None and flags & (_DONTWAIT if events == WRITE else _NEVER_WAITS):
+            return call(sock, *before, flags, *after)
         while True:
             try:
                 with _twin(sock, timeout) as twin:
-                    return call(twin, *placed)
+                    done = call(twin, *before, flags | _DONTWAIT, *after)
+                break
             except BlockingIOError:
-                await_socket(me, sock, fd, events, deadline)
+                if events == WRITE and after and _family(sock) == _AF_UNIX:
+                    _await_peer(me, after[-1], deadline)
+                else:
+                    await_socket(me, sock, fd, events, deadline)
+        if events == WRITE and timeout is None:  # the kernel would have waited until a stream had taken everything
+            return _send_rest(me, sock, before[0], flags, done)
+        return done
 
     leaf.__name__ = name
     leaf.__doc__ = f"`socket.{name}`."
     return leaf
 
 
-def _flags_at(position: int) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
-    """Where the flags are the argument at `position`, with zeros before it that may be left out."""
-
-    def place(args: tuple[Any, ...]) -> tuple[Any, ...]:
-        if not args:
-            return args  # the original refuses it
-        full = list(args) + [0] * (position + 1 - len(args))
-        if isinstance(full[position], int):
-            full[position] |= _DONTWAIT
-        return tuple(full)
-
-    return place
+def _send_rest(me: Parker, sock: Any, data: Any, flags: int, sent: int) -> int:
+    total = 0
+    for part in data if isinstance(data, (list, tuple)) else (data,):
+        size = size_of(part)
+        done = size if sent >= size else send_rest(me, sock, part, flags, sent)
+        total += done
+        if done < size:
+            break
+        sent = max(sent - size, 0)
+    return total
 
 
-def _flags_of_sendto(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(args) == 2:
-        return (args[0], _DONTWAIT, _resolved_host(args[1]))
-    if len(args) == 3 and isinstance(args[1], int):
-        return (args[0], args[1] | _DONTWAIT, _resolved_host(args[2]))
-    return args
+def _await_peer(me: Parker, address: Any, deadline: float | None) -> None:
+    """Park until the queue of the Unix datagram socket at `address` has room.
+
+    The sender cannot be polled for that, but a socket that is connected to that peer can.
+    """
+    probe = Socket(_AF_UNIX, _SOCK_DGRAM)
+    try:
+        _originals.sock_connect(probe, address)
+        if not wait_descriptor(me, _fileno(probe), WRITE, deadline):
+            raise late()
+    finally:
+        _originals.sock_close(probe)
 
 
-def _flags_of_sendmsg(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    full = list(args) + [(), 0][len(args) - 1 :] if 1 <= len(args) < 3 else list(args)
-    if len(full) >= 3 and isinstance(full[2], int):
-        full[2] |= _DONTWAIT
-    return tuple(full)
+def _place_recvfrom(sock: Any, size: int, flags: int = 0, /) -> _Placed:
+    return (size,), index(flags), ()
+
+
+def _place_recvfrom_into(sock: Any, buffer: Any, nbytes: int = 0, flags: int = 0) -> _Placed:
+    return (buffer, nbytes), index(flags), ()
+
+
+def _place_recvmsg(sock: Any, size: int, ancillary: int = 0, flags: int = 0, /) -> _Placed:
+    return (size, ancillary), index(flags), ()
+
+
+def _place_recvmsg_into(sock: Any, buffers: Any, ancillary: int = 0, flags: int = 0, /) -> _Placed:
+    return (_listed(buffers), ancillary), index(flags), ()
+
+
+def _place_sendto(sock: Any, data: Any, *rest: Any) -> _Placed:
+    if not 1 <= len(rest) <= 2:
+        raise TypeError
+    flags, address = rest if len(rest) == 2 else (0, rest[0])
+    return (data,), index(flags), (_numeric(sock, address),)
+
+
+def _place_sendmsg(sock: Any, buffers: Any, ancillary: Any = (), flags: int = 0, address: Any = None, /) -> _Placed:
+    after = () if address is None else (_numeric(sock, address),)
+    return (_listed(buffers), _listed(ancillary)), index(flags), after
+
+
+def _listed(things: Any) -> Any:
+    """An iterable that can be gone through more than once."""
+    return things if isinstance(things, (list, tuple)) else tuple(things)
+
+
+def _numeric(sock: Any, address: Any) -> Any:
+    """An internet address whose host is a name, with the name looked up: C would wait for that inside."""
+    family = _family(sock)
+    if family not in (_AF_INET, _AF_INET6) or not isinstance(address, tuple) or not address:
+        return address
+    host = bytes(address[0]) if isinstance(address[0], bytearray) else address[0]
+    if not isinstance(host, (str, bytes)) or host in _SPECIAL_HOSTS or is_numeric(host):
+        return address
+    if "\0" in host if isinstance(host, str) else b"\0" in host:
+        return address  # the original refuses it
+    try:
+        found = lookup(host, None, family)
+    except (UnicodeError, ValueError):
+        return address  # so does it here
+    return (found[0][4][0], *address[1:])
 
 
 # ---- accept and connect ----
 
 
-@contextmanager
-def _not_blocking(fd: int, timeout: float | None) -> Iterator[None]:
-    """The descriptor of a socket in blocking mode, out of it for one attempt."""
-    if timeout is not None:
-        yield
-        return
-    os.set_blocking(fd, False)
-    try:
-        yield
-    finally:
-        os.set_blocking(fd, True)
-
-
 def accept(sock: Any) -> tuple[int, Any]:
     """`socket._accept`, under `socket.accept`."""
+    me: Parker | None = cooperative()
+    if me is None:
+        return _accept_natively(sock)
     timeout = _gettimeout(sock)
     fd = _fileno(sock)
     if timeout == 0 or fd < 0:
         return _originals.sock_accept(sock)
-    me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
     deadline = None if timeout is None else now() + timeout
     while True:
         if poll_now(fd, READ):
             try:
-                with _not_blocking(fd, timeout), _twin(sock, timeout) as twin:
-                    return _originals.sock_accept(twin)
+                accepted: tuple[int, Any] = _attempt(sock, fd, timeout, _originals.sock_accept)
+                return accepted
             except BlockingIOError:
                 pass
         await_socket(me, sock, fd, READ, deadline)
 
 
-def _resolved_host(address: Any) -> Any:
-    """An internet address whose host is a name, with the name looked up: C would wait for that inside."""
-    if isinstance(address, tuple) and len(address) >= 2 and isinstance(address[0], str) and not is_numeric(address[0]):
-        found = lookup(address[0], None)
-        return (found[0][4][0], *address[1:]) if found else address
-    return address
+def _attempt(sock: Any, fd: int, timeout: float | None, call: Callable[..., Any], *args: Any) -> Any:
+    """`call(sock, *args)`, which does not wait."""
+    if timeout is None:
+        return outside_blocking_mode(fd, call, sock, *args)
+    with _twin(sock, timeout) as twin:
+        return call(twin, *args)
+
+
+def _accept_natively(sock: Any) -> tuple[int, Any]:
+    """On a platform thread: the original, which may meet the moment in which `_attempt` has changed the mode."""
+    while True:
+        try:
+            return _originals.sock_accept(sock)
+        except BlockingIOError:
+            fd = _fileno(sock)
+            if _gettimeout(sock) is not None or not is_in_blocking_mode(fd):
+                raise
+            if any(sock.getsockopt(_SOL_SOCKET, _SO_RCVTIMEO, 16)):
+                raise  # the time that this allows may be over
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            poll_poll(poll)
 
 
 def _connect(sock: Any, address: Any, timeout: float | None) -> int:
@@ -177,14 +261,14 @@ def _connect(sock: Any, address: Any, timeout: float | None) -> int:
     if me.scope is not None:
         check_entry(me)
     deadline = None if timeout is None else now() + timeout
-    family = _family(sock)
-    if family in (_AF_INET, _AF_INET6) and isinstance(address, tuple) and address and isinstance(address[0], str):
-        address = _named_for(family, address)
+    address = _numeric(sock, address)
     fd = _fileno(sock)
-    with _not_blocking(fd, timeout), _twin(sock, timeout) as twin:
-        failed = _originals.sock_connect_ex(twin, address)
-    if failed == errno.EAGAIN and family == _AF_UNIX:  # a full backlog, which cannot be polled for
-        return _connect_elsewhere(me, sock, address, deadline)
+    failed: int = _attempt(sock, fd, timeout, _originals.sock_connect_ex, address)
+    if timeout is None:
+        if failed == errno.EAGAIN and _family(sock) == _AF_UNIX:  # a full backlog, which cannot be polled for
+            return _connect_elsewhere(me, sock, address)
+        if failed == errno.EALREADY:  # an attempt that was cancelled goes on in the kernel: wait for that
+            failed = errno.EINPROGRESS
     if failed != errno.EINPROGRESS:
         return failed
     while not poll_now(fd, WRITE):
@@ -192,21 +276,13 @@ def _connect(sock: Any, address: Any, timeout: float | None) -> int:
     return int(sock.getsockopt(_SOL_SOCKET, _SO_ERROR))
 
 
-def _named_for(family: int, address: tuple[Any, ...]) -> tuple[Any, ...]:
-    host = address[0]
-    if not host or is_numeric(host) or host == "<broadcast>":
-        return address
-    found = lookup(host, None, family)
-    return (found[0][4][0], *address[1:])
-
-
-def _connect_elsewhere(me: Parker, sock: Any, address: Any, deadline: float | None) -> int:
+def _connect_elsewhere(me: Parker, sock: Any, address: Any) -> int:
     """Let a worker wait in connect(2)."""
 
     def wait() -> int:
         twin = Socket(_family(sock), _type(sock), _proto(sock), os.dup(_fileno(sock)))
         try:
-            twin.settimeout(None if deadline is None else max(deadline - now(), 0.001))
+            _settimeout(twin, None)
             return _originals.sock_connect_ex(twin, address)
         finally:
             _originals.sock_close(twin)
@@ -222,8 +298,6 @@ def connect(sock: Any, address: Any, /) -> None:
         _originals.sock_connect(sock, address)
         return
     failed = _connect(sock, address, timeout)
-    if failed == errno.EAGAIN:
-        raise late()
     if failed:
         raise OSError(failed, os.strerror(failed))
 
@@ -260,19 +334,21 @@ def leaves() -> Sequence[Leaf | ClassPatch]:
         "recv_into": recv_into,
         "send": send,
         "sendall": sendall,
-        "recvfrom": _waiting("recvfrom", READ, _flags_at(1)),
-        "recvfrom_into": _waiting("recvfrom_into", READ, _flags_at(2)),
-        "recvmsg": _waiting("recvmsg", READ, _flags_at(2)),
-        "recvmsg_into": _waiting("recvmsg_into", READ, _flags_at(2)),
-        "sendto": _waiting("sendto", WRITE, _flags_of_sendto),
-        "sendmsg": _waiting("sendmsg", WRITE, _flags_of_sendmsg),
-        "_accept": accept,
+        "recvfrom": _waiting("recvfrom", READ, _place_recvfrom),
+        "recvfrom_into": _waiting("recvfrom_into", READ, _place_recvfrom_into),
+        "recvmsg": _waiting("recvmsg", READ, _place_recvmsg),
+        "recvmsg_into": _waiting("recvmsg_into", READ, _place_recvmsg_into),
+        "sendto": _waiting("sendto", WRITE, _place_sendto),
+        "sendmsg": _waiting("sendmsg", WRITE, _place_sendmsg),
         "connect": connect,
         "connect_ex": connect_ex,
     }
     found: list[Leaf | ClassPatch] = [
-        Leaf(f"socket.socket.{name.strip('_')}", method(Socket, name), replacement)
-        for name, replacement in table.items()
+        Leaf(f"socket.socket.{name}", method(Socket, name), replacement) for name, replacement in table.items()
     ]
+    found.append(Leaf("socket.socket.accept", method(Socket, "_accept"), accept, when=ALWAYS))
     found.append(Leaf("socket.socket.close", method(Socket, "close"), close, when=ALWAYS))
     return found
+
+
+os.register_at_fork(after_in_child=reset_modes)
