@@ -11,6 +11,13 @@ The word is the truth, the bell only says that it is time to look. So nobody has
 a signal handler may raise out of the bell (Ctrl-C in the main thread) before or after the ring of the same wait, and a
 ring that comes when its wait is over makes a later one look for nothing. No ring is lost: if the bell rings already,
 the owner has still to silence it and looks after that, when the claim is there.
+
+poll(2) does not notice that its descriptor is closed by another thread, so who closes one tells those who wait for it:
+
+    Waiter: 1. enters itself in `_watchers`      2. arms [fence]      3. looks whether the owner is still open      4. polls
+    Closer: 1. closes [fence: the system call]   2. reads `_watchers`, and nudges those that wait for this number
+
+Either the waiter's step 3 sees that it is closed, or the closer finds it armed. Whoever is nudged looks again by itself.
 """
 
 from __future__ import annotations
@@ -19,7 +26,7 @@ import os
 import select
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from plait import _native, _originals
 from plait._core._clock import LONGEST_WAIT, now
@@ -33,11 +40,20 @@ if TYPE_CHECKING:
 
 _record = threading.local()
 
+_watchers: dict[PlatformThread, int] = {}  # those that wait for a descriptor, and which. Each writes its own entry
+
+
+class Owner(Protocol):
+    """What a descriptor belongs to: a socket."""
+
+    def fileno(self) -> int:
+        """The descriptor, or -1 once it is closed."""
+
 
 class PlatformThread(Parker):
     """The record of one OS thread."""
 
-    __slots__ = ("__weakref__", "_bell", "_bound", "_wakeup", "_watched", "name")
+    __slots__ = ("__weakref__", "_bell", "_bound", "_owner", "_wakeup", "_watched", "name")
 
     # Set by the runtime: deadlines of scopes opened here are kept by a carrier.
     push_timer: ClassVar[Callable[[Entry], None]]
@@ -53,6 +69,7 @@ class PlatformThread(Parker):
         lock_acquire(self._bell)
         self._wakeup: int | None = None  # an eventfd, made at the first wait for a descriptor
         self._watched: tuple[int, int] | None = None  # descriptor and events of the present wait; owner
+        self._owner: Owner | None = None  # what the descriptor belongs to, if that can be asked
         self._bound = 0  # how many scopes this thread has open
 
     def __repr__(self) -> str:
@@ -120,20 +137,38 @@ class PlatformThread(Parker):
         poll = select.poll()
         poll.register(*self._watched)
         poll.register(self._wakeup, select.POLLIN)
+        if self._owner is not None and self._owner.fileno() != self._watched[0]:
+            return True  # closed before this wait was armed
         ready = dict(poll_poll(poll, patience * 1000))
         if self._wakeup in ready:
             os.eventfd_read(self._wakeup)
         return self._watched[0] in ready
 
-    def wait_descriptor(self, fd: int, events: int, reason: WaitReason, deadline: float | None) -> bool:
-        """Park until `fd` is ready for `events`; False when the instant `deadline` has come first. Owner only."""
+    def wait_descriptor(
+        self, fd: int, events: int, reason: WaitReason, deadline: float | None, owner: Owner | None = None
+    ) -> bool:
+        """Park until `fd` is ready for `events`; False when the instant `deadline` has come first. Owner only.
+
+        Returns also when `owner`, or somebody else through `wake_watchers`, has closed it.
+        """
         if self._wakeup is None:
             self._wakeup = os.eventfd(0, os.EFD_CLOEXEC)
         self._watched = (fd, events)
+        self._owner = owner
         try:
+            _watchers[self] = fd
             return park(self, self.arm(), reason, deadline) != TIMED_OUT
         finally:
-            self._watched = None
+            _watchers.pop(self, None)
+            self._watched = self._owner = None
+
+
+def wake_watchers(fd: int) -> None:
+    """`fd` has been closed: let each platform thread that waits for it look. Any thread."""
+    if _watchers:
+        for who, watched in _watchers.copy().items():
+            if watched == fd:
+                who.nudge()
 
 
 def platform_thread() -> PlatformThread:
