@@ -24,7 +24,9 @@ from patch.helpers import (
 
 import plait
 from plait import ThreadGroup, _originals
+from plait._core import _operations
 from plait.lowlevel import wait_readable, wait_writable
+from plait.patch import _sockets
 
 
 @pytest.fixture(params=["tcp", "unix"])
@@ -703,6 +705,112 @@ def test_close_wakes_a_body_on_a_platform_thread():
         group.spawn(close)
         with pytest.raises(OSError, match="Bad file descriptor"):
             near.recv(1)
+
+
+@pytest.mark.parametrize("name", ["recv", "recvfrom", "accept", "send", "wait_readable"])
+def test_close_wakes_platform_threads(name):
+    """Any call on a platform thread with a scope ends when the socket is closed, as on a virtual one."""
+    near, far = socket.socketpair()
+    if name == "accept":
+        near.close()
+        near = socket.create_server(("127.0.0.1", 0))
+    with near, far:
+        if name == "send":
+            fill(near)
+        threads = []
+        call = {"accept": lambda sock: sock.accept(), "wait_readable": wait_readable}.get(name) or CALLS[name]
+
+        def body():
+            with ThreadGroup():
+                threads.append(plait._core.current_thread())
+                return described(call, near)
+
+        calls = [PlatformCall(body) for _ in range(2)]
+        wait_until(lambda: len(threads) == 2 and all(map(is_parked, threads)))
+        on_virtual(near.close)
+        expected = (
+            ("returned", True) if name == "wait_readable" else ("raised", "OSError", "[Errno 9] Bad file descriptor")
+        )
+        assert [call.result() for call in calls] == [expected] * 2
+
+
+def test_close_that_comes_before_the_wait(monkeypatch):
+    """A socket that is closed between the attempt and the wait: nobody waits for whatever has its number now."""
+    near, far = socket.socketpair()
+    with near, far:
+        number = near.fileno()
+
+        def steal(fd, events):
+            """What another thread may do at the worst time."""
+            os.dup2(quiet, number)
+            near.detach()
+            return 0
+
+        quiet, other = os.pipe()
+        monkeypatch.setattr(_sockets, "poll_now", steal)
+        assert on_virtual(described, near.accept)[1:] == ("OSError", "[Errno 9] Bad file descriptor")
+        for fd in (quiet, other, number):
+            os.close(fd)
+
+
+def test_two_objects_over_one_descriptor(monkeypatch):
+    """Two sockets with the same number both wait, neither wakes the other, and both are woken by a close."""
+    near, far = socket.socketpair()
+    attempts = []
+    native = _operations._native_recv
+
+    def count(*args):
+        attempts.append(args)
+        return native(*args)
+
+    with near, far:
+        monkeypatch.setattr(_operations, "_native_recv", count)
+        twin = socket.socket(fileno=near.fileno())
+        with ThreadGroup() as group:
+            first, second = (group.spawn(described, sock.recv, 1) for sock in (near, twin))
+            wait_parked(first, second)
+            before = len(attempts)
+            for _ in range(20):
+                group.spawn(int).result()
+            assert len(attempts) <= before + 2
+            assert before <= 4
+            far.send(b"x")
+            wait_until(lambda: first.done() or second.done())
+            twin.close()
+            near.detach()
+        outcomes = sorted([first.result(), second.result()])
+        assert outcomes[1] == ("returned", b"x")
+        assert outcomes[0][1] == "OSError"
+
+
+def test_wake_for_a_number_that_has_come_back(pair):
+    """A close that is heard of only after its number has come back harms nobody who waits for the new socket."""
+    near, far = pair
+
+    def body():
+        far.send(b"x")
+        near.recv(10)  # a short read: the next one parks first
+        return near.recv(10)
+
+    with ThreadGroup() as group:
+        future = group.spawn(body)
+        wait_until(lambda: not wait_readable(near, 0) and is_parked(future))
+        reactor = future.carrier.reactor
+        future.carrier.call(lambda: reactor.forget(reactor.find(near.fileno())))
+        group.spawn(far.send, b"hello")
+    assert future.result() == b"hello"
+
+
+def test_shutdown_wakes_those_who_are_parked():
+    """`shutdown` of a stream gives its readers the end, and of a listener the error that the kernel gives."""
+    near, far = socket.socketpair()
+    with near, far, socket.create_server(("127.0.0.1", 0)) as listener, ThreadGroup() as group:
+        reader, server = group.spawn(near.recv, 1), group.spawn(described, listener.accept)
+        wait_parked(reader, server)
+        near.shutdown(socket.SHUT_RDWR)
+        listener.shutdown(socket.SHUT_RDWR)
+        assert reader.result() == b""
+        assert server.result() == described(listener.accept) == ("raised", "OSError", "[Errno 22] Invalid argument")
 
 
 def test_number_of_a_closed_socket_comes_back():

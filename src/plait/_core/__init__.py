@@ -43,7 +43,7 @@ from plait._core._parking import (
     park_shielded,
     unpark_all,
 )
-from plait._core._platform import PlatformThread
+from plait._core._platform import PlatformThread, wake_watchers
 from plait._core._poller import READ, WRITE
 from plait._core._reactor import Descriptor, wait_descriptor
 from plait._core._runtime import close_scope, current_thread, launch, open_scope, runtime, start_child
@@ -101,4 +101,5 @@ __all__ = (
     "start_child",
     "unpark_all",
     "wait_descriptor",
+    "wake_watchers",
 )

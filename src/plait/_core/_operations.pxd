@@ -21,15 +21,16 @@ cdef bint _await_more(Parker me, sock, int fd, int events) except -1
 @cython.locals(entry=Descriptor, reactor=Reactor)
 cdef Descriptor _entry(VirtualThread me, sock, int fd)
 cdef bint _is_stream(sock) except -1
+cdef _closed()
 cdef _note_short(Descriptor entry, int flags)
-@cython.locals(me=Parker, entry=Descriptor, total=Py_ssize_t)
+@cython.locals(me=Parker, entry=Descriptor, total=Py_ssize_t, is_worth_a_try=cython.bint)
 cdef Py_ssize_t _receive_all(sock, int fd, buffer, Py_ssize_t size, int flags) except -1
 cdef Py_ssize_t _send_some(Parker me, sock, data, int flags, Py_ssize_t start, deadline) except -1
 @cython.locals(size=Py_ssize_t)
 cpdef Py_ssize_t send_rest(Parker me, sock, data, int flags, Py_ssize_t start) except -1
-@cython.locals(me=Parker, entry=Descriptor, fd=int)
+@cython.locals(me=Parker, entry=Descriptor, fd=int, is_worth_a_try=cython.bint)
 cpdef recv(sock, Py_ssize_t size, int flags=*)
-@cython.locals(me=Parker, entry=Descriptor, fd=int, size=Py_ssize_t)
+@cython.locals(me=Parker, entry=Descriptor, fd=int, size=Py_ssize_t, is_worth_a_try=cython.bint)
 cpdef recv_into(sock, buffer, Py_ssize_t nbytes=*, int flags=*)
 @cython.locals(me=Parker, size=Py_ssize_t, sent=Py_ssize_t)
 cpdef send(sock, data, int flags=*)

@@ -59,13 +59,17 @@ def await_socket(me: Parker, sock: Any, fd: int, events: int, deadline: float | 
     if isinstance(me, VirtualThread):
         thread: VirtualThread = me
         reactor = thread.carrier.reactor  # type: ignore[union-attr]
-        is_in_time = reactor.wait(thread, reactor.owned(fd, sock), events, deadline)
+        is_in_time = reactor.wait(thread, _entry(thread, sock, fd), events, deadline)
     else:
-        is_in_time = wait_descriptor(me, fd, events, deadline)
+        is_in_time = wait_descriptor(me, fd, events, deadline, sock)
     if not is_in_time:
         raise late()
     if _fileno(sock) != fd:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        raise _closed()
+
+
+def _closed() -> OSError:
+    return OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
 def _await_more(me: Parker, sock: Any, fd: int, events: int) -> bool:
@@ -86,9 +90,13 @@ def _await_more(me: Parker, sock: Any, fd: int, events: int) -> bool:
 
 def _entry(me: VirtualThread, sock: Any, fd: int) -> Descriptor:
     """What the reactor of a virtual thread knows of the socket."""
-    entry = me.carrier.reactor.owned(fd, sock)  # type: ignore[union-attr]
-    if entry.is_stream is None:
+    reactor = me.carrier.reactor  # type: ignore[union-attr]
+    entry = reactor.owned(fd, sock)
+    if entry.is_stream is None:  # it is new
         entry.is_stream = _is_stream(sock)
+        if _fileno(sock) != fd:
+            reactor.forget(entry)
+            raise _closed()
     return entry
 
 
@@ -116,8 +124,9 @@ def recv(sock: Any, size: int, flags: int = 0, /) -> bytes:
         check_entry(me)
     deadline = None if timeout is None else now() + timeout
     entry = _entry(me, sock, fd) if isinstance(me, VirtualThread) else None
+    is_worth_a_try = entry is None or entry.readable
     while True:
-        if entry is None or entry.readable:
+        if is_worth_a_try:
             got = _native_recv(fd, size, flags)
             if got is not None:
                 if entry is not None and 0 < len(got) < size:
@@ -126,6 +135,7 @@ def recv(sock: Any, size: int, flags: int = 0, /) -> bytes:
             if entry is not None:
                 entry.readable = False
         await_socket(me, sock, fd, READ, deadline)
+        is_worth_a_try = True  # whatever `entry` says: another may have taken its place meanwhile
 
 
 def _note_short(entry: Descriptor, flags: int) -> None:
@@ -152,8 +162,9 @@ def recv_into(sock: Any, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         check_entry(me)
     deadline = None if timeout is None else now() + timeout
     entry = _entry(me, sock, fd) if isinstance(me, VirtualThread) else None
+    is_worth_a_try = entry is None or entry.readable
     while True:
-        if entry is None or entry.readable:
+        if is_worth_a_try:
             got = _native_recv_into(fd, buffer, size, flags)
             if got is not None:
                 if entry is not None and 0 < got < size:
@@ -162,6 +173,7 @@ def recv_into(sock: Any, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
             if entry is not None:
                 entry.readable = False
         await_socket(me, sock, fd, READ, deadline)
+        is_worth_a_try = True  # whatever `entry` says: another may have taken its place meanwhile
 
 
 def _receive_all(sock: Any, fd: int, buffer: Any, size: int, flags: int) -> int:
@@ -174,11 +186,12 @@ def _receive_all(sock: Any, fd: int, buffer: Any, size: int, flags: int) -> int:
     if me.scope is not None:
         check_entry(me)
     entry = _entry(me, sock, fd) if isinstance(me, VirtualThread) else None
-    is_whole = not _is_stream(sock)
     is_peek = flags & _PEEK
+    is_worth_a_try = is_peek or entry is None or entry.readable
+    is_whole = not _is_stream(sock)
     total: int = 0
     while True:
-        if is_peek or entry is None or entry.readable:
+        if is_worth_a_try:
             if is_peek:
                 is_whole = is_whole or entry is None or _poll_now(fd, TROUBLE) != 0
                 got = _native_recv_into(fd, buffer, size, flags)
@@ -199,6 +212,7 @@ def _receive_all(sock: Any, fd: int, buffer: Any, size: int, flags: int) -> int:
                 return total
         else:
             await_socket(me, sock, fd, READ, None)
+        is_worth_a_try = True
 
 
 # ---- send ----

@@ -11,7 +11,14 @@ kinds of entry:
   waits and a number that comes back as another file starts afresh.
 
 A number that comes back with another owner replaces the entry; threads that still wait on the old one are woken, and
-find out by themselves what has become of their descriptor.
+find out by themselves what has become of their descriptor. Two objects over one open descriptor share an entry, or they
+would wake each other for ever.
+
+Closing. Any thread may close a descriptor that threads of this carrier wait for, or are about to.
+    Waiter: 1. enters the entry in `_descriptors` [fence: the dictionary's lock]   2. looks whether the owner is open
+    Closer: 1. closes [fence: the system call]      2. looks for an entry, and has the carrier forget it
+Either the waiter sees that it is closed, or the closer sees the entry. Step 2 is taken by who makes an entry, at once:
+later waits find one that every closer can see.
 """
 
 from __future__ import annotations
@@ -19,7 +26,7 @@ from __future__ import annotations
 import weakref
 
 from plait._core._parking import TIMED_OUT, WOKEN, Parker, WaitReason, park
-from plait._core._platform import PlatformThread
+from plait._core._platform import Owner, PlatformThread
 from plait._core._poller import READ, TROUBLE, WRITE, Poller
 from plait._core._vthread import VirtualThread
 from plait._native import poll_now
@@ -34,7 +41,7 @@ class Descriptor:
 
     __slots__ = ("fd", "has_ended", "is_stream", "owner", "readable", "waiters")
 
-    def __init__(self, fd: int, owner: weakref.ref[object] | None) -> None:
+    def __init__(self, fd: int, owner: weakref.ref[Owner] | None) -> None:
         self.fd = fd
         self.owner = owner  # None: bare
         self.waiters: list[VirtualThread] = []  # in a wait for the events that each `awaits`
@@ -72,12 +79,19 @@ class Reactor:
         self._poller = poller
         self._descriptors: dict[int, Descriptor] = {}
 
-    def owned(self, fd: int, owner: object) -> Descriptor:
+    def owned(self, fd: int, owner: Owner) -> Descriptor:
         """The entry of `fd`, which belongs to `owner`; registered with the kernel on first sight."""
         entry = self._descriptors.get(fd)
         if entry is not None:
-            if entry.owner is not None and entry.owner() is owner:
-                return entry
+            if entry.owner is not None:
+                previous = entry.owner()
+                if previous is owner:
+                    return entry
+                if previous is not None and previous.fileno() == fd:
+                    # Another object over the same descriptor; unless that was closed behind its back, and is new.
+                    self._poller.watch(fd)
+                    entry.readable = True
+                    return entry
             self._replace(entry)
         entry = Descriptor(fd, weakref.ref(owner))
         self._poller.watch(fd)
@@ -172,13 +186,16 @@ class Reactor:
             self._replace(entry)
 
 
-def wait_descriptor(me: Parker, fd: int, events: int, deadline: float | None = None) -> bool:
+def wait_descriptor(
+    me: Parker, fd: int, events: int, deadline: float | None = None, owner: Owner | None = None
+) -> bool:
     """Park the calling thread until `fd` is ready for `events`; False if the instant `deadline` came first.
 
-    Any file that can be polled, on virtual threads and on platform threads alike. A cancel point.
+    Any file that can be polled, on virtual threads and on platform threads alike. A platform thread asks `owner`, if
+    there is one, whether it is still open. A cancel point.
     """
     if isinstance(me, VirtualThread):
         assert me.carrier is not None
         return me.carrier.reactor.wait_bare(me, fd, events, deadline)
     assert isinstance(me, PlatformThread)
-    return me.wait_descriptor(fd, events, _READABLE if events & READ else _WRITABLE, deadline)
+    return me.wait_descriptor(fd, events, _READABLE if events & READ else _WRITABLE, deadline, owner)

@@ -35,6 +35,7 @@ from plait._core import (
     send_rest,
     sendall,
     wait_descriptor,
+    wake_watchers,
 )
 from plait._native import (
     cooperative,
@@ -317,13 +318,14 @@ def connect_ex(sock: Any, address: Any, /) -> int:
 
 
 def close(sock: Any) -> None:
-    """`socket.close`: wakes those who are parked on it, on whatever carrier. They find it closed."""
+    """`socket.close`: wakes those who are parked on it, on whatever thread. They find it closed."""
     fd = _fileno(sock)
     _originals.sock_close(sock)
     if fd >= 0 and runtime.is_started:
+        wake_watchers(fd)
         for carrier in runtime.carriers:
             entry = carrier.reactor.find(fd)
-            if entry is not None and entry.owner is not None and entry.owner() is sock:
+            if entry is not None:
                 carrier.call(lambda reactor=carrier.reactor, entry=entry: reactor.forget(entry))  # type: ignore[misc]
 
 
