@@ -44,6 +44,7 @@ sleep: Callable[[float], None] = original(time.sleep)
 
 os_read: Callable[[int, int], bytes] = original(os.read)
 os_write: Callable[[int, Any], int] = original(os.write)
+os_sendfile: Callable[..., int] = original(os.sendfile)
 os_close: Callable[[int], None] = original(os.close)
 
 epoll_poll: Callable[..., list[tuple[int, int]]] = original(select.epoll.poll)

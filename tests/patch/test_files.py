@@ -6,9 +6,10 @@ import threading
 import time
 
 import pytest
-from patch.helpers import PlatformCall, described, fill_pipe, on_virtual, wait_parked, wait_until
+from patch.helpers import PlatformCall, described, fill_pipe, is_parked, on_virtual, wait_parked, wait_until
 
 from plait import ThreadGroup
+from plait._core import WaitReason
 from plait.patch import _descriptors
 
 
@@ -28,7 +29,7 @@ def pipe():
 def kernel(request, monkeypatch):
     """With what this kernel can do, and as on one that cannot tell of pipes whether a call would wait (before 6.4)."""
     if request.param == "old kernel":
-        monkeypatch.setattr(_descriptors, "read_nowait", lambda fd, size: NotImplemented)
+        monkeypatch.setattr(_descriptors, "read_nowait", lambda fd, size, offset=-1: NotImplemented)
         monkeypatch.setattr(_descriptors, "write_nowait", lambda fd, data, start=0: NotImplemented)
     return request.param
 
@@ -194,6 +195,142 @@ def test_write_to_a_terminal_that_nobody_reads():
     finally:
         os.close(near)
         os.close(far)
+
+
+def test_write_to_the_master_of_a_terminal(kernel):
+    """The master side, which cannot be opened again, is written whole, too."""
+    import tty
+
+    near, far = os.openpty()
+    tty.setraw(far)
+    try:
+        with ThreadGroup() as group:
+            future = group.spawn(os.write, near, bytes(60_000))
+            got = 0
+            while got < 60_000:
+                got += len(os.read(far, 4096))
+        assert future.result() == 60_000
+    finally:
+        os.close(near)
+        os.close(far)
+
+
+@pytest.mark.parametrize("make", [os.pipe, os.openpty, socket.socketpair])
+def test_cancelled_write_says_how_much(kernel, make):
+    """A write that is cancelled half-way returns what was written, and leaves the descriptor's mode alone."""
+    ends = make()
+    reader, writer = (end if isinstance(end, int) else end.detach() for end in ends)
+    if make is os.openpty:
+        import tty
+
+        tty.setraw(writer)
+    written = []
+    try:
+        with ThreadGroup() as group:
+            future = group.spawn(lambda: written.append(os.write(writer, bytes(3_000_000))))
+            wait_parked(future)
+            assert os.get_blocking(writer)
+            group.cancel()
+        assert 0 < written[0] < 3_000_000
+        left = written[0]
+        while left:
+            left -= len(os.read(reader, left))
+        os.set_blocking(reader, False)
+        assert described(os.read, reader, 1)[1] == "BlockingIOError"
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+# ---- sendfile ----
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A file of a megabyte, open for reading."""
+    (tmp_path / "file").write_bytes(bytes(range(256)) * 4096)
+    fd = os.open(tmp_path / "file", os.O_RDONLY)
+    yield fd
+    os.close(fd)
+
+
+def _read_up_to(fd, size):
+    parts = []
+    while size and (part := os.read(fd, size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize("kind", ["socket", "pipe"])
+@pytest.mark.parametrize(
+    ("offset", "count"), [(0, 1 << 20), (5, 1000), (None, 300_000), (None, 1 << 30), (1 << 20, 5), (1 << 19, 1 << 30)]
+)
+def test_sendfile_sends_what_was_asked_for(file, kernel, kind, offset, count):
+    """All of it, from the offset or the file's position, which then moves on; the rest of the file where it ends."""
+    os.lseek(file, 7, os.SEEK_SET)
+    start = 7 if offset is None else offset
+    expected = (bytes(range(256)) * 4096)[start : start + count]
+    if kind == "pipe":
+        reader, writer = os.pipe()
+    else:
+        reader, writer = (end.detach() for end in socket.socketpair())
+    try:
+        with ThreadGroup() as group:
+            sender = group.spawn(os.sendfile, writer, file, offset, count=count)
+            assert _read_up_to(reader, len(expected)) == expected
+        assert sender.result() == len(expected)
+        assert os.lseek(file, 0, os.SEEK_CUR) == (7 if offset is not None else 7 + len(expected))
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_cancelled_sendfile_says_how_much(file, kernel):
+    """What was sent before the cancel is counted, and the position says the same."""
+    near, far = socket.socketpair()
+    sent = []
+    with near, far:
+        with ThreadGroup() as group:
+            future = group.spawn(lambda: sent.append(os.sendfile(near.fileno(), file, None, 1 << 20)))
+            wait_until(lambda: is_parked(future) and future.waits_for is WaitReason.WRITABLE)  # not for the disk
+            group.cancel()
+        assert 0 < sent[0] < 1 << 20
+        assert os.lseek(file, 0, os.SEEK_CUR) == sent[0]
+        assert len(_read_up_to(far.fileno(), sent[0])) == sent[0]
+        assert described(far.recv, 1, socket.MSG_DONTWAIT)[1] == "BlockingIOError"
+
+
+def test_sendfile_between_files(file, tmp_path, pipe):
+    """Into a regular file it copies; from a pipe, and with wrong arguments, it gives the original's error."""
+    fd = os.open(tmp_path / "copy", os.O_RDWR | os.O_CREAT)
+    try:
+        assert on_virtual(os.sendfile, fd, file, 0, 1 << 20) == 1 << 20
+        assert os.pread(fd, 1 << 21, 0) == bytes(range(256)) * 4096
+        for arguments in [
+            (pipe[1], pipe[0], 0, 1),
+            (pipe[1], file, -1, 1),
+            (pipe[1], file, 0, -1),
+            (pipe[1], file, 0, 0),
+            (-1, file, 0, 1),
+            (pipe[1], -1, 0, 1),
+            (pipe[1], file, "x", 1),
+            ("x", file, 0, 1),
+            (pipe[0], file, 0, 1),
+        ]:
+            assert on_virtual(described, os.sendfile, *arguments) == described(os.sendfile, *arguments), arguments
+    finally:
+        os.close(fd)
+
+
+def test_sendfile_into_a_socket_in_non_blocking_mode(file):
+    """A part is sent, then BlockingIOError, as the original has it."""
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        sent = on_virtual(os.sendfile, near.fileno(), file, 0, 1 << 20)
+        assert 0 < sent < 1 << 20
+        assert on_virtual(described, os.sendfile, near.fileno(), file, sent, 1 << 20)[1] == "BlockingIOError"
 
 
 def test_socket(kernel):

@@ -32,7 +32,7 @@ from plait._core._container import Container
 from plait._core._deadline import DeadlineScope, check_seconds
 from plait._core._lot import wait as lot_wait
 from plait._core._lot import wake_one as lot_wake_one
-from plait._core._operations import await_socket, late, recv, recv_into, send, send_rest, sendall
+from plait._core._operations import await_socket, keeping, late, recv, recv_into, send, send_rest, sendall
 from plait._core._parking import (
     INTERRUPTED,
     TIMED_OUT,
@@ -81,6 +81,7 @@ __all__ = (
     "current_thread",
     "deliver",
     "is_under",
+    "keeping",
     "late",
     "launch",
     "lot_wait",

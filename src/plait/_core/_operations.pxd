@@ -1,6 +1,6 @@
 cimport cython
 
-from plait._core._cancel cimport Delivery, check_entry
+from plait._core._cancel cimport check_entry
 from plait._core._parking cimport Parker
 from plait._core._reactor cimport Descriptor, Reactor
 from plait._core._vthread cimport VirtualThread
@@ -16,7 +16,6 @@ cdef object now
 
 @cython.locals(thread=VirtualThread, reactor=Reactor)
 cpdef await_socket(Parker me, sock, int fd, int events, deadline)
-@cython.locals(told=Delivery)
 cdef bint _await_more(Parker me, sock, int fd, int events) except -1
 @cython.locals(entry=Descriptor, reactor=Reactor)
 cdef Descriptor _entry(VirtualThread me, sock, int fd)

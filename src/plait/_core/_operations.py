@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from plait import _originals
@@ -37,6 +38,8 @@ from plait._native._native import socket_timeout as _gettimeout
 from plait._originals import Socket
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from plait._core._parking import Parker
 
 _type = Socket.type.__get__
@@ -72,20 +75,30 @@ def _closed() -> OSError:
     return OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
-def _await_more(me: Parker, sock: Any, fd: int, events: int) -> bool:
-    """Park with bytes moved already; False if the call shall return their number."""
+@contextmanager
+def keeping(me: Parker) -> Iterator[None]:
+    """Around a wait with bytes moved already: what would end the call, a cancel or an error, ends the block instead.
+
+    The cancel has not been told then; it comes at the next point. So does the error.
+    """
     told = me.delivery
     alive = None if told is None else told.alive
     try:
-        await_socket(me, sock, fd, events, None)
-    except Cancelled:  # not told yet, then
+        yield
+    except Cancelled:
         me.delivery = told
         if told is not None:
             told.alive = alive  # type: ignore[assignment]
-        return False
-    except OSError:  # closed: the next call says so
-        return False
-    return True
+    except OSError:
+        pass
+
+
+def _await_more(me: Parker, sock: Any, fd: int, events: int) -> bool:
+    """Park with bytes moved already; False if the call shall return their number."""
+    with keeping(me):
+        await_socket(me, sock, fd, events, None)
+        return True
+    return False
 
 
 def _entry(me: VirtualThread, sock: Any, fd: int) -> Descriptor:

@@ -17,7 +17,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from cpython.contextvars cimport PyContext_CopyCurrent
 from cpython.list cimport PyList_GET_SIZE
-from libc.errno cimport EAGAIN, EINTR, ENOSYS, EOPNOTSUPP, errno
+from libc.errno cimport EAGAIN, EINTR, ENOSYS, ENOTSOCK, EOPNOTSUPP, errno
 from libc.math cimport ceil
 
 cdef extern from *:
@@ -87,7 +87,8 @@ cdef extern from "<sched.h>":
 cdef extern from "<sys/socket.h>" nogil:
     ssize_t c_recv "recv"(int fd, void *buffer, size_t size, int flags)
     ssize_t c_send "send"(int fd, const void *buffer, size_t size, int flags)
-    int MSG_DONTWAIT
+    int getsockopt(int fd, int level, int name, void *value, unsigned int *size)
+    int MSG_DONTWAIT, SOL_SOCKET, SO_TYPE
 
 cdef extern from "<sys/uio.h>" nogil:
     cdef struct iovec:
@@ -581,8 +582,8 @@ cpdef send(int fd, data, int flags=0, Py_ssize_t start=0):
         PyBuffer_Release(&view)
 
 
-def read_nowait(int fd, Py_ssize_t size):
-    """read(2) without waiting: bytes, None if it would wait, or NotImplemented if this file cannot tell."""
+def read_nowait(int fd, Py_ssize_t size, long long offset=-1):
+    """read(2), or pread(2), without waiting: bytes, None if it would wait, or NotImplemented if this file cannot tell."""
     if size < 0:
         raise OSError(22, "Invalid argument")
     data = PyBytes_FromStringAndSize(NULL, size)
@@ -591,7 +592,7 @@ def read_nowait(int fd, Py_ssize_t size):
     part.iov_len = size
     cdef ssize_t got
     while True:
-        got = preadv2(fd, &part, 1, -1, RWF_NOWAIT)
+        got = preadv2(fd, &part, 1, offset, RWF_NOWAIT)
         if got >= 0:
             break
         if would_wait():
@@ -628,6 +629,17 @@ def write_nowait(int fd, data, Py_ssize_t start=0):
             PyErr_CheckSignals()
     finally:
         PyBuffer_Release(&view)
+
+
+def socket_type(int fd):
+    """SO_TYPE of a socket; None for any other file."""
+    cdef int kind = 0
+    cdef unsigned int size = sizeof(kind)
+    if getsockopt(fd, SOL_SOCKET, SO_TYPE, &kind, &size) == 0:
+        return kind
+    if errno != ENOTSOCK:
+        fail()
+    return None
 
 
 def poll_now(int fd, short events):

@@ -1,23 +1,36 @@
-"""`os.read` and `os.write`: pipes, FIFOs, ttys and sockets park on the reactor; regular files are read as ever.
+"""`os.read`, `os.write` and `os.sendfile`: pipes, FIFOs, ttys and sockets park on the reactor; regular files are read
+as ever.
 
 Linux says of most files whether a call would wait (RWF_NOWAIT). A descriptor in non-blocking mode keeps its
-`BlockingIOError`. On a blocking one `os.write` writes everything, as the kernel does; cancelled half-way, part of it
-is written.
+`BlockingIOError`. On a blocking one `os.write` writes everything, as the kernel does; cancelled half-way it returns how
+much was written, as the kernel does on a signal, and the cancel comes at the next point.
+
+Where Linux cannot say it (terminals; before 6.4 pipes, before 6.5 sockets), a poll tells that there is room for
+something, not for how much, so a write could block its carrier. Sockets have a flag for one call. A pipe or a
+pseudo-terminal is opened once more, as an open file of our own in non-blocking mode: the mode of the shared one is not
+touched. What cannot be opened, or might take it amiss (the master side of a terminal, a real one), is written on a
+worker.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from contextlib import nullcontext
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from plait import _originals
-from plait._core import READ, WRITE, Parker, check_entry, runtime, wait_descriptor
-from plait._native import cooperative, poll_now, read_nowait, write_nowait
+from plait._core import READ, WRITE, Parker, check_entry, keeping, runtime, wait_descriptor
+from plait._native import cooperative, poll_now, read_nowait, send, size_of, socket_type, write_nowait
 from plait.patch._registry import ClassPatch, Leaf
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+_SOCK_STREAM = 1
+_PTY_SLAVES = range(136, 144)  # their device numbers
+_PART = 1 << 18  # how much of a file is in memory at a time
 
 
 def _is_pollable(fd: int) -> bool:
@@ -52,32 +65,130 @@ def write(fd: int, data: Any, /) -> int:
     """`os.write`."""
     if not isinstance(fd, int):
         return _originals.os_write(fd, data)
+    size = size_of(data)
     me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
-    with memoryview(data) as whole, whole.cast("B") as view:
-        size = view.nbytes
-        start: int = 0
-        while True:
-            written = write_nowait(fd, view, start)
-            if written is NotImplemented:
-                if os.get_blocking(fd) and _is_pollable(fd) and not poll_now(fd, WRITE):
-                    wait_descriptor(me, fd, WRITE)
-                    continue
-                return start + _originals.os_write(fd, view[start:])
-            if written is not None:
-                start += written
-                if start >= size:
-                    return start
-            if not os.get_blocking(fd):
-                return start or _originals.os_write(fd, view)
+    with memoryview(data) as held, held.cast("B") as view:
+        done = write_nowait(fd, view)
+        if done is NotImplemented:
+            return _write_otherwise(me, fd, view)
+        if done == size:
+            return size
+        if not os.get_blocking(fd):
+            return _originals.os_write(fd, view) if done is None else int(done)
+        return _write_all(me, fd, view, write_nowait if _is_pollable(fd) else _write_elsewhere, done or 0)
+
+
+def _write_all(me: Parker, fd: int, view: memoryview, attempt: Callable[..., int | None], done: int = 0) -> int:
+    """`attempt(fd, view, done)` until all is written, parking on `fd` in between; how much it was in the end."""
+    while done < view.nbytes:
+        with keeping(me) if done else nullcontext():
+            written = attempt(fd, view, done)
             if written is None:
-                if not _is_pollable(fd):
-                    wrote: int = runtime.offload.call(me, _originals.os_write, fd, view[start:])
-                    return start + wrote
                 wait_descriptor(me, fd, WRITE)
+            done += written or 0
+            continue
+        break
+    return done
+
+
+def _write_otherwise(me: Parker, fd: int, view: memoryview) -> int:
+    """To a file of which Linux does not say whether a write would wait."""
+    if not view.nbytes or not os.get_blocking(fd) or not _is_pollable(fd):
+        return _originals.os_write(fd, view)
+    status = os.fstat(fd)
+    if stat.S_ISSOCK(status.st_mode):
+        return _write_all(me, fd, view, _write_to_socket)
+    if not stat.S_ISFIFO(status.st_mode) and not os.isatty(fd):
+        return _write_all(me, fd, view, _write_when_ready)
+    own = _opened_again(fd, status)
+    if own is None:
+        return _write_all(me, fd, view, _write_elsewhere)
+    try:
+        return _write_all(me, own, view, _write_to_own)
+    finally:
+        _originals.os_close(own)
+
+
+def _opened_again(fd: int, status: os.stat_result) -> int | None:
+    """An open file of our own, in non-blocking mode, for the pipe or pseudo-terminal `fd`; None if there is no way."""
+    if not stat.S_ISFIFO(status.st_mode) and os.major(status.st_rdev) not in _PTY_SLAVES:
+        return None
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:  # no /proc, no permission, or no reader: the original call says which
+        return None
+
+
+def _write_to_own(fd: int, view: memoryview, start: int) -> int | None:
+    try:
+        return _originals.os_write(fd, view[start:])
+    except BlockingIOError:
+        return None
+
+
+def _write_to_socket(fd: int, view: memoryview, start: int) -> int | None:
+    return send(fd, view, 0, start)
+
+
+def _write_when_ready(fd: int, view: memoryview, start: int) -> int | None:
+    return _originals.os_write(fd, view[start:]) if poll_now(fd, WRITE) else None
+
+
+def _write_elsewhere(fd: int, view: memoryview, start: int) -> int:
+    written: int = runtime.offload.call(cooperative(), _originals.os_write, fd, view[start:])
+    return written
+
+
+def sendfile(out_fd: int, in_fd: int, offset: int | None, count: int) -> int:
+    """`os.sendfile`. It has no flag not to wait, so into a blocking stream the file goes by way of our memory.
+
+    As the kernel does there, it goes on until `count` bytes are sent, or the file ends; cancelled half-way it returns
+    how much was sent. From what is no regular file, or into what is no stream, the original sends, on a worker.
+    """
+    try:
+        numbers = index(out_fd), index(in_fd), offset if offset is None else index(offset), index(count)
+    except TypeError:
+        return _originals.os_sendfile(out_fd, in_fd, offset, count)  # refuses
+    out_fd, in_fd, offset, count = numbers
+    me: Parker = cooperative()
+    if me.scope is not None:
+        check_entry(me)
+    if count <= 0 or (offset is not None and offset < 0) or not os.get_blocking(out_fd):
+        return _originals.os_sendfile(*numbers)  # does not wait
+    is_stream = socket_type(out_fd) == _SOCK_STREAM or stat.S_ISFIFO(os.fstat(out_fd).st_mode)
+    if not is_stream or not stat.S_ISREG(os.fstat(in_fd).st_mode):
+        sent: int = runtime.offload.call(me, _originals.os_sendfile, *numbers)
+        return sent
+    start = os.lseek(in_fd, 0, os.SEEK_CUR) if offset is None else offset
+    done = 0
+    try:
+        while done < count:
+            with keeping(me) if done else nullcontext():
+                part = _read_at(me, in_fd, min(count - done, _PART), start + done)
+                written = write(out_fd, part)
+                done += written
+                if 0 < written == len(part):
+                    continue
+            break
+    finally:
+        if offset is None:
+            os.lseek(in_fd, start + done, os.SEEK_SET)
+    return done
+
+
+def _read_at(me: Parker, fd: int, size: int, offset: int) -> bytes:
+    data = read_nowait(fd, size, offset)
+    if data is None or data is NotImplemented:
+        data = runtime.offload.call(me, os.pread, fd, size, offset)
+    return data  # type: ignore[no-any-return]
 
 
 def leaves() -> Sequence[Leaf | ClassPatch]:
     """What this file makes cooperative."""
-    return [Leaf("os.read", os.read, read), Leaf("os.write", os.write, write)]
+    return [
+        Leaf("os.read", os.read, read),
+        Leaf("os.write", os.write, write),
+        Leaf("os.sendfile", os.sendfile, sendfile),
+    ]
