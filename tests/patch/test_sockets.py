@@ -640,6 +640,15 @@ def test_wrong_arguments(name, arguments, timeout):
         assert on_virtual(described, getattr(sock, name), *arguments)[:2] == expected[:2]
 
 
+@pytest.mark.parametrize("method", ["connect", "connect_ex"])
+@pytest.mark.parametrize("address", [5, ("127.0.0.1", 70000), ("127.0.0.1", "x"), ("::1", 80), ("a..b", 80)])
+def test_wrong_addresses(method, address):
+    """Wrong addresses get the original's error to the letter."""
+    with socket.socket() as sock:
+        expected = described(getattr(sock, method), address)
+        assert on_virtual(described, getattr(sock, method), address) == expected
+
+
 def test_recvfrom_into_with_keywords(udp):
     """`nbytes` and `flags` by keyword mean what they mean by position."""
     near, far = udp

@@ -94,7 +94,10 @@ _Placed = tuple[tuple[Any, ...], int, tuple[Any, ...]]
 
 
 def _waiting(name: str, events: int, place: Callable[..., _Placed]) -> Callable[..., Any]:
-    """A leaf that repeats the original with MSG_DONTWAIT among its flags."""
+    """A leaf that repeats the original with MSG_DONTWAIT among its flags.
+
+    MSG_WAITALL means nothing to these: they give what is there.
+    """
     call = original(getattr(Socket, name))
 
     def leaf(sock: Any, *args: Any, **kwargs: Any) -> Any:
@@ -256,15 +259,18 @@ def _accept_natively(sock: Any) -> tuple[int, Any]:
             poll_poll(poll)
 
 
-def _connect(sock: Any, address: Any, timeout: float | None) -> int:
-    """The error number of an attempt to connect, 0 if it succeeded."""
+def _connect(sock: Any, address: Any, timeout: float | None, original: Callable[..., Any]) -> int:
+    """The error number of an attempt to connect, 0 if it succeeded. `original` refuses a wrong address in its words."""
     me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
     deadline = None if timeout is None else now() + timeout
     address = _numeric(sock, address)
     fd = _fileno(sock)
-    failed: int = _attempt(sock, fd, timeout, _originals.sock_connect_ex, address)
+    try:
+        failed: int = _attempt(sock, fd, timeout, _originals.sock_connect_ex, address)
+    except (TypeError, OverflowError):
+        failed = original(sock, address)
     if timeout is None:
         if failed == errno.EAGAIN and _family(sock) == _AF_UNIX:  # a full backlog, which cannot be polled for
             return _connect_elsewhere(me, sock, address)
@@ -298,7 +304,7 @@ def connect(sock: Any, address: Any, /) -> None:
     if timeout == 0 or _fileno(sock) < 0:
         _originals.sock_connect(sock, address)
         return
-    failed = _connect(sock, address, timeout)
+    failed = _connect(sock, address, timeout, _originals.sock_connect)
     if failed:
         raise OSError(failed, os.strerror(failed))
 
@@ -309,7 +315,7 @@ def connect_ex(sock: Any, address: Any, /) -> int:
     if timeout == 0 or _fileno(sock) < 0:
         return _originals.sock_connect_ex(sock, address)
     try:
-        return _connect(sock, address, timeout)
+        return _connect(sock, address, timeout, _originals.sock_connect_ex)
     except TimeoutError:
         return errno.EAGAIN
 
