@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import threading
-from pathlib import Path
 
 import pytest
 from support import descriptors
@@ -15,17 +14,6 @@ from plait import ThreadGroup, _native
 from plait._core import READ, current_thread, wait_descriptor
 from plait._default import default_group
 from plait._originals import monotonic, sleep
-
-KNOWN_DEFECTS = Path(__file__).parent / "known_defects.txt"
-
-
-def pytest_collection_modifyitems(items):
-    """Tests of defects that are known and open are listed, not run, and counted as expected failures."""
-    known = [line.split("  # ") for line in KNOWN_DEFECTS.read_text().splitlines() if line and not line.startswith("#")]
-    for item in items:
-        for name, reason in known:
-            if item.nodeid.removeprefix("tests/").startswith(name):
-                item.add_marker(pytest.mark.xfail(reason=reason, run=False))
 
 
 def pytest_configure(config):

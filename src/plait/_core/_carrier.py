@@ -146,6 +146,7 @@ class Carrier:
     def _run(self) -> None:
         """The root: makes stacks, and switches to what is chosen."""
         self._root = Stack.root()
+        take = self._take  # one bound method for all stacks, which keep it
         self._handoff = self._choose()
         while True:
             # Here because somebody needs a new stack, or because a stack has ended: both leave a thread to go on with.
@@ -153,7 +154,7 @@ class Carrier:
             stack = chosen.stack
             if stack is None:
                 self._handoff = chosen
-                stack = Stack(self._take)
+                stack = Stack(take)
             del chosen  # a suspended frame must not keep a thread alive that ends meanwhile
             switch_to(stack)
 
