@@ -3,13 +3,14 @@
 
 stack.c    Stack, the switch
 leaf.c     the method tables
-words.c    RLock and poll objects, opened
+words.c    RLock, poll objects and sockets, opened
 frames.c   suspended frames for the collector of free-threaded 3.14
 here.h     the thread-local record that they share
 
 Atomics. Every operation that changes a cell is sequentially consistent and a full fence, and so is every failed one:
 the protocols of the core (idle, parking, cancel) are of the form "store mine, then look at yours" on both sides, and
-they count on it. Python's own attribute accesses are release and acquire on free-threaded builds, no more.
+they count on it. Queue alone fences nothing: who puts something there and then looks at a cell does so through one that
+does (Flag.take). Python's own attribute accesses are release and acquire on free-threaded builds, no more.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
