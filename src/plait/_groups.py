@@ -139,7 +139,9 @@ class ThreadGroup(Container):
 
     @property
     def exception(self) -> BaseException | None:
-        """The first failure, as soon as there is one."""
+        """The first failure, once the group is cancelled for it."""
+        if self.scope.cancelled_at is None:
+            return None
         with self._lock:
             return next(iter(self._failures.values()), None)
 
