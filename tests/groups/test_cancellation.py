@@ -10,7 +10,7 @@ import warnings
 import weakref
 
 import pytest
-from support import is_parked, run_anywhere, run_in_vthread, until, wait_parked
+from support import is_parked, run_anywhere, run_in_vthread, run_program, until, wait_parked
 
 from plait import Cancelled, CancelledSwallowed, Mutex, ThreadGroup, move_on_after, timeout
 from plait._core import WaitReason, current_thread
@@ -349,6 +349,43 @@ def test_cancelled_children_of_clean_up_are_told_again_outside():
         wait_parked(group.spawn(work))
         group.cancel()
     assert trace == ["may still wait"]
+
+
+def test_cancel_reaches_the_children_of_a_thread_that_computes():
+    """A cancel finds threads parked in a group whose owner runs on another carrier and has never parked."""
+    out, _ = run_program(
+        """
+        import threading, time, plait
+        from plait import _originals
+        from plait.lowlevel import current_thread
+        gate = _originals.allocate_lock()
+        gate.acquire()
+        ended = threading.Event()
+        def leaf():
+            parked.append(current_thread())
+            try:
+                time.sleep(3600)
+            finally:
+                ended.set()
+        def owner():
+            with plait.ThreadGroup() as group:
+                group.spawn(leaf)
+                _originals.lock_acquire(gate)  # holds its carrier
+        parked = []
+        with plait.ThreadGroup() as group:
+            group.spawn(owner)
+            while not (parked and parked[0].waits_for and parked[0].is_waiting()):
+                _originals.sleep(0.001)
+            group.cancel()
+            print(_originals.lock_acquire(gate, False), flush=True)
+            while not ended.is_set():
+                _originals.sleep(0.001)
+            gate.release()
+        print("done")
+        """,
+        PLAIT_CARRIERS=2,
+    )
+    assert out == "False\ndone\n"
 
 
 def test_swallowed_is_raised_again_and_reported_once():

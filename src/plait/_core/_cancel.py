@@ -22,7 +22,7 @@ it bounds their waits, and whatever grace they are granted. The shield keeps wha
 back when it closes.
 
 Protocol (cancel and park).
-    Victim:     1. joins the container of its group, on its first wait (under the container's lock)
+    Victim:     1. joins the container of its group, on its first wait or when it opens a group (under the container's lock)
                 2. arms its wait word                                                            [fence]
                 3. reads the state of its scopes; if one is cancelled it withdraws and raises
                 4. suspends
@@ -31,7 +31,7 @@ Protocol (cancel and park).
                 3. claims the open wait of each                                                  [fence], resumes it
     Either the victim's step 3 sees the state, or the canceller's step 3 sees the armed word: both sides have a full
     fence between their store and their load. A victim that joins after the canceller's step 2 took the container's lock
-    after it, and so sees the state. A thread that the canceller finds parked under some other scope by then is woken
+    after it, and so sees the state: it does not park, and spawns nothing. A thread that the canceller finds parked under some other scope by then is woken
     for nothing: every wait is a loop over its own condition.
 """
 

@@ -41,3 +41,5 @@ cdef class Carrier:
     @cython.locals(step=int, victim=Queue)
     cdef bint _steal(self) except -1
     cdef _invite_thief(self)
+    @cython.locals(peer=Carrier)
+    cdef _wake_thief(self)

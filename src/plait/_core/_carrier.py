@@ -77,9 +77,10 @@ class Carrier:
         _originals.start_new_thread(self._run, ())
 
     def submit(self, thread: VirtualThread) -> None:
-        """Queue an unstarted thread here."""
+        """Queue an unstarted thread here. It does not wait for this carrier's thread while another carrier is idle."""
         self.unstarted.put(thread)
-        self.idler.notify()
+        if not self.idler.notify() and len(self._peers) > 1 and self.unstarted.size() == 1:
+            self._wake_thief()
 
     def make_runnable(self, thread: VirtualThread) -> None:
         """Queue a started thread of this carrier, whose wait the caller has won."""
@@ -247,11 +248,14 @@ class Carrier:
         return False
 
     def _invite_thief(self) -> None:
-        """Wake one sleeping carrier for the backlog, rarely: for short threads help costs more than it brings."""
+        """Have another carrier help with the backlog, rarely: for short threads help costs more than it brings."""
         moment = now()
-        if moment - self._thief_woken < _THIEF_EVERY:
-            return
-        self._thief_woken = moment
+        if moment - self._thief_woken >= _THIEF_EVERY:
+            self._thief_woken = moment
+            self._wake_thief()
+
+    def _wake_thief(self) -> None:
+        """Wake one other carrier, if one sleeps."""
         for peer in self._peers:
             if peer is not self and peer.idler.notify():
                 return

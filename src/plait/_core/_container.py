@@ -1,7 +1,7 @@
 """Who owns which threads: the set behind every group, from which cancels and dumps start.
 
-A thread is listed when it first parks and taken off when it ends; one that never parks is never listed, and needs no
-waking. The list is also what keeps parked threads alive: a suspended stack must never be collected.
+A thread is listed when it first parks or opens a group, and taken off when it ends; one that does neither is never
+listed, and needs no waking. The list is also what keeps parked threads alive: a suspended stack must never be collected.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Container:
         self._listed: set[VirtualThread] = set()  # under _members_lock
 
     def enlist(self, thread: VirtualThread) -> None:
-        """`thread` parks for the first time. Itself only."""
+        """`thread` is about to park or to have children for the first time. Itself only."""
         with self._members_lock:
             self._listed.add(thread)
 

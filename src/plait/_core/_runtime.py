@@ -156,6 +156,8 @@ def open_scope(scope: CancelScope) -> Parker:
     if not runtime.is_started:
         runtime.start()
     me = current_thread()
+    if scope.container is not None and isinstance(me, VirtualThread):
+        me.enlist()  # before it can have children: cancellers find them through it, though it may not park for long
     scope.open(me)
     if isinstance(me, PlatformThread):
         me.bind()

@@ -23,6 +23,7 @@ cdef class VirtualThread(Parker):
     cdef public int awaits
     cdef public bint _is_listed
     cdef public bint has_ident
+    cpdef enlist(self)
     cpdef yield_now(self)
     cpdef run(self)
     cpdef prepare(self, fn, args, kwargs, context, Container group)

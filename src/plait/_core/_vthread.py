@@ -134,15 +134,21 @@ class VirtualThread(Parker):
     def leave(self, epoch: int, limit: float | None) -> Stack | None:
         """Set the timer, and let the carrier choose who runs next."""
         if not self._is_listed:
-            self._is_listed = True
-            self.group.enlist(self)
-            # A cancel that came after the look at the scopes and before this has not seen the thread: look again.
-            if pending(self.scope) is not None:
-                self.nudge()
+            self.enlist()
         carrier = self.carrier
         if limit is not None:
             self._timer = carrier.timers.add(limit, self, epoch)  # type: ignore[union-attr]
         return carrier.next_stack(self)  # type: ignore[union-attr]
+
+    def enlist(self) -> None:
+        """Be found by cancellers from now on, and whoever is below this thread through it."""
+        if self._is_listed:
+            return
+        self._is_listed = True
+        self.group.enlist(self)
+        # A cancel that came after the look at the scopes and before this has not seen the thread: look again.
+        if pending(self.scope) is not None:
+            self.nudge()
 
     def drop_timer(self) -> None:
         """Take it off the carrier's heap."""
@@ -182,11 +188,7 @@ class VirtualThread(Parker):
         """Let the others that can run have their turn."""
         assert self.carrier is not None
         if not self._is_listed:
-            self._is_listed = True
-            self.group.enlist(self)
-            # A cancel that came after the look at the scopes and before this has not seen the thread: look again.
-            if pending(self.scope) is not None:
-                self.nudge()
+            self.enlist()
         WaitWord.hold(self)
         stack = self.carrier.next_after(self)
         if stack is not None:

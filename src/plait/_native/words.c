@@ -55,6 +55,37 @@ rlock_write(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* Taking and giving are one step each: no bytecode runs between the call and the words, so no finalizer does, which on
+ * this kernel thread would find a lock of its carrier's and take it for its own. */
+
+static PyObject *
+rlock_take(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *acquire, *lock, *blocking, *timeout;
+    unsigned long ident;
+    if (!PyArg_ParseTuple(args, "OOkOO:rlock_take", &acquire, &lock, &ident, &blocking, &timeout))
+        return NULL;
+    PyObject *got = PyObject_CallFunctionObjArgs(acquire, lock, blocking, timeout, NULL);
+    if (got == Py_True) {
+        RLockWords *words = (RLockWords *)lock;
+        __atomic_store_n(&words->count, 1 - COUNT_BIAS, __ATOMIC_RELEASE);
+        __atomic_store_n(&words->owner, ident, __ATOMIC_RELEASE);
+    }
+    return got;
+}
+
+static PyObject *
+rlock_give(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *release, *lock;
+    if (!PyArg_ParseTuple(args, "OO:rlock_give", &release, &lock))
+        return NULL;
+    RLockWords *words = (RLockWords *)lock;
+    __atomic_store_n(&words->count, 1 - COUNT_BIAS, __ATOMIC_RELEASE);
+    __atomic_store_n(&words->owner, PyThread_get_thread_ident(), __ATOMIC_RELEASE);
+    return PyObject_CallOneArg(release, lock);
+}
+
 static PyObject *
 kernel_ident(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
@@ -163,6 +194,10 @@ static PyMethodDef word_functions[] = {
     {"rlock_owner", rlock_owner, METH_O, PyDoc_STR("rlock_owner(lock): the identity of its owner, or 0.")},
     {"rlock_write", rlock_write, METH_VARARGS,
      PyDoc_STR("rlock_write(lock, owner, count): only for who holds the inner lock.")},
+    {"rlock_take", rlock_take, METH_VARARGS,
+     PyDoc_STR("rlock_take(acquire, lock, ident, blocking, timeout): take a lock that is not the caller's, for `ident`.")},
+    {"rlock_give", rlock_give, METH_VARARGS,
+     PyDoc_STR("rlock_give(release, lock): release, by the kernel thread's identity, a lock taken once for another.")},
     {"kernel_ident", kernel_ident, METH_NOARGS, PyDoc_STR("The identity of the calling kernel thread.")},
     {"poll_registered", poll_registered, METH_O, PyDoc_STR("poll_registered(poll): {descriptor: events}.")},
     {NULL, NULL, 0, NULL},

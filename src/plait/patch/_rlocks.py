@@ -1,9 +1,10 @@
 """`_thread.RLock`: owned by the virtual thread, not by the kernel thread that it shares with others.
 
 The inner lock of an RLock is CPython's and stays the truth; what changes is the identity that is written into it. A
-virtual thread takes it with the original, non-blocking `acquire`, as if it were its carrier, and then writes its own
-identity (an odd number, so never a kernel thread's) over the carrier's. Before the last release it writes the carrier's
-back. Platform threads run the originals.
+virtual thread takes it with the original `acquire`, as if it were its carrier, and writes its own identity (an odd
+number, so never a kernel thread's) over the carrier's; before the last release it writes the carrier's back. Each is one
+step in C, since a finalizer may run on this kernel thread between any two of Python's. Platform threads run the
+originals.
 
 Who owns a lock does not depend on whether a thread may park just now: a finalizer that runs on a virtual thread in an
 awkward moment must be able to re-enter what the thread holds. So these leaves are of the identity kind; where nothing
@@ -18,7 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 from plait._core import Parker, VirtualThread, WaitReason, lot_wait, lot_wake_one, now
 from plait._errors import InternalError
-from plait._native import cooperative, count_waiters, current, kernel_ident, rlock_owner, rlock_read, rlock_write
+from plait._native import (
+    cooperative,
+    count_waiters,
+    current,
+    kernel_ident,
+    rlock_give,
+    rlock_owner,
+    rlock_read,
+    rlock_take,
+    rlock_write,
+)
 from plait._originals import (
     RLock,
     rlock_acquire,
@@ -36,14 +47,6 @@ if TYPE_CHECKING:
 _LONGEST = threading.TIMEOUT_MAX
 
 
-def _try(lock: Any, ident: int) -> bool:
-    """Take a lock that is not the caller's own, if it is free."""
-    if not rlock_acquire(lock, False):
-        return False
-    rlock_write(lock, ident, 1)
-    return True
-
-
 def acquire(lock: Any, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - CPython's
     """`RLock.acquire`."""
     me: Parker = current()
@@ -59,11 +62,9 @@ def acquire(lock: Any, blocking: bool = True, timeout: float = -1) -> bool:  # n
         rlock_write(lock, ident, count + 1)
         return True
     if not blocking or (timeout != -1 and not 0 <= timeout <= _LONGEST) or cooperative() is None:
-        got = rlock_acquire(lock, blocking, timeout)
-        if got:
-            rlock_write(lock, ident, 1)
-        return got
-    return _try(lock, ident) or _wait(me, lock, partial(_try, lock, ident), timeout)
+        return rlock_take(rlock_acquire, lock, ident, blocking, timeout)
+    attempt = partial(rlock_take, rlock_acquire, lock, ident, False, -1)
+    return attempt() or _wait(me, lock, attempt, timeout)
 
 
 def _wait(me: Parker, lock: Any, attempt: Any, timeout: float) -> bool:
@@ -82,8 +83,9 @@ def release(lock: Any) -> None:
             rlock_write(lock, owner, count - 1)
             return
         if owner == me.ident:
-            rlock_write(lock, kernel_ident(), 1)
-        rlock_release(lock)  # refuses, if it is not the caller's
+            rlock_give(rlock_release, lock)
+        else:
+            rlock_release(lock)  # refuses: it is not the caller's
     if count_waiters(0):
         lot_wake_one(id(lock))
 
@@ -100,8 +102,7 @@ def release_save(lock: Any) -> Any:
         state = rlock_release_save(lock)
     else:
         ident, count = rlock_read(lock)
-        rlock_write(lock, kernel_ident(), 1)
-        rlock_release_save(lock)
+        rlock_give(rlock_release_save, lock)
         state = (count, ident)
     if count_waiters(0):
         lot_wake_one(id(lock))
