@@ -6,7 +6,7 @@
 #   _originals     the unpatched standard library;  _errors  exceptions and warnings
 #   _core/         mechanism: threads, carriers, parking, cancellation (its __init__ has the map)
 #   _groups _futures _limits _default      groups, what spawn returns, slots, threads outside any block
-#   _timeouts _mutex                       time limits; a lock that owns its value
+#   _scopes _mutex                         time limits and shields; a lock that owns its value
 #   patch/         the leaves of the standard library, made cooperative in place
 #   lowlevel       for people who write primitives
 
@@ -23,7 +23,12 @@ from plait._errors import InternalError as InternalError
 from plait._futures import Future as Future
 from plait._groups import ThreadGroup as ThreadGroup
 from plait._mutex import Mutex as Mutex
-from plait._timeouts import move_on_after as move_on_after
-from plait._timeouts import timeout as timeout
+from plait._scopes import cancelled as cancelled
+from plait._scopes import checkpoint as checkpoint
+from plait._scopes import current_deadline as current_deadline
+from plait._scopes import deadline as deadline
+from plait._scopes import move_on_after as move_on_after
+from plait._scopes import shield as shield
+from plait._scopes import timeout as timeout
 
 __version__ = "0.1.0"

@@ -33,6 +33,7 @@ from plait._core import (
     deliver,
     is_under,
     launch,
+    now,
     park_shielded,
     pending,
     start_child,
@@ -238,7 +239,7 @@ class ThreadGroup(Container):
         """Begin: the calling thread is the owner, and its body a member."""
         if self.owner is not None:
             raise RuntimeError(f"{self!r} was entered before: a group is used once, make a new one")
-        self.owner = self._scope.enter(self._timeout)
+        self.owner = self._scope.enter(None if self._timeout is None else now() + self._timeout)
         return self
 
     def __exit__(

@@ -8,6 +8,7 @@ cdef class Scope(WaitWord):
     cdef public object cancelled_at
     cdef public bint is_shield
     cdef public double shelter
+    cdef public double grace_end
     cdef public object cancel_reason
     cdef public object cancel_source
     cpdef bint cancel_scope(self, reason, source, grace=*) except -1
@@ -28,5 +29,6 @@ cdef class Delivery:
     cdef public bint is_reported
 
 cpdef Scope pending(Scope scope)
+cdef _horizon(Scope scope)
 cpdef check_entry(Victim me)
 cpdef check_park(Victim me)

@@ -16,10 +16,10 @@ may park, until the scope's grace, counted from the delivery, is over. If the ex
 scope, somebody swallowed it: it is raised again at the next operation that would park, and reported once. The grace of
 a scope is granted once, so no loop of swallowing can last longer.
 
-Clean-up may open scopes and groups of its own. A scope that is opened while the thread cleans up is a *shield*: what is
-below it does not see the cancels above, until the clean-up's time is over. All below know that instant (`shelter`):
-it bounds their waits, and whatever grace they are granted. The shield keeps what the thread had been told, and gives it
-back when it closes.
+A *shield* is a scope that hides the cancels above it from what is below it, until an instant (`shelter`) that all below
+know: there a wait has to look again. It keeps what the thread had been told, and gives it back when it closes. A scope
+that is opened while the thread cleans up is a shield for as long as the clean-up may take; whatever is granted below,
+to clean-up or to shields, ends with that (`grace_end`). Other shields are asked for.
 
 Protocol (cancel and park).
     Victim:     1. joins the container of its group, on its first wait or when it opens a group (under the container's lock)
@@ -74,6 +74,7 @@ class Scope(WaitWord):
         "cancelled_at",
         "container",
         "grace",
+        "grace_end",
         "is_shield",
         "owner",
         "parent",
@@ -85,8 +86,9 @@ class Scope(WaitWord):
     container: Container | None  # written once
     grace: float  # seconds; written before the cancel
     cancelled_at: float | None  # None, then the instant of the cancel, for good. Written under _cancelling
-    is_shield: bool  # opened during clean-up: hides the cancels above it until `shelter`. Written once
-    shelter: float  # the instant when the shield above, or this one, ends; 0.0: none. Written once
+    is_shield: bool  # hides the cancels above it until `shelter`. Written once
+    shelter: float  # the instant when this shield, or the nearest one above, ends; 0.0: there is none. Written once
+    grace_end: float  # the end of the clean-up that this is part of; 0.0: of none. Written once
     cancel_reason: object  # written before cancelled_at; unset until then
     cancel_source: object  # likewise
 
@@ -138,17 +140,22 @@ class CancelScope(Scope):
         self.cancelled_at = None
         self.is_shield = False
         self.shelter = 0.0
+        self.grace_end = 0.0
         self._told: Delivery | None = None
 
-    def open(self, owner: Victim) -> None:
-        """Become the innermost scope of `owner`, which is the calling thread."""
+    def open(self, owner: Victim, shelter: float = 0.0) -> None:
+        """Become the innermost scope of `owner`, which is the calling thread; a shield until the instant `shelter`."""
         parent = owner.scope
         told = owner.delivery
         if parent is not None:
             self.shelter = parent.shelter
-        if told is not None and told.alive() is not None:
+            self.grace_end = parent.grace_end
+        is_cleaning_up = told is not None and told.alive() is not None
+        if is_cleaning_up:
+            self.grace_end = told.until  # type: ignore[union-attr]
+        if shelter or is_cleaning_up:
             self.is_shield = True
-            self.shelter = told.until
+            self.shelter = min(shelter or self.grace_end, self.grace_end or shelter)
             self._told = told
             owner.delivery = None
         self.parent = parent
@@ -188,6 +195,16 @@ def pending(scope: Scope | None) -> Scope | None:
     return found
 
 
+def _horizon(scope: Scope) -> float | None:
+    """The instant when the nearest shield that hides anything from `scope` ends; None if nothing is hidden."""
+    above: Scope | None = scope if scope.shelter else None
+    while above is not None:
+        if above.is_shield and now() < above.shelter:
+            return above.shelter
+        above = above.parent
+    return None
+
+
 class Delivery:
     """What a thread has been told: the `Cancelled` raised, for which scope, and until when clean-up may park."""
 
@@ -218,7 +235,7 @@ def check_park(me: Victim) -> float | None:
     """
     scope = pending(me.scope)
     if scope is None:
-        return me.scope.shelter or None  # type: ignore[union-attr]
+        return _horizon(me.scope)  # type: ignore[arg-type]
     told = me.delivery
     if told is None:
         raise deliver(me, scope)
@@ -246,7 +263,7 @@ def check_patient(me: Victim, since: float) -> float | None:
     """
     scope = pending(me.scope)
     if scope is None:
-        return me.scope.shelter or None  # type: ignore[union-attr]
+        return _horizon(me.scope)  # type: ignore[arg-type]
     assert scope.cancelled_at is not None
     until = max(scope.cancelled_at, since) + scope.grace
     if now() < until:
@@ -284,8 +301,8 @@ def _widen(me: Victim, scope: Scope) -> None:
 def _end_of_grace(me: Victim, scope: Scope) -> float:
     """Until when clean-up for `scope`, which begins now, may park: no longer than the clean-up that it is part of."""
     until = now() + scope.grace
-    shelter = me.scope.shelter  # type: ignore[union-attr]
-    return min(until, shelter) if shelter else until
+    end = me.scope.grace_end  # type: ignore[union-attr]
+    return min(until, end) if end else until
 
 
 def _wake_all_under(scope: Scope) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from plait._core._cancel import GRACE, CancelScope
@@ -31,16 +32,26 @@ class DeadlineScope(CancelScope):
         """Whether the deadline was what cancelled it."""
         return self.cancelled_at is not None and self.cancel_reason is DEADLINE_PASSED
 
-    def enter(self, seconds: float | None) -> Parker:
-        """Open it on the calling thread, with `seconds` to go (None: no deadline); that thread."""
+    def enter(self, deadline: float | None) -> Parker:
+        """Open it on the calling thread, which is returned, until an instant (None: with no deadline)."""
         me = open_scope(self)
-        if seconds is not None:
-            self.deadline = now() + seconds
-            if seconds <= 0:
-                self.expire(0)
-            else:
-                self._timer = me.add_timer(self.deadline, self, 0)
+        if deadline is not None:
+            self.set_deadline(deadline)
         return me
+
+    def set_deadline(self, instant: float | None) -> None:
+        """Move the deadline of an open scope, or take it away. Owner only."""
+        me: Parker = self.owner  # type: ignore[assignment]
+        if self._timer is not None:
+            me.retire_timer(self._timer)
+            self._timer = None
+        self.deadline = instant
+        if instant is None:
+            return
+        if instant <= now():
+            self.expire(0)
+        elif instant < inf:
+            self._timer = me.add_timer(instant, self, 0)
 
     def leave(self) -> None:
         """Close it. Raises `RuntimeError` if it is not the calling thread's innermost scope."""

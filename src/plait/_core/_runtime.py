@@ -151,14 +151,17 @@ def default_carriers() -> int:
     return 1 if is_gil_enabled() else max(1, len(os.sched_getaffinity(0)))
 
 
-def open_scope(scope: CancelScope) -> Parker:
-    """Make `scope` the innermost of the calling thread, which is returned; leaves are cancel points there from now on."""
+def open_scope(scope: CancelScope, shelter: float = 0.0) -> Parker:
+    """Make `scope` the innermost of the calling thread, which is returned; leaves are cancel points there from now on.
+
+    With an instant `shelter` it is a shield until then.
+    """
     if not runtime.is_started:
         runtime.start()
     me = current_thread()
     if scope.container is not None and isinstance(me, VirtualThread):
         me.enlist()  # before it can have children: cancellers find them through it, though it may not park for long
-    scope.open(me)
+    scope.open(me, shelter)
     if isinstance(me, PlatformThread):
         me.bind()
     return me

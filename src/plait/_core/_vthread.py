@@ -106,6 +106,7 @@ class VirtualThread(Parker):
         self.cancelled_at = None
         self.is_shield = False
         self.shelter = group.scope.shelter
+        self.grace_end = group.scope.grace_end
         self.delivery = None
         self.waits_for = None
         self.carrier = None

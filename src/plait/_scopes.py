@@ -1,0 +1,304 @@
+"""Scopes around a block: time limits and shields; and what a thread may ask about its scopes."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, Self
+
+from plait._core import (
+    CancelScope,
+    DeadlineScope,
+    VirtualThread,
+    check_entry,
+    check_park,
+    check_seconds,
+    close_scope,
+    current_thread,
+    is_under,
+    now,
+    open_scope,
+    pending,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from plait._core import Scope
+
+
+class _TimeLimit(DeadlineScope):
+    """A scope that its deadline cancels. Used once, by the thread that enters it."""
+
+    __slots__ = ("cancelled_caught",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cancelled_caught = False  # whether the deadline has cut the block short
+
+    def __enter__(self) -> Self:
+        """The clock starts."""
+        if self.owner is not None:
+            raise RuntimeError(f"{self!r} was entered before: a time limit is used once, make a new one")
+        self.enter(self._limit())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        """The clock stops."""
+        owner = self.owner
+        is_mine = self.absorbs(error)
+        self.leave()
+        if is_mine:
+            self.cancelled_caught = True
+            return self._conclude(error)
+        if error is None and owner is not None and owner.scope is not None:
+            check_entry(owner)
+        return False
+
+    def reschedule(self, seconds: float | None) -> bool:
+        """Let the block have `seconds` from now instead (None: any time); False if it is cut short already.
+
+        For the thread that entered the block, inside it; never waits. Raises `RuntimeError` elsewhere.
+        """
+        span = inf if seconds is None else check_seconds(seconds, "reschedule")
+        me = current_thread()
+        if self.owner is not me or not is_under(me.scope, self):
+            raise RuntimeError(f"{self!r} can be rescheduled inside its block alone, by the thread that entered it")
+        if self.cancelled_at is not None:
+            return False
+        self.set_deadline(now() + span)
+        return True
+
+    def _limit(self) -> float:
+        """The instant until which the block that begins may last."""
+        raise NotImplementedError
+
+    def _conclude(self, error: BaseException | None) -> bool:
+        """The block was cut short; True ends it quietly."""
+        raise NotImplementedError
+
+
+class timeout(_TimeLimit):  # noqa: N801 - read as a word: with timeout(5)
+    """A block that may take so many seconds; cut short at a cancel point, it raises `TimeoutError`.
+
+    Any thread. Its clock starts on entry. Scopes nest: the one whose time is up turns the cancellation into its own
+    `TimeoutError`, others let it pass. What the block waited for has not happened: nothing is lost.
+
+    Raises:
+        TimeoutError: the time was up before the block had ended.
+        TypeError, ValueError: `seconds` is not a number, or is negative.
+
+    Example:
+        >>> import time
+        >>> from plait import timeout
+        >>> try:
+        ...     with timeout(0.01):
+        ...         time.sleep(60)
+        ... except TimeoutError:
+        ...     print("too slow")
+        too slow
+    """
+
+    __slots__ = ("_seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = check_seconds(seconds, "timeout")
+
+    def __repr__(self) -> str:
+        return f"timeout({self._seconds:g})"
+
+    def reschedule(self, seconds: float | None) -> bool:
+        """As for any time limit."""
+        is_moved = super().reschedule(seconds)
+        if is_moved:
+            self._seconds = inf if seconds is None else float(seconds)
+        return is_moved
+
+    def _limit(self) -> float:
+        return now() + self._seconds
+
+    def _conclude(self, error: BaseException | None) -> bool:
+        raise TimeoutError(f"not done within {self._seconds:g} seconds") from None
+
+
+class deadline(_TimeLimit):  # noqa: N801 - read as a word: with deadline(at)
+    """A block that may last until an instant of `time.monotonic()`; cut short at a cancel point it raises `TimeoutError`.
+
+    As `timeout`, for a limit that several blocks, or several attempts, share.
+
+    Raises:
+        TimeoutError: the instant came before the block had ended.
+        TypeError: `at` is not a number.
+
+    Example:
+        >>> import time
+        >>> from plait import deadline
+        >>> at = time.monotonic() + 0.01
+        >>> attempts = 0
+        >>> try:
+        ...     while True:
+        ...         with deadline(at):
+        ...             attempts += 1
+        ...             time.sleep(0.004)
+        ... except TimeoutError:
+        ...     print(attempts > 1)
+        True
+    """
+
+    __slots__ = ("_at",)
+
+    def __init__(self, at: float) -> None:
+        super().__init__()
+        if isinstance(at, bool) or not isinstance(at, (int, float)) or at != at:  # noqa: PLR0124 - NaN
+            raise TypeError(f"deadline needs an instant of time.monotonic(), a number, not {at!r}")
+        self._at = float(at)
+
+    def __repr__(self) -> str:
+        return f"deadline({self._at:g})"
+
+    def _limit(self) -> float:
+        return self._at
+
+    def _conclude(self, error: BaseException | None) -> bool:
+        raise TimeoutError("not done before the deadline") from None
+
+
+class move_on_after(_TimeLimit):  # noqa: N801 - read as words: with move_on_after(5)
+    """A block that may take so many seconds; cut short at a cancel point, it ends quietly.
+
+    As `timeout`, but without an error; `cancelled_caught` says afterwards whether the block was cut short.
+
+    Example:
+        >>> import time
+        >>> from plait import move_on_after
+        >>> with move_on_after(0.01) as scope:
+        ...     time.sleep(60)
+        >>> scope.cancelled_caught
+        True
+    """
+
+    __slots__ = ("_seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = check_seconds(seconds, "move_on_after")
+
+    def __repr__(self) -> str:
+        return f"move_on_after({self._seconds:g})"
+
+    def _limit(self) -> float:
+        return now() + self._seconds
+
+    def _conclude(self, error: BaseException | None) -> bool:
+        return True
+
+
+class shield(CancelScope):  # noqa: N801 - read as a word: with shield(timeout=5)
+    """A block that cancels from outside do not reach, for so many seconds at most.
+
+    For the step that must not be torn apart: a commit, a hand-over. Scopes and groups opened inside are shielded with it
+    and can be cancelled by themselves. When the seconds have passed, or the block has ended, a cancel that has come
+    meanwhile is noticed at the next cancel point; the end of the block is none. In clean-up a shield lasts no longer
+    than the clean-up may.
+
+    Any thread; used once.
+
+    Raises:
+        TypeError, ValueError: `timeout` is not a number, or is negative.
+
+    Example:
+        >>> import time
+        >>> from plait import ThreadGroup, shield
+        >>> def work(log):
+        ...     with shield(timeout=5):
+        ...         time.sleep(0.005)
+        ...         log.append("committed")
+        ...     time.sleep(3600)
+        >>> log = []
+        >>> with ThreadGroup() as group:
+        ...     future = group.spawn(work, log)
+        ...     time.sleep(0.001)
+        ...     group.cancel()
+        >>> log
+        ['committed']
+    """
+
+    __slots__ = ("_seconds",)
+
+    def __init__(self, *, timeout: float) -> None:
+        super().__init__()
+        self._seconds = check_seconds(timeout, "timeout")
+
+    def __repr__(self) -> str:
+        return f"shield(timeout={self._seconds:g})"
+
+    def __enter__(self) -> Self:
+        """The clock starts."""
+        if self.owner is not None:
+            raise RuntimeError(f"{self!r} was entered before: a shield is used once, make a new one")
+        open_scope(self, now() + self._seconds)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Cancels show again."""
+        close_scope(self)
+
+
+def checkpoint() -> None:
+    """A cancel point that waits for nothing: lets others run, and raises `Cancelled` if the calling thread is cancelled.
+
+    For long computations. Any thread; on a platform thread it only looks.
+
+    Example:
+        >>> from plait import checkpoint
+        >>> for n in range(3):
+        ...     checkpoint()
+    """
+    me = current_thread()
+    if me.scope is not None:
+        check_park(me)
+    if isinstance(me, VirtualThread):
+        me.yield_now()
+
+
+def cancelled() -> bool:
+    """Whether the calling thread is cancelled, by any of its scopes that no shield hides. Never waits, never raises.
+
+    Example:
+        >>> from plait import cancelled
+        >>> cancelled()
+        False
+    """
+    return pending(current_thread().scope) is not None
+
+
+def current_deadline() -> float:
+    """The instant of `time.monotonic()` when a scope of the calling thread will be cut short; `inf` if none will.
+
+    That is the earliest of all scopes that it is in, its group's and its spawner's included; where a shield hides some
+    of them, no earlier than the shield's end. In a scope that is cancelled already: `-inf`. Never waits.
+
+    Example:
+        >>> import time
+        >>> from plait import current_deadline, timeout
+        >>> with timeout(10):
+        ...     9 < current_deadline() - time.monotonic() <= 10
+        True
+    """
+    scope: Scope | None = current_thread().scope
+    if pending(scope) is not None:
+        return -inf
+    earliest, hidden_until = inf, -inf
+    while scope is not None:
+        if isinstance(scope, DeadlineScope) and (instant := scope.deadline) is not None:
+            earliest = min(earliest, max(instant, hidden_until))
+        if scope.cancelled_at is not None:
+            earliest = min(earliest, hidden_until)
+        if scope.is_shield:
+            hidden_until = max(hidden_until, scope.shelter)
+        scope = scope.parent
+    return earliest
