@@ -7,10 +7,15 @@
 #   _core/         mechanism: threads, carriers, parking, cancellation (its __init__ has the map)
 #   _groups _futures _limits _default      groups, what spawn returns, slots, threads outside any block
 #   _scopes _mutex                         time limits and shields; a lock that owns its value
+#   _collect                               many calls as one: pmap, gather, race, as_completed
 #   patch/         the leaves of the standard library, made cooperative in place
 #   lowlevel       for people who write primitives
 
 from plait import patch as patch
+from plait._collect import as_completed as as_completed
+from plait._collect import gather as gather
+from plait._collect import pmap as pmap
+from plait._collect import race as race
 from plait._config import configure as configure
 from plait._default import excepthook as excepthook
 from plait._default import spawn as spawn

@@ -67,6 +67,7 @@ class DefaultGroup(ThreadGroup):
         self._is_body_over = True
         if self.inside.leave():
             return
+        self.dismiss_daemons()
         try:
             self._wait_for_children()
         except KeyboardInterrupt:

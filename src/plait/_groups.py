@@ -170,10 +170,53 @@ class ThreadGroup(Container):
             GroupClosed: the block has ended.
             RuntimeError: the block has not begun.
         """
-        if not callable(fn):
-            raise TypeError(f"spawn needs something to call, not {fn!r}: write spawn(fn, x), not spawn(fn(x))")
+        _check_callable(fn, "spawn")
         child = launch(self, Future, fn, args, kwargs)
         return child if child is not None else self._spawn_slowly(fn, args, kwargs)
+
+    def try_spawn(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T] | None:
+        """As `spawn`, if there is a free slot now; else None. A cancel point; never waits.
+
+        Example:
+            >>> import time
+            >>> from plait import ThreadGroup
+            >>> with ThreadGroup(max_concurrency=1) as group:
+            ...     first = group.try_spawn(time.sleep, 0.001)
+            ...     second = group.try_spawn(time.sleep, 0.001)
+            >>> first.done(), second
+            (True, None)
+        """
+        _check_callable(fn, "try_spawn")
+        child = launch(self, Future, fn, args, kwargs)
+        if child is None and (self.owner is None or pending(self.scope) is not None or not self.inside.count()):
+            self._refuse(current_thread())
+        return child
+
+    def spawn_daemon(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run `fn(*args, **kwargs)` beside the others: a heartbeat, a watcher. It is cancelled when all others are done.
+
+        The block does not wait for it to end by itself, only for its clean-up. It takes no slot of `max_concurrency`;
+        its failure fails the group. Otherwise as `spawn`. A cancel point; never waits.
+
+        Example:
+            >>> import time
+            >>> from plait import ThreadGroup
+            >>> with ThreadGroup() as group:
+            ...     heart = group.spawn_daemon(time.sleep, 3600)
+            ...     work = group.spawn(time.sleep, 0.001)
+            >>> heart.cancelled()
+            True
+        """
+        _check_callable(fn, "spawn_daemon")
+        me = current_thread()
+        if me.scope is not None:
+            check_entry(me)
+        child: Future[T] | None = None
+        if self.owner is not None and pending(self.scope) is None:
+            child = start_child(self, Future, me, fn, args, kwargs, is_daemon=True)
+        if child is None:
+            self._refuse(me)
+        return child
 
     def _spawn_slowly(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
         """Wait for a slot, or say why nothing can be spawned."""
@@ -181,7 +224,7 @@ class ThreadGroup(Container):
         slots = self._slots
         if slots is None or self.owner is None or pending(self.scope) is not None:
             self._refuse(me)
-        is_member = isinstance(me, VirtualThread) and me.group is self
+        is_member = isinstance(me, VirtualThread) and me.group is self and not me.is_daemon
         if not is_member:
             slots.take(me)
             if pending(self.scope) is not None:
@@ -258,6 +301,7 @@ class ThreadGroup(Container):
         interrupt = None
         self._is_body_over = True
         if not self.inside.leave():
+            self.dismiss_daemons()
             interrupt = self._join(me)
         self._scope.leave()
         return self._conclude(me, error, interrupt, is_own=is_own)
@@ -304,6 +348,11 @@ class ThreadGroup(Container):
         if error is None and me.scope is not None:
             check_entry(me)
         return is_own
+
+
+def _check_callable(fn: object, caller: str) -> None:
+    if not callable(fn):
+        raise TypeError(f"{caller} needs something to call, not {fn!r}: write {caller}(fn, x), not {caller}(fn(x))")
 
 
 def _check_limit(limit: object) -> int:

@@ -9,6 +9,7 @@ cdef class Container:
     cdef public uint64_t joining
     cdef public Lock _members_lock
     cdef public set _listed
+    cdef public set _daemons
     cpdef enlist(self, thread)
     cpdef discharge(self, thread)
-    cpdef child_ended(self)
+    cpdef child_ended(self, thread)

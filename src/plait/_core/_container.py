@@ -31,6 +31,10 @@ class Container:
 
     Join protocol. Owner: publishes its wait (`joining`), then looks at the count [fence]. Last child: counts itself out
     [fence], then looks for the owner's wait. One of them sees the other.
+
+    Daemons are children that nobody waits for: once they alone are inside, they are cancelled. Whoever leaves counts
+    itself out and then looks; a daemon is taken off `_daemons` before it counts itself out, so the last to leave before
+    them, whoever it is, sees as many inside as there are daemons, or a daemon that leaves later does.
     """
 
     def __init__(self, scope: Scope, slots: Slots | None = None) -> None:
@@ -41,6 +45,7 @@ class Container:
         self.joining = 0  # the epoch of its wait for the children; 0 before that. Written by the owner
         self._members_lock = Lock()
         self._listed: set[VirtualThread] = set()  # under _members_lock
+        self._daemons: set[VirtualThread] = set()  # likewise
 
     def enlist(self, thread: VirtualThread) -> None:
         """`thread` is about to park or to have children for the first time. Itself only."""
@@ -60,18 +65,37 @@ class Container:
     def abandon(self) -> None:
         """After fork, in the child: none of them exists here."""
         self._listed = set()
+        self._daemons = set()
         self.inside.reset()
+
+    def adopt_daemon(self, thread: VirtualThread) -> None:
+        """`thread`, which is counted in and not queued yet, is a daemon. Its spawner."""
+        with self._members_lock:
+            self._daemons.add(thread)
+        self.dismiss_daemons()  # it may be a daemon that spawns another, with nobody else left to wait for
+
+    def dismiss_daemons(self) -> None:
+        """Cancel the daemons, if nobody else is inside. Any thread."""
+        with self._members_lock:
+            daemons = list(self._daemons) if self.inside.count() == len(self._daemons) else []
+        for daemon in daemons:
+            daemon.cancel_scope("all others in its group are done", daemon)
 
     def child_failed(self, thread: VirtualThread, error: BaseException) -> None:
         """The function of a child has raised `error`. On the child; may park."""
         raise NotImplementedError
 
-    def child_ended(self) -> None:
+    def child_ended(self, thread: VirtualThread) -> None:
         """Nothing of a child is left to run: its slot goes on, and the last tells the owner. Must not park."""
-        if self.slots is not None:
+        if thread.is_daemon:
+            with self._members_lock:
+                self._daemons.discard(thread)
+        elif self.slots is not None:
             self.slots.release()
         if Rundown.leave(self.inside):
             owner = self.owner
             epoch = self.joining
             if epoch:
                 owner.unpark(epoch)  # type: ignore[union-attr]
+        elif self._daemons:
+            self.dismiss_daemons()

@@ -10,5 +10,5 @@ cimport cython
 @cython.locals(me=Parker)
 cpdef launch(Container group, make, fn, tuple args, kwargs)
 @cython.locals(thread=VirtualThread, spawner=VirtualThread, carrier=Carrier)
-cpdef start_child(Container group, type make, Parker me, fn, tuple args, kwargs)
+cpdef start_child(Container group, type make, Parker me, fn, tuple args, kwargs, bint is_daemon=*)
 cpdef Parker current_thread()

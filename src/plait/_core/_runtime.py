@@ -200,8 +200,12 @@ def start_child(
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    is_daemon: bool = False,  # noqa: FBT001, FBT002 - compiled functions take no keyword-only arguments
 ) -> V | None:
-    """Queue `fn(*args, **kwargs)` as a child of `group`, spawned by `me`, its slot taken; None if the group has closed."""
+    """Queue `fn(*args, **kwargs)` as a child of `group`, spawned by `me`; None if the group has closed.
+
+    Its slot is taken; a daemon takes none.
+    """
     # Whatever can fail comes before the count: a child that is counted in and never queued would hang its group.
     if isinstance(me, VirtualThread):
         spawner: VirtualThread = me
@@ -211,9 +215,12 @@ def start_child(
     thread = make.__new__(make)
     VirtualThread.prepare(thread, fn, args, kwargs or None, copied_context(), group)
     if not Rundown.enter(group.inside):
-        if group.slots is not None:
+        if group.slots is not None and not is_daemon:
             group.slots.release()
         return None
+    if is_daemon:
+        thread.is_daemon = True
+        group.adopt_daemon(thread)
     carrier.submit(thread)  # type: ignore[union-attr]
     return thread
 

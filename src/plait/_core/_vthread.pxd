@@ -23,6 +23,7 @@ cdef class VirtualThread(Parker):
     cdef public int awaits
     cdef public bint _is_listed
     cdef public bint has_ident
+    cdef public bint is_daemon
     cpdef enlist(self)
     cpdef yield_now(self)
     cpdef run(self)

@@ -66,6 +66,7 @@ class VirtualThread(Parker):
         "context",
         "group",
         "has_ident",
+        "is_daemon",
         "stack",
         "status",
         "watchers",
@@ -79,6 +80,7 @@ class VirtualThread(Parker):
     watchers: Watchers | None  # published by whoever wants to be told
     _timer: Entry | None  # of the present wait, if that has a limit. The owner's alone
     awaits: int  # events of the descriptor that it waits for, while it does. The reactor's of its carrier
+    is_daemon: bool  # its group does not wait for it, and it takes no slot there. Written by the spawner
     has_ident: bool  # CPython's threading may hold a record under its identity. The owner's alone
 
     def prepare(
@@ -113,6 +115,7 @@ class VirtualThread(Parker):
         self.stack = None
         self._timer = None
         self.awaits = 0
+        self.is_daemon = False
         self.has_ident = False
         self.status = PENDING
         self._result: Any = None
@@ -226,7 +229,7 @@ class VirtualThread(Parker):
         if self._is_listed:
             self.group.discharge(self)
         WaitWord.hold(self)
-        Container.child_ended(self.group)
+        Container.child_ended(self.group, self)
 
     def _release(self) -> None:
         """Let go of what only the run needed; the future may live on for long."""

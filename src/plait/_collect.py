@@ -1,0 +1,305 @@
+"""Collections of work: many calls, whose results come as if one function had made them all.
+
+They hide that they are concurrent, so what they raise is the first failure itself, not a group of failures: turning a
+loop into `pmap` keeps `except ConnectionError` working. A note on it says which call it was; its `__cause__` is the
+group of all that failed.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import reprlib
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from plait._core import (
+    GRACE,
+    Flag,
+    VirtualThread,
+    WaitReason,
+    check_entry,
+    check_seconds,
+    current_thread,
+    lot_wait,
+    lot_wake_one,
+    now,
+    sleep,
+)
+from plait._default import current_group
+from plait._errors import Cancelled, GroupClosed, GroupFailed
+from plait._groups import ThreadGroup
+from plait._native import cooperative
+from plait._scopes import shield
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from types import TracebackType
+
+    from plait._futures import Future
+
+S = TypeVar("S")
+T = TypeVar("T")
+F = TypeVar("F", bound="concurrent.futures.Future[Any]")
+
+_LIMIT = 64  # calls of pmap at a time, unless told otherwise
+
+
+class _Arrivals:
+    """Things put by any thread, taken in that order by any thread.
+
+    Putter: 1. appends  2. looks for a waiter, under the lot's lock. Taker: 1. queues in the lot, under its lock  2. tries.
+    """
+
+    def __init__(self) -> None:
+        self._items: deque[Any] = deque()
+
+    def put(self, item: Any) -> None:
+        """Append. Never waits."""
+        self._items.append(item)
+        lot_wake_one(id(self))
+
+    def take(self, deadline: float | None = None) -> Any:
+        """The first; parks until there is one. A cancel point. `TimeoutError` if the instant `deadline` comes first."""
+        me = current_thread()
+        if me.scope is not None:
+            check_entry(me)
+        taken: list[Any] = []
+
+        def attempt() -> bool:
+            with suppress(IndexError):
+                taken.append(self._items.popleft())
+            return bool(taken)
+
+        if not attempt() and not lot_wait(me, id(self), attempt, WaitReason.FUTURE, deadline):
+            raise TimeoutError
+        return taken[0]
+
+
+class _Calls:
+    """A block of calls, which raises the first failure among them, as it is."""
+
+    def __init__(self, name: str) -> None:
+        self.group = ThreadGroup(name=name)
+        self._count = 0
+
+    def spawn(self, what: object, fn: Callable[..., T], *args: Any) -> Future[T]:
+        """Call `fn(*args)`; should it fail, its error says which call it was, and of `what`."""
+        place = self._count
+        self._count += 1
+
+        def call() -> T:
+            try:
+                return fn(*args)
+            except Exception as error:
+                error.add_note(f"raised by call {place} of {self.group.name}: {reprlib.repr(what)}")
+                raise
+
+        call.__qualname__ = getattr(fn, "__qualname__", type(fn).__name__)  # the thread is called so
+        return self.group.spawn(call)
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        self.group.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        """Wait for all calls."""
+        try:
+            return self.group.__exit__(kind, error, traceback)
+        except BaseExceptionGroup as failures:
+            first = self.group.exception
+            assert first is not None
+            raise first from failures
+
+
+class _Host:
+    """Calls whose block is held open by a thread of its own: an iterator must not hold a scope while it is suspended.
+
+    The thread is a daemon of the group that the iterator is begun in, so a cancel there reaches the calls.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.calls = _Calls(name)
+        self.failure: BaseException | None = None  # what the block has raised
+        opened = _Arrivals()
+        self._thread = current_group().spawn_daemon(self._hold, opened)
+        self._thread.add_done_callback(opened.put)  # cancelled before it could begin
+        try:
+            opened.take()
+        except BaseException:
+            self._thread.cancel()
+            raise
+
+    def _hold(self, opened: _Arrivals) -> None:
+        try:
+            with self.calls:
+                opened.put(self)
+                while True:
+                    sleep(3600)
+        except Cancelled:
+            raise
+        except BaseException as failure:  # noqa: BLE001 - raised where the iterator is used
+            self.failure = failure
+
+    def close(self) -> None:
+        """Cancel the calls at work, and wait for their end, as far as the calling thread may wait."""
+        self._thread.cancel()
+        if isinstance(current_thread(), VirtualThread) and cooperative() is None:
+            return  # dropped by the garbage collector, which cannot wait
+        with shield(timeout=2 * GRACE), suppress(concurrent.futures.CancelledError):
+            self._thread.exception()
+
+
+def gather(*fns: Callable[[], T]) -> list[T]:
+    """Call all of `fns` concurrently; their results, in the order of `fns`. A cancel point.
+
+    The first that fails cancels the others, and is raised when they have ended.
+
+    Example:
+        >>> from functools import partial
+        >>> from plait import gather
+        >>> gather(partial(pow, 2, 3), partial(pow, 3, 2))
+        [8, 9]
+    """
+    with _Calls("gather") as calls:
+        futures = [calls.spawn(fn, fn) for fn in fns]
+    return [future.result() for future in futures]
+
+
+def race(*fns: Callable[[], T]) -> T:
+    """Call all of `fns` concurrently; the outcome of the first that returns or raises. A cancel point.
+
+    The others are cancelled, and have ended when this returns; what they still return or raise is dropped. Raises
+    `ValueError` without any function to call.
+
+    Example:
+        >>> import time
+        >>> from plait import race
+        >>> race(lambda: time.sleep(3600), lambda: "quick")
+        'quick'
+    """
+    if not fns:
+        raise ValueError("race needs at least one function to call")
+    won = Flag()
+    won.set()
+    winner: list[T] = []
+
+    def run(fn: Callable[[], T]) -> None:
+        try:
+            result = fn()
+        except Exception:
+            if won.take():
+                raise
+            return
+        if won.take():
+            winner.append(result)
+            calls.group.cancel("the race is over")
+
+    with _Calls("race") as calls:
+        for fn in fns:
+            calls.spawn(fn, run, fn)
+    return winner[0]
+
+
+def as_completed(futures: Iterable[F], timeout: float | None = None) -> Iterator[F]:
+    """The futures, each once, in the order in which they end. Waits for the next when asked for it: a cancel point.
+
+    Any futures of `concurrent.futures`. Raises `TimeoutError` when `timeout` seconds have passed since the first was
+    asked for.
+
+    Example:
+        >>> import time
+        >>> from plait import ThreadGroup, as_completed
+        >>> with ThreadGroup() as group:
+        ...     futures = [group.spawn(lambda s: time.sleep(s) or s, s) for s in (0.02, 0.001)]
+        ...     [future.result() for future in as_completed(futures)]
+        [0.001, 0.02]
+    """
+    waiting = dict.fromkeys(futures)
+    span = None if timeout is None else check_seconds(timeout, "timeout")
+    return _arriving(waiting, span)
+
+
+def _arriving(waiting: dict[F, None], span: float | None) -> Iterator[F]:
+    deadline = None if span is None else now() + span
+    arrivals = _Arrivals()
+    for future in waiting:
+        future.add_done_callback(arrivals.put)
+    for count in range(len(waiting), 0, -1):
+        try:
+            yield arrivals.take(deadline)
+        except TimeoutError:
+            raise TimeoutError(f"{count} of {len(waiting)} futures are not done after {span} seconds") from None
+
+
+def pmap(fn: Callable[[S], T], iterable: Iterable[S], *, limit: int | None = None, ordered: bool = True) -> Iterator[T]:
+    """As `map`, with up to `limit` calls at a time (None: 64), each on a virtual thread. An iterator.
+
+    Lazy: an item is taken from `iterable`, on the consumer's thread, when there is room for its call; a result that
+    nobody has asked for yet occupies its room. So an endless iterable is fine. `ordered=False` gives results as they
+    come. A call that fails cancels the others; its error is raised by the iterator.
+
+    Each step is a cancel point. An iterator that is not wanted any more is closed with `close()`, or by dropping it
+    (as a `for` loop does that is left early): the calls at work are cancelled, and have ended when it is closed.
+
+    Raises:
+        TypeError, ValueError: `fn` cannot be called, `iterable` is none, or `limit` is no number from 1 up.
+
+    Example:
+        >>> from itertools import count
+        >>> from plait import pmap
+        >>> squares = pmap(lambda n: n * n, count(), limit=3)
+        >>> [next(squares) for _ in range(5)]
+        [0, 1, 4, 9, 16]
+        >>> squares.close()
+    """
+    if not callable(fn):
+        raise TypeError(f"pmap needs something to call, not {fn!r}: write pmap(fn, items), not pmap(fn(x), items)")
+    if limit is None:
+        limit = _LIMIT
+    elif isinstance(limit, bool) or not isinstance(limit, int):
+        raise TypeError(f"limit must be a whole number or None, not {limit!r}")
+    elif limit < 1:
+        raise ValueError(f"limit must be at least 1, not {limit}: with none nothing could ever run")
+    return _mapped(fn, iter(iterable), limit, ordered=ordered)
+
+
+def _mapped(fn: Callable[[S], T], items: Iterator[S], limit: int, *, ordered: bool) -> Iterator[T]:
+    host = _Host("pmap")
+    arrivals = _Arrivals()
+    in_order: deque[Future[T]] = deque()
+    at_work = 0
+    is_exhausted = False
+    try:
+        while True:
+            while at_work < limit and not is_exhausted and host.calls.group.exception is None:
+                try:
+                    item = next(items)
+                except StopIteration:
+                    is_exhausted = True
+                    break
+                try:
+                    future = host.calls.spawn(item, fn, item)
+                except (GroupFailed, GroupClosed):  # a call has failed just now: said below, by its future
+                    break
+                at_work += 1
+                if ordered:
+                    in_order.append(future)
+                else:
+                    future.add_done_callback(arrivals.put)
+            if not at_work:
+                return
+            future = in_order.popleft() if ordered else arrivals.take()
+            at_work -= 1
+            with suppress(concurrent.futures.CancelledError):
+                future.exception()
+            if host.calls.group.exception is not None:
+                host.close()
+                if host.failure is not None:
+                    raise host.failure
+            yield future.result()
+    finally:
+        host.close()

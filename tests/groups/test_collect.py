@@ -1,0 +1,392 @@
+"""pmap, gather, race, as_completed: many calls whose results come as if one function had made them."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import gc
+import itertools
+import queue
+import threading
+import time
+
+import pytest
+from support import run_anywhere, until, wait_parked
+
+from plait import Cancelled, ThreadGroup, as_completed, gather, move_on_after, pmap, race
+from plait._core import current_thread
+
+WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
+
+
+class Oops(Exception):
+    pass
+
+
+class Meter:
+    """How many calls are at work, and the most there have been."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.now = self.most = self.ended = 0
+
+    def __enter__(self):
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+
+    def __exit__(self, *exc_info):
+        with self.lock:
+            self.now -= 1
+            self.ended += 1
+
+
+def sleep_forever(*_):
+    time.sleep(3600)
+
+
+# ---- gather
+
+
+@WHERE
+def test_gather_keeps_the_order(where):
+    """Results come in the order of the functions, whenever each is done."""
+
+    def body():
+        spans = [0.01, 0.001, 0.005]
+        assert gather(*(lambda s=s: time.sleep(s) or s for s in spans)) == spans
+        assert gather() == []
+
+    run_anywhere(where, body)
+
+
+@WHERE
+def test_gather_raises_the_first_failure_itself(where):
+    """The first error is raised as it is, with a note and all failures as its cause; the others have ended."""
+
+    def body():
+        meter = Meter()
+
+        def wait():
+            with meter:
+                sleep_forever()
+
+        def fail():
+            until(lambda: meter.now == 2)
+            raise Oops("first")
+
+        with pytest.raises(Oops, match="first") as caught:
+            gather(wait, fail, wait)
+        assert meter.ended == 2
+        assert "raised by call 1 of gather" in caught.value.__notes__[0]
+        assert isinstance(caught.value.__cause__, ExceptionGroup)
+        assert caught.value.__cause__.exceptions == (caught.value,)
+
+    run_anywhere(where, body)
+
+
+# ---- race
+
+
+@WHERE
+def test_race_is_won_by_the_first(where):
+    """The first result counts, and the others have ended when it is returned."""
+
+    def body():
+        meter = Meter()
+
+        def slow():
+            with meter:
+                sleep_forever()
+
+        def quick():
+            until(lambda: meter.now == 2)
+            return "quick"
+
+        assert race(slow, quick, slow) == "quick"
+        assert meter.ended == 2
+
+    run_anywhere(where, body)
+
+
+def test_race_may_be_won_by_a_failure():
+    """The first that ends decides, with an error, too; errors of those who have lost are dropped."""
+
+    def fail():
+        raise Oops
+
+    with pytest.raises(Oops):
+        race(fail, sleep_forever)
+
+    def fail_when_cancelled():
+        try:
+            sleep_forever()
+        except Cancelled:
+            raise Oops from None
+
+    started = []
+
+    def win():
+        until(lambda: started)
+        return "won"
+
+    def lose():
+        started.append(1)
+        fail_when_cancelled()
+
+    assert race(lose, win) == "won"
+
+
+def test_race_without_runners():
+    """It has no outcome, and says so."""
+    with pytest.raises(ValueError, match="race needs at least one function to call"):
+        race()
+
+
+# ---- as_completed
+
+
+@WHERE
+def test_as_completed(where):
+    """Futures come in the order in which they end, each once, of either kind."""
+
+    def body():
+        gates = [queue.SimpleQueue() for _ in range(3)]
+        done_before = concurrent.futures.Future()
+        done_before.set_result("done before")
+        with ThreadGroup() as group:
+            futures = [group.spawn(gate.get) for gate in gates]
+            coming = as_completed([*futures, done_before, futures[0]])
+            assert next(coming) is done_before
+            for place in (2, 0, 1):
+                gates[place].put(place)
+                assert next(coming) is futures[place]
+            assert list(coming) == []
+
+    run_anywhere(where, body)
+
+
+def test_as_completed_in_time():
+    """Past its timeout it raises TimeoutError, and says how many are missing."""
+    with ThreadGroup() as group:
+        future = group.spawn(sleep_forever)
+        with pytest.raises(TimeoutError, match=r"1 of 1 futures are not done after 0\.005 seconds"):
+            list(as_completed([future], timeout=0.005))
+        group.cancel()
+
+
+# ---- pmap
+
+
+@WHERE
+@pytest.mark.parametrize("ordered", [True, False])
+def test_pmap_gives_every_result_once(where, ordered):
+    """All results, in order if asked for, with no more calls at a time than the limit."""
+
+    def body():
+        meter = Meter()
+
+        def work(n):
+            with meter:
+                time.sleep((n * 7 % 5) / 2000)
+                return n * n
+
+        results = list(pmap(work, range(50), limit=4, ordered=ordered))
+        expected = [n * n for n in range(50)]
+        assert (results if ordered else sorted(results)) == expected
+        assert meter.most <= 4
+
+    run_anywhere(where, body)
+
+
+def test_pmap_unordered_gives_what_is_ready():
+    """A slow call holds nobody up."""
+    gate = threading.Event()
+    results = pmap(lambda n: n or (gate.wait() and 0), range(4), limit=2, ordered=False)
+    assert [next(results) for _ in range(3)] == [1, 2, 3]
+    gate.set()
+    assert list(results) == [0]
+
+
+def test_pmap_is_lazy_and_bounded():
+    """Nothing is taken before it is asked for, and no more than there is room for: an endless iterable is fine."""
+    taken = []
+
+    def endless():
+        for n in itertools.count():
+            taken.append(n)
+            yield n
+
+    results = pmap(abs, endless(), limit=3)
+    assert taken == []
+    assert next(results) == 0
+    assert len(taken) == 3
+    assert [next(results) for _ in range(100)] == list(range(1, 101))
+    assert len(taken) <= 104
+    results.close()
+
+
+@WHERE
+@pytest.mark.parametrize("ordered", [True, False])
+def test_pmap_raises_the_first_failure_itself(where, ordered):
+    """A call's error is the iterator's; the other calls have ended; a note says which item it was."""
+
+    def body():
+        meter = Meter()
+
+        def work(n):
+            if n == 3:
+                until(lambda: meter.now >= 1)
+                raise Oops("three")
+            with meter:
+                time.sleep(0 if n < 2 else 3600)
+
+        with pytest.raises(Oops, match="three") as caught:
+            list(pmap(work, range(100), limit=4, ordered=ordered))
+        assert meter.now == 0
+        assert any("raised by call 3 of pmap: 3" in note for note in caught.value.__notes__)
+        assert isinstance(caught.value.__cause__, ExceptionGroup)
+
+    run_anywhere(where, body)
+
+
+def test_pmap_error_of_the_iterable():
+    """What the iterable raises comes out, and the calls have ended."""
+    meter = Meter()
+
+    def items():
+        yield 1
+        yield 2
+        until(lambda: meter.now == 2)
+        raise Oops
+
+    def work(n):
+        with meter:
+            sleep_forever()
+
+    with pytest.raises(Oops):
+        list(pmap(work, items(), limit=5))
+    assert meter.now == 0
+    assert meter.ended == 2
+
+
+@WHERE
+def test_pmap_abandoned_half_way(where):
+    """Left early, by break, by close() or with the last reference, its calls are cancelled and have ended."""
+
+    def body():
+        def start(meter):
+            def work(n):
+                if n:
+                    with meter:
+                        sleep_forever()
+
+            return pmap(work, itertools.count(), limit=3)
+
+        meter = Meter()
+        for _ in start(meter):
+            until(lambda meter=meter: meter.now == 2)
+            break
+        assert (meter.now, meter.ended) == (0, 2)
+
+        meter = Meter()
+        results = start(meter)
+        next(results)
+        until(lambda: meter.now == 2)
+        results.close()
+        assert (meter.now, meter.ended) == (0, 2)
+        assert list(results) == []
+
+    run_anywhere(where, body)
+
+
+def test_pmap_collected_in_a_cycle():
+    """An iterator that the garbage collector finds is cancelled, without a wait."""
+    meter = Meter()
+
+    def work(n):
+        if n:
+            with meter:
+                sleep_forever()
+
+    def leave_a_cycle():
+        cycle = [pmap(work, itertools.count(), limit=3)]
+        cycle.append(cycle)
+        next(cycle[0])
+        until(lambda: meter.now == 2)
+
+    with ThreadGroup() as group:
+        group.spawn(leave_a_cycle).result()
+        gc.collect()
+        until(lambda: meter.now == 0)
+
+
+def test_pmap_under_a_cancel():
+    """A cancel of the caller's group reaches the calls, though the caller is not asking just now."""
+    meter = Meter()
+
+    def work(n):
+        with meter:
+            sleep_forever()
+
+    def body():
+        results = pmap(work, range(3))
+        with move_on_after(0.01):
+            next(results)
+        until(lambda: meter.ended == 3)
+
+    with ThreadGroup() as group:
+        group.spawn(body)
+    assert (meter.now, meter.ended) == (0, 3)
+
+    meter = Meter()
+
+    def consume():
+        results = pmap(work, itertools.count(), limit=2)
+        next(results)
+
+    with ThreadGroup() as group:
+        future = group.spawn(consume)
+        until(lambda: meter.now == 2)
+        wait_parked(future)
+        group.cancel()
+    assert (meter.now, meter.ended) == (0, 2)
+
+
+def test_pmap_in_a_full_group():
+    """It takes no slot of the group that it is used in."""
+
+    def body():
+        return sum(pmap(abs, range(10), limit=2))
+
+    with ThreadGroup(max_concurrency=1) as group:
+        future = group.spawn(body)
+    assert future.result() == 45
+
+
+def test_pmap_runs_calls_on_virtual_threads():
+    """Each call is a thread of its own, the iterable is run by the consumer."""
+    seen = []
+
+    def items():
+        seen.append(current_thread())
+        yield 1
+
+    [thread] = pmap(lambda n: current_thread(), items())
+    assert seen == [current_thread()]
+    assert thread is not current_thread()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords", "kind", "text"),
+    [
+        ((3, []), {}, TypeError, r"pmap needs something to call, not 3: write pmap\(fn, items\)"),
+        ((abs, 3), {}, TypeError, "not iterable"),
+        ((abs, []), {"limit": 0}, ValueError, "limit must be at least 1, not 0"),
+        ((abs, []), {"limit": 1.5}, TypeError, "limit must be a whole number or None, not 1.5"),
+        ((abs, []), {"limit": True}, TypeError, "limit must be a whole number or None, not True"),
+    ],
+)
+def test_pmap_misuse(arguments, keywords, kind, text):
+    """Wrong arguments are refused at once, in words."""
+    with pytest.raises(kind, match=text):
+        pmap(*arguments, **keywords)
