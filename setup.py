@@ -18,8 +18,24 @@ from setuptools.command.build_ext import build_ext
 
 SOURCE = Path("src")
 NATIVE = SOURCE / "plait/_native"
-# Compiled without a .pxd: a leaf that must not leave a Python frame on each parked stack.
-UNTYPED = [SOURCE / "plait/patch/_locks.py"]
+# Compiled without a .pxd, for what compiled code does not do. It leaves no Python frame on a parked stack. And it is not
+# interrupted: signal handlers run, and Ctrl-C is raised, between instructions of Python and in waits alone, so what must
+# be done as a whole in the main thread (claim a wait and wake who waits; end a group) is done as a whole.
+UNTYPED = [
+    SOURCE / f"plait/{name}.py"
+    for name in (
+        "_core/_deadline",
+        "_core/_offload",
+        "_core/_platform",
+        "_futures",
+        "_groups",
+        "_limits",
+        "_timeouts",
+        "patch/_locks",
+        "patch/_queues",
+        "patch/_rlocks",
+    )
+]
 FLAGS = ["-std=gnu11", "-O2", "-g0", "-fno-strict-aliasing", "-fvisibility=hidden"]
 INSTALL = "on Debian, apt-get install gcc python3-dev"
 

@@ -197,3 +197,119 @@ def test_signal_handlers_run_in_the_main_thread_while_it_joins():
         interrupt(process, signal.SIGUSR1)
         out, _ = finish(process)
     assert out == "handled in MainThread\n1\n"
+
+
+# `strike(call)`: call it with a Ctrl-C that has come and not been raised yet. Nothing here is Python code, so the first
+# that is, at the latest the wait, raises it.
+STRIKE = """
+        import _thread, functools, operator, os, queue, signal, threading, time, plait
+        from plait._core import current_thread, runtime
+
+        def both(first, second):
+            return functools.partial(any, map(operator.methodcaller("__call__"), [first, second]))
+
+        def strike(call):
+            try:
+                both(_thread.interrupt_main, call)()
+            except KeyboardInterrupt:
+                return True
+            return False
+
+        def parked(thread):
+            while thread.waits_for is None or not thread.is_waiting():
+                time.sleep(0)
+            return thread
+"""
+
+
+def test_interrupt_between_the_spawn_and_the_wake():
+    """A Ctrl-C that comes after a child was queued and before its carrier was woken: it is woken."""
+    out, _ = run_program(
+        f"""{STRIKE}
+        [idler] = [carrier.idler for carrier in runtime.carriers]
+        wake = idler._wake
+        times = 0
+        while times < 3:
+            idler._wake = both(_thread.interrupt_main, wake)
+            try:
+                with plait.ThreadGroup() as group:
+                    future = group.spawn(int)
+            except KeyboardInterrupt:
+                times += 1
+            finally:
+                idler._wake = wake
+            assert future.done()
+        print("ended")
+    """,
+        PLAIT_CARRIERS=1,
+    )
+    assert out == "ended\n"
+
+
+WAKES = {
+    "lock": ("lock.acquire(); lock.release()", "lock.acquire()", "lock.release"),
+    "rlock": ("with rlock: pass", "rlock.acquire()", "rlock.release"),
+    "simple-queue": ("line.get()", "pass", "functools.partial(line.put, 1)"),
+}
+
+
+@pytest.mark.parametrize("kind", ["virtual", "platform"])
+@pytest.mark.parametrize("name", WAKES)
+def test_interrupt_between_a_release_and_the_wake(name, kind):
+    """A Ctrl-C that comes while the main thread gives something back: whoever waits for it is told."""
+    wait, before, give = WAKES[name]
+    out, _ = run_program(f"""{STRIKE}
+        lock, rlock, line = threading.Lock(), threading.RLock(), queue.SimpleQueue()
+        who = []
+
+        def waiter():
+            who.append(current_thread())
+            {wait}
+
+        def on_platform():
+            with plait.ThreadGroup():
+                waiter()
+
+        with plait.ThreadGroup(grace=3600):
+            {before}
+            if {kind == "virtual"}:
+                join = plait.spawn(waiter).result
+            else:
+                thread = threading.Thread(target=on_platform)
+                thread.start()
+                join = thread.join
+            while not who:
+                time.sleep(0)
+            parked(who[0])
+            print(strike({give}))
+            join()
+    """)
+    assert out == "True\n"
+
+
+def test_interrupt_just_before_a_wait():
+    """A Ctrl-C that comes just before the main thread blocks is raised, and its waits can be cancelled as before."""
+    out, _ = run_program(f"""{STRIKE}
+        try:
+            with plait.ThreadGroup() as group:
+                print(strike(functools.partial(time.sleep, 3600)))
+                main = current_thread()
+                def fail():
+                    parked(main)
+                    raise ValueError
+                group.spawn(fail)
+                time.sleep(3600)
+        except ExceptionGroup as error:
+            print(error.exceptions)
+    """)
+    assert out == "True\n(ValueError(),)\n"
+
+
+def test_interrupt_at_the_end_of_the_block():
+    """A Ctrl-C that comes as the block ends cancels the children, and they end before it leaves."""
+    out, _ = run_program(f"""{STRIKE}
+        group = plait.ThreadGroup().__enter__()
+        child = parked(group.spawn(time.sleep, 3600))
+        print(strike(functools.partial(group.__exit__, None, None, None)), child.cancelled(), current_thread().scope)
+    """)
+    assert out == "True True None\n"

@@ -33,7 +33,7 @@ class Idler:
 
     __slots__ = ("_asleep", "_wake")
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self, wake: Callable[[], object]) -> None:
         self._asleep = Flag()
         self._wake = wake
 

@@ -73,7 +73,11 @@ class Parker(Victim):
         A virtual thread names the stack to switch to, or None if it is its own turn already; any other waits here, and
         gives None. That `park` switches itself keeps a frame less on every parked stack.
         """
-        self.wait_natively(epoch, limit)
+        try:
+            self.wait_natively(epoch, limit)
+        except BaseException:  # a signal handler's: the wait is over, however it stood
+            WaitWord.disarm(self)
+            raise
         return None
 
     def wait_natively(self, epoch: int, limit: float | None) -> None:

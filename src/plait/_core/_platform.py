@@ -25,7 +25,6 @@ from __future__ import annotations
 import os
 import select
 import threading
-from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from plait import _native, _originals
@@ -75,9 +74,10 @@ class PlatformThread(Parker):
     def __repr__(self) -> str:
         return f"<platform thread {self.name!r}>"
 
-    def __del__(self) -> None:
+    # The function is kept here: what ends last finds the names of its module gone.
+    def __del__(self, close: Callable[[int], None] = _originals.os_close) -> None:
         if self._wakeup is not None:
-            _originals.os_close(self._wakeup)
+            close(self._wakeup)
 
     def bind(self) -> None:
         """One more scope is open here: leaves on this OS thread are cancel points now."""
@@ -103,8 +103,10 @@ class PlatformThread(Parker):
     def resume(self) -> None:
         """Ring."""
         if self._watched is None:
-            with suppress(RuntimeError):  # it rings already
+            try:  # suppress() is Python: a signal handler could raise in it, and the ring be lost
                 lock_release(self._bell)
+            except RuntimeError:
+                pass  # it rings already
         else:
             assert self._wakeup is not None
             os.eventfd_write(self._wakeup, 1)
@@ -117,18 +119,15 @@ class PlatformThread(Parker):
 
     def wait_natively(self, epoch: int, limit: float | None) -> None:
         """Wait for the bell or the descriptor."""
-        try:
-            while self.waits(epoch):
-                patience = LONGEST_WAIT if limit is None else min(max(limit - now(), 0.0), LONGEST_WAIT)
-                if self._watched is None:
-                    lock_acquire(self._bell, True, patience)
-                elif self._poll(patience):
-                    self.claim(epoch, WOKEN)
-                if limit is not None and now() >= limit:
-                    self.claim(epoch, TIMED_OUT)
-        except BaseException:
-            self.disarm()
-            raise
+        while self.waits(epoch):
+            _native.check_signals()  # one that has come since the last instruction of Python would not end the wait
+            patience = LONGEST_WAIT if limit is None else min(max(limit - now(), 0.0), LONGEST_WAIT)
+            if self._watched is None:
+                lock_acquire(self._bell, True, patience)
+            elif self._poll(patience):
+                self.claim(epoch, WOKEN)
+            if limit is not None and now() >= limit:
+                self.claim(epoch, TIMED_OUT)
 
     def _poll(self, patience: float) -> bool:
         """Wait for the descriptor and the bell beside it; whether the descriptor is ready."""
@@ -159,8 +158,8 @@ class PlatformThread(Parker):
             _watchers[self] = fd
             return park(self, self.arm(), reason, deadline) != TIMED_OUT
         finally:
-            _watchers.pop(self, None)
             self._watched = self._owner = None
+            _watchers.pop(self, None)
 
 
 def wake_watchers(fd: int) -> None:

@@ -142,6 +142,11 @@ cpdef cooperative():
     return plait_cooperative()
 
 
+def check_signals():
+    """Run the handlers of the signals that have come, in the main thread: as between two instructions of Python."""
+    PyErr_CheckSignals()
+
+
 def bind(parker):
     """Make `parker` (or None) what is at work on this platform thread. The caller keeps it alive until it is unbound."""
     plait_bind(parker)

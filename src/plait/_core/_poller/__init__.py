@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 from plait._core._poller._epoll import Epoll
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from plait._native import Ready
 
 READ = 0x001  # POLLIN: there is something to read, or the end
@@ -41,8 +43,9 @@ class Poller(Protocol):
         A wake is among it, under a descriptor that nobody has asked for.
         """
 
-    def wake(self) -> None:
-        """Let the present or the next `wait` return at once. Any thread."""
+    @property
+    def wake(self) -> Callable[[], object]:
+        """Let the present or the next `wait` return at once. Any thread; uninterrupted by signal handlers."""
 
     def close(self) -> None:
         """Give the descriptors back."""

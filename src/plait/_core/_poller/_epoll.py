@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import partial
 from select import EPOLLET, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP, epoll
+from typing import TYPE_CHECKING
 
 from plait._native import Ready
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _BOTH = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
 
@@ -20,7 +25,7 @@ class Epoll:
     before is missed. Each write to an eventfd is an edge, so the one to wake by is never read.
     """
 
-    __slots__ = ("_epoll", "_fd", "_ready", "_wakeup")
+    __slots__ = ("_epoll", "_fd", "_ready", "_wakeup", "wake")
 
     def __init__(self) -> None:
         self._epoll = epoll()
@@ -28,6 +33,9 @@ class Epoll:
         self._ready = Ready()
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wakeup, EPOLLIN | EPOLLET)
+        # No function of Python: a signal handler could raise at its beginning, on a main thread that has taken the
+        # sleeper's flag already, and nobody else would wake it.
+        self.wake: Callable[[], object] = partial(os.eventfd_write, self._wakeup, 1)
 
     def watch(self, fd: int) -> None:
         """Report every change of `fd`."""
@@ -56,10 +64,6 @@ class Epoll:
         """Block until something happens."""
         self._ready.collect(self._fd, timeout)
         return self._ready
-
-    def wake(self) -> None:
-        """Let `wait` return."""
-        os.eventfd_write(self._wakeup, 1)
 
     def close(self) -> None:
         """Give the descriptors back."""
