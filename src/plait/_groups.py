@@ -291,10 +291,13 @@ class ThreadGroup(Container):
         """Wait for the children, then say what failed."""
         me = current_thread()
         if me.scope is not self.scope:
-            raise RuntimeError(
+            misuse = RuntimeError(
                 f"the block of {self!r} must end on the thread that began it, and after the scopes inside it: it was "
                 f"begun by {self.owner!r}, and the innermost scope of {me!r} is {me.scope!r}"
             )
+            if me is not self.owner or not is_under(me.scope, self.scope):
+                raise misuse
+            error = self._end_inside(me, error or misuse)
         is_own = self._scope.absorbs(error)
         if error is not None and not (isinstance(error, Cancelled) and pending(self.scope) is not None):
             self._fail(error, f"the body failed: {type(error).__name__}")
@@ -305,6 +308,22 @@ class ThreadGroup(Container):
             interrupt = self._join(me)
         self._scope.leave()
         return self._conclude(me, error, interrupt, is_own=is_own)
+
+    def _end_inside(self, me: Parker, error: BaseException) -> BaseException:
+        """End the scopes that were left open inside this one, by a suspended generator say: no child may outlive them.
+
+        Gives what leaves them: `error`, or what a group among them makes of it.
+        """
+        while (inner := me.scope) is not self.scope:
+            if isinstance(inner, GroupScope):
+                try:
+                    inner.group.__exit__(type(error), error, None)
+                except BaseException as failed:  # noqa: BLE001 - it leaves through this group
+                    error = failed
+            else:
+                assert isinstance(inner, DeadlineScope)
+                inner.leave()
+        return error
 
     def _join(self, me: Parker) -> BaseException | None:
         """Wait for the children, whatever happens; the first KeyboardInterrupt that came meanwhile."""

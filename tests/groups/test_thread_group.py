@@ -765,13 +765,43 @@ def test_exit_on_another_thread():
         assert group.spawn(int).result() == 0
 
 
-def test_exit_before_an_inner_scope():
-    """Ending a block before the scopes inside it says which is in the way."""
-    inner = move_on_after(60)
-    with ThreadGroup() as group:
-        with inner, pytest.raises(RuntimeError, match=r"after the scopes inside it.*move_on_after\(60\)"):
-            group.__exit__(None, None, None)
-        assert group.spawn(int).result() == 0
+@pytest.mark.parametrize(
+    "inner", [lambda: move_on_after(60), lambda: ThreadGroup(name="inner")], ids=["limit", "group"]
+)
+def test_scope_left_open_inside(inner):
+    """A scope that a suspended generator holds open ends with the block around it, and so do all children."""
+
+    def suspended():
+        with inner():
+            yield ThreadGroup.current.spawn(time.sleep, 3600)
+
+    generator = suspended()
+    with pytest.raises(ExceptionGroup) as caught:
+        with ThreadGroup() as group:
+            outer = group.spawn(time.sleep, 3600)
+            child = next(generator)
+    error = caught.value
+    while isinstance(error, ExceptionGroup):
+        [error] = error.exceptions
+    assert type(error) is RuntimeError
+    assert "after the scopes inside it" in str(error)
+    assert outer.cancelled()
+    assert child.cancelled()
+    assert current_thread().scope is None
+    with pytest.raises(RuntimeError):
+        generator.close()
+
+
+def test_error_of_the_body_with_a_scope_left_open_inside():
+    """What the body raised is not hidden by a scope that it has left open."""
+    with pytest.raises(ExceptionGroup) as caught:
+        with ThreadGroup() as group:
+            child = group.spawn(time.sleep, 3600)
+            move_on_after(60).__enter__()
+            raise KeyError
+    assert [type(error) for error in caught.value.exceptions] == [KeyError]
+    assert child.cancelled()
+    assert current_thread().scope is None
 
 
 def test_arguments_are_keyword_only():

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 V = TypeVar("V", bound=VirtualThread)
 
+_OVER = "virtual threads cannot be started any more: the process is ending"
+
 
 class Runtime:
     """The parts, and the configuration they are built from."""
@@ -71,6 +73,8 @@ class Runtime:
 
     def start(self) -> list[Carrier]:
         """Start the carriers, if they are not started. Any platform thread."""
+        if self._is_over:  # the steps below would only fail on what is left of the interpreter
+            raise RuntimeError(_OVER)
         # Before anybody can see a carrier: who sees one may spawn, and a thread must not run over unpatched leaves. Not
         # under the lock: the steps import modules. Two threads that start at a time both run them, which is harmless.
         for step in self.on_start:
@@ -79,7 +83,7 @@ class Runtime:
             if self._carriers:
                 return self._carriers
             if self._is_over:
-                raise RuntimeError("virtual threads cannot be started any more: the process is ending")
+                raise RuntimeError(_OVER)
             count = self._wanted if self._wanted is not None else default_carriers()
             carriers: list[Carrier] = []
             carriers.extend(Carrier(number, carriers) for number in range(count))
