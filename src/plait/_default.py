@@ -64,6 +64,9 @@ class DefaultGroup(ThreadGroup):
 
     def _join_at_exit(self) -> None:
         """Wait for those who are left. Ctrl-C cancels them, a second one leaves them."""
+        # Whoever made the group, it is this thread that waits. Before the body counts itself out: the last child, which
+        # looks for the owner, comes after that.
+        self.owner = current_thread()
         self._is_body_over = True
         if self.inside.leave():
             return
@@ -76,7 +79,7 @@ class DefaultGroup(ThreadGroup):
                 self._wait_for_children()
 
     def _wait_for_children(self) -> None:
-        self.owner = me = current_thread()  # whoever made the group: it is this thread that waits
+        me = current_thread()
         while True:
             epoch = me.arm(True)
             self.joining = epoch
