@@ -27,12 +27,15 @@ UNTYPED = [
         "_core/_deadline",
         "_core/_offload",
         "_core/_platform",
+        "_default",
         "_futures",
         "_groups",
         "_limits",
-        "_timeouts",
+        "_scopes",
+        "lowlevel",
         "patch/_locks",
         "patch/_queues",
+        "patch/_registry",
         "patch/_rlocks",
     )
 ]

@@ -10,7 +10,6 @@ One file a family; each has `leaves()`. This file installs them when the runtime
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from plait._core import runtime
 from plait.patch import (
@@ -26,10 +25,7 @@ from plait.patch import (
     _threads,
     _time,
 )
-from plait.patch._registry import Patch, install_lock
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from plait.patch._registry import put_all, states, take_all
 
 __all__ = ("install", "status", "uninstall")
 
@@ -46,7 +42,6 @@ _families = (
     _descriptors,
     _loops,
 )
-_patches: dict[str, Sequence[Patch]] = {}  # by family, made at the first install. Under install_lock
 
 
 def install() -> None:
@@ -58,13 +53,7 @@ def install() -> None:
         >>> plait.patch.status()["time.sleep"]
         True
     """
-    with install_lock:
-        for family in _families:
-            name = family.__name__.rpartition("._")[2]
-            if name not in _patches:
-                _patches[name] = family.leaves()
-            for patch in _patches[name]:
-                patch.put()
+    put_all(_families)
 
 
 def uninstall() -> None:
@@ -72,16 +61,12 @@ def uninstall() -> None:
 
     Virtual threads that go on running block their carriers from here on: meant for tests, and for a program's end.
     """
-    with install_lock:
-        for patches in _patches.values():
-            for patch in patches:
-                patch.take()
+    take_all()
 
 
 def status() -> dict[str, bool]:
     """For each leaf, by name, whether it is cooperative now."""
-    with install_lock:
-        return {patch.name: patch.is_in_place for patches in _patches.values() for patch in patches}
+    return states()
 
 
 def _install_unless_told_otherwise() -> None:

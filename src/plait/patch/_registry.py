@@ -9,7 +9,7 @@ from plait import _native
 from plait._core import Lock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
 COOPERATIVE, IDENTITY, ALWAYS = range(3)  # when a replacement is called: see leaf.c
 
@@ -95,3 +95,40 @@ install_lock = Lock()  # "plait.patch install"
 def method(cls: type, name: str) -> object | None:
     """The method descriptor `name` of a builtin class; None where this version has none."""
     return cls.__dict__.get(name)
+
+
+class Family(Protocol):
+    """A module of leaves."""
+
+    __name__: str
+
+    def leaves(self) -> Sequence[Patch]:
+        """What it makes cooperative, made once."""
+
+
+_patches: dict[str, Sequence[Patch]] = {}  # by family, made at the first install. Under install_lock
+
+
+def put_all(families: Iterable[Family]) -> None:
+    """Put everything in place that is not."""
+    with install_lock:
+        for family in families:
+            name = family.__name__
+            if name not in _patches:
+                _patches[name] = family.leaves()
+            for patch in _patches[name]:
+                patch.put()
+
+
+def take_all() -> None:
+    """Put all originals back."""
+    with install_lock:
+        for patches in _patches.values():
+            for patch in patches:
+                patch.take()
+
+
+def states() -> dict[str, bool]:
+    """What there is, and whether it is in place."""
+    with install_lock:
+        return {patch.name: patch.is_in_place for patches in _patches.values() for patch in patches}
