@@ -29,6 +29,7 @@ from plait._core import (
     WaitReason,
     check_entry,
     check_seconds,
+    close_scope,
     current_thread,
     deliver,
     is_under,
@@ -170,7 +171,8 @@ class ThreadGroup(Container):
             GroupClosed: the block has ended.
             RuntimeError: the block has not begun.
         """
-        _check_callable(fn, "spawn")
+        if not callable(fn):
+            raise _not_callable(fn, "spawn")
         child = launch(self, Future, fn, args, kwargs)
         return child if child is not None else self._spawn_slowly(fn, args, kwargs)
 
@@ -186,7 +188,8 @@ class ThreadGroup(Container):
             >>> first.done(), second
             (True, None)
         """
-        _check_callable(fn, "try_spawn")
+        if not callable(fn):
+            raise _not_callable(fn, "try_spawn")
         child = launch(self, Future, fn, args, kwargs)
         if child is None and (self.owner is None or pending(self.scope) is not None or not self.inside.count()):
             self._refuse(current_thread())
@@ -207,7 +210,8 @@ class ThreadGroup(Container):
             >>> heart.cancelled()
             True
         """
-        _check_callable(fn, "spawn_daemon")
+        if not callable(fn):
+            raise _not_callable(fn, "spawn_daemon")
         me = current_thread()
         if me.scope is not None:
             check_entry(me)
@@ -320,9 +324,10 @@ class ThreadGroup(Container):
                     inner.group.__exit__(type(error), error, None)
                 except BaseException as failed:  # noqa: BLE001 - it leaves through this group
                     error = failed
-            else:
-                assert isinstance(inner, DeadlineScope)
+            elif isinstance(inner, DeadlineScope):
                 inner.leave()
+            else:
+                close_scope(inner)  # type: ignore[arg-type]  # a shield
         return error
 
     def _join(self, me: Parker) -> BaseException | None:
@@ -369,9 +374,8 @@ class ThreadGroup(Container):
         return is_own
 
 
-def _check_callable(fn: object, caller: str) -> None:
-    if not callable(fn):
-        raise TypeError(f"{caller} needs something to call, not {fn!r}: write {caller}(fn, x), not {caller}(fn(x))")
+def _not_callable(fn: object, caller: str) -> TypeError:
+    return TypeError(f"{caller} needs something to call, not {fn!r}: write {caller}(fn, x), not {caller}(fn(x))")
 
 
 def _check_limit(limit: object) -> int:

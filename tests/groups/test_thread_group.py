@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import inspect
 import math
 import re
 import threading
@@ -13,7 +14,7 @@ import pytest
 from support import collect, is_parked, platform_thread, run_anywhere, run_in_vthread, until, wait_parked
 
 import plait
-from plait import Cancelled, GroupClosed, GroupFailed, ThreadGroup, move_on_after
+from plait import Cancelled, GroupClosed, GroupFailed, ThreadGroup, move_on_after, shield
 from plait._core import WaitReason, current_thread
 from plait._default import default_group
 
@@ -270,7 +271,7 @@ def test_system_exit_of_a_child_leaves_bare_with_a_note_of_the_rest():
         wait_parked(group.spawn(clean_up))
         group.spawn(fail, SystemExit(3))
     assert caught.value.code == 3
-    assert "clean-up" in caught.value.__notes__[0]
+    assert "clean-up" in caught.value.__notes__[-1]
 
 
 def test_handled_exception_in_the_body_is_no_failure():
@@ -766,7 +767,9 @@ def test_exit_on_another_thread():
 
 
 @pytest.mark.parametrize(
-    "inner", [lambda: move_on_after(60), lambda: ThreadGroup(name="inner")], ids=["limit", "group"]
+    "inner",
+    [lambda: move_on_after(60), lambda: shield(timeout=60), lambda: ThreadGroup(name="inner")],
+    ids=["limit", "shield", "group"],
 )
 def test_scope_left_open_inside(inner):
     """A scope that a suspended generator holds open ends with the block around it, and so do all children."""
@@ -819,3 +822,39 @@ def test_spawn_passes_arguments_on():
     with ThreadGroup() as group:
         future = group.spawn(show, 1, 2, fn=3, self=4, timeout=5)
     assert future.result() == ((1, 2), {"fn": 3, "self": 4, "timeout": 5})
+
+
+# ---- where it came from
+
+
+def test_failure_says_where_its_thread_was_spawned():
+    """Each child's error carries a note with the thread's name and the line of its spawn, from whatever thread."""
+    with pytest.raises(ExceptionGroup) as caught, ThreadGroup() as group:
+        line = inspect.currentframe().f_lineno + 1
+        future = group.spawn(fail, Oops("first"))
+    [error] = caught.value.exceptions
+    assert error.__notes__ == [f"on {future.name!r}, spawned at {__file__}:{line}"]
+    assert future.spawn_site == f"{__file__}:{line}"
+
+    def nested():
+        with ThreadGroup() as inner:
+            inner.spawn(fail, Oops("second"))
+
+    with pytest.raises(ExceptionGroup) as caught, ThreadGroup() as group:
+        group.spawn(nested)
+    [outer] = caught.value.exceptions
+    [inner] = outer.exceptions
+    assert outer.__notes__[-1].startswith("on 'test_failure_says_where_its_thread_was_spawned.<locals>.nested-")
+    assert inner.__notes__[-1].startswith("on 'fail-")
+
+
+def test_error_that_takes_no_note():
+    """An error whose class refuses notes fails its group as any other."""
+
+    class Bare(Exception):
+        def add_note(self, note):
+            raise RuntimeError(note)
+
+    with pytest.raises(ExceptionGroup) as caught, ThreadGroup() as group:
+        group.spawn(fail, Bare())
+    assert [type(error) for error in caught.value.exceptions] == [Bare]

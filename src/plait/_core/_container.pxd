@@ -1,4 +1,5 @@
 from plait._core._cancel cimport Scope
+from plait._core._vthread cimport VirtualThread
 from plait._native._native cimport Lock, Rundown, uint64_t
 
 cdef class Container:
@@ -12,4 +13,4 @@ cdef class Container:
     cdef public set _daemons
     cpdef enlist(self, thread)
     cpdef discharge(self, thread)
-    cpdef child_ended(self, thread)
+    cpdef child_ended(self, VirtualThread thread)

@@ -20,7 +20,7 @@ from plait._core._carrier import Carrier
 from plait._core._offload import Offload
 from plait._core._platform import PlatformThread, platform_thread
 from plait._core._vthread import VirtualThread
-from plait._native._native import Rundown, copied_context, current
+from plait._native._native import Rundown, caller_code, caller_offset, copied_context, current
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -218,6 +218,8 @@ def start_child(
         carrier = runtime.carrier_for(me)
     thread = make.__new__(make)
     VirtualThread.prepare(thread, fn, args, kwargs or None, copied_context(), group)
+    thread.spawn_code = caller_code()
+    thread.spawn_offset = caller_offset()
     if not Rundown.enter(group.inside):
         if group.slots is not None and not is_daemon:
             group.slots.release()

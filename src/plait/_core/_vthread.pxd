@@ -22,6 +22,8 @@ cdef class VirtualThread(Parker):
     cdef public int status
     cdef public int awaits
     cdef public bint _is_listed
+    cdef public object spawn_code
+    cdef public int spawn_offset
     cdef public bint has_ident
     cdef public bint is_daemon
     cpdef enlist(self)

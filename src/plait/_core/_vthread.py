@@ -20,17 +20,19 @@ is the subclass that people see: one object for thread and future, since every s
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from plait._core._cancel import GRACE, Victim, pending
 from plait._core._container import Container
 from plait._core._parking import TIMED_OUT, Parker
 from plait._errors import Cancelled
-from plait._native._native import WaitWord, switch_to
+from plait._native._native import WaitWord, line_at, switch_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import Context
+    from types import CodeType
 
     from plait._core._carrier import Carrier
     from plait._core._continuation import Stack
@@ -67,6 +69,8 @@ class VirtualThread(Parker):
         "group",
         "has_ident",
         "is_daemon",
+        "spawn_code",
+        "spawn_offset",
         "stack",
         "status",
         "watchers",
@@ -80,6 +84,8 @@ class VirtualThread(Parker):
     watchers: Watchers | None  # published by whoever wants to be told
     _timer: Entry | None  # of the present wait, if that has a limit. The owner's alone
     awaits: int  # events of the descriptor that it waits for, while it does. The reactor's of its carrier
+    spawn_code: CodeType | None  # who has spawned it, and where in that code. Written by the spawner
+    spawn_offset: int
     is_daemon: bool  # its group does not wait for it, and it takes no slot there. Written by the spawner
     has_ident: bool  # CPython's threading may hold a record under its identity. The owner's alone
 
@@ -129,6 +135,13 @@ class VirtualThread(Parker):
     def ident(self) -> int:
         """What `threading.get_ident()` says on this thread: an odd number, so never a kernel thread's."""
         return id(self) | 1
+
+    @property
+    def spawn_site(self) -> str:
+        """Where it was spawned, as `file:line`. Any thread."""
+        if self.spawn_code is None:
+            return "no line of Python"
+        return f"{self.spawn_code.co_filename}:{line_at(self.spawn_code, self.spawn_offset)}"
 
     @property
     def name(self) -> str:
@@ -245,4 +258,6 @@ class VirtualThread(Parker):
         else:
             self.status = FAILED
             self._error = error
+            with suppress(Exception):  # whatever the class of the error does with notes
+                error.add_note(f"on {self.name!r}, spawned at {self.spawn_site}")
             self.group.child_failed(self, error)

@@ -20,6 +20,8 @@ cpdef current()
 cpdef switch_to(stack)
 cpdef cooperative()
 cpdef copied_context()
+cpdef caller_code()
+cpdef int caller_offset()
 cpdef int socket_fd(sock) except -2
 cpdef socket_timeout(sock)
 cpdef recv(int fd, Py_ssize_t size, int flags=*)

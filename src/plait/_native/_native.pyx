@@ -21,6 +21,8 @@ from cpython.list cimport PyList_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, ENOSYS, ENOTSOCK, EOPNOTSUPP, errno
 from libc.math cimport ceil
 
+from types import CodeType as _Code
+
 cdef extern from *:
     """
     #include <stdint.h>
@@ -60,6 +62,28 @@ cdef extern from *:
     uint64_t plait_add(uint64_t *cell, int64_t step) nogil
     void plait_store(uint64_t *cell, uint64_t wanted) nogil
     void plait_fence() nogil
+
+cdef extern from *:
+    """
+    #include <Python.h>
+    static inline PyObject *plait_caller_code(void)
+    {
+        PyFrameObject *frame = PyEval_GetFrame();
+        if (frame == NULL)
+            Py_RETURN_NONE;
+        return (PyObject *)PyFrame_GetCode(frame);
+    }
+    static inline int plait_caller_offset(void)
+    {
+        PyFrameObject *frame = PyEval_GetFrame();
+        return frame == NULL ? -1 : PyFrame_GetLasti(frame);
+    }
+    static inline int plait_line_at(PyObject *code, int offset)
+    { return PyCode_Addr2Line((PyCodeObject *)code, offset); }
+    """
+    object plait_caller_code()
+    int plait_caller_offset()
+    int plait_line_at(object code, int offset)
 
 cdef extern from "here.h":
     void plait_arm()
@@ -140,6 +164,23 @@ cpdef copied_context():
 cpdef cooperative():
     """As current(), but None where nothing may park: a wait is announced already, or the collector is at work."""
     return plait_cooperative()
+
+
+cpdef caller_code():
+    """The code of the innermost function of Python that runs here; None if there is none."""
+    return plait_caller_code()
+
+
+cpdef int caller_offset():
+    """Where in its code that function is."""
+    return plait_caller_offset()
+
+
+def line_at(code, int offset):
+    """The line of that place in `code`, a code object."""
+    if not isinstance(code, _Code):
+        raise TypeError(f"line_at() needs a code object, not {code!r}")
+    return plait_line_at(code, offset)
 
 
 def check_signals():
