@@ -72,6 +72,8 @@ class BuildNative(build_ext):
         if sys.platform != "linux":
             sys.exit(f"plait 0.1 runs on Linux only, and this is {sys.platform}: its poller is epoll")
         self.verify_toolchain()
+        self.translate()
+        self.parallel = self.parallel or len(os.sched_getaffinity(0))  # compilers at a time
         super().build_extensions()
 
     def verify_toolchain(self) -> None:
@@ -101,19 +103,21 @@ class BuildNative(build_ext):
         errors = [line.rpartition("error: ")[2] for line in done.stderr.splitlines() if "error: " in line]
         return errors[0] if errors else f"{command[0]} ended with status {done.returncode}"
 
-    def build_extension(self, ext: Extension) -> None:
+    def translate(self) -> None:
+        """Cython's part: Python to C."""
         from Cython.Build import cythonize  # here, for an sdist is made without it
 
-        [translated] = cythonize(
-            [ext],
+        translated = cythonize(
+            self.extensions,
             build_dir="build/cython",
             include_path=[str(SOURCE)],
             # Annotations are for people and mypy; what is typed in C says so in the .pxd.
             compiler_directives={"language_level": 3, "freethreading_compatible": True, "annotation_typing": False},
         )
-        ext.sources = translated.sources
-        ext.include_dirs.append(greenlet_include())
-        super().build_extension(ext)
+        for ext, done in zip(self.extensions, translated, strict=True):
+            assert ext.name == done.name
+            ext.sources = done.sources
+            ext.include_dirs.append(greenlet_include())
 
 
 def native() -> Extension:
