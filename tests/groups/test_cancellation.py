@@ -406,7 +406,8 @@ def test_swallowed_is_raised_again_and_reported_once():
         group.cancel("enough")
     assert trace == [Cancelled] * 3
     assert child.cancelled()
-    assert len([warning for warning in record if warning.category is CancelledSwallowed]) == 1
+    [swallowed] = [warning for warning in record if warning.category is CancelledSwallowed]
+    assert swallowed.filename == __file__  # at the wait that follows
 
 
 def test_swallowed_exceptions_are_freed_at_once():

@@ -250,7 +250,7 @@ def check_park(me: Victim) -> float | None:
             f"{me!r} was cancelled ({scope.cancel_reason}), and the Cancelled that it got was swallowed; it gets another at "
             f"each operation that would park. Let Cancelled pass: catch Exception, or raise it again after clean-up",
             CancelledSwallowed,
-            stacklevel=5,
+            stacklevel=1,  # the core is compiled and has no frames: the first is that of the function which waits
         )
     raise deliver(me, scope)
 
