@@ -211,12 +211,16 @@ def as_completed(futures: Iterable[F], timeout: float | None = None) -> Iterator
     asked for.
 
     Example:
-        >>> import time
+        >>> import threading
         >>> from plait import ThreadGroup, as_completed
+        >>> gate = threading.Event()
         >>> with ThreadGroup() as group:
-        ...     futures = [group.spawn(lambda s: time.sleep(s) or s, s) for s in (0.02, 0.001)]
-        ...     [future.result() for future in as_completed(futures)]
-        [0.001, 0.02]
+        ...     late, early = group.spawn(gate.wait), group.spawn(pow, 2, 3)
+        ...     for future in as_completed([late, early]):
+        ...         gate.set()
+        ...         print(future.result())
+        8
+        True
     """
     waiting = dict.fromkeys(futures)
     span = None if timeout is None else check_seconds(timeout, "timeout")

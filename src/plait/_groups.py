@@ -180,11 +180,13 @@ class ThreadGroup(Container):
         """As `spawn`, if there is a free slot now; else None. A cancel point; never waits.
 
         Example:
-            >>> import time
+            >>> import threading
             >>> from plait import ThreadGroup
+            >>> gate = threading.Event()
             >>> with ThreadGroup(max_concurrency=1) as group:
-            ...     first = group.try_spawn(time.sleep, 0.001)
-            ...     second = group.try_spawn(time.sleep, 0.001)
+            ...     first = group.try_spawn(gate.wait)
+            ...     second = group.try_spawn(gate.wait)
+            ...     gate.set()
             >>> first.done(), second
             (True, None)
         """

@@ -321,7 +321,7 @@ def test_groups_in_clean_up_end_with_its_grace(where):
                         sleep_forever()
                 trace.append("went on")
 
-        outer = ThreadGroup(grace=0.02)
+        outer = ThreadGroup(grace=0.25)  # time enough for the child to start
         with outer:
             outer.cancel()
             work()

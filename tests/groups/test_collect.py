@@ -12,7 +12,7 @@ import time
 import pytest
 from support import run_anywhere, until, wait_parked
 
-from plait import Cancelled, ThreadGroup, as_completed, gather, move_on_after, pmap, race
+from plait import Cancelled, ThreadGroup, as_completed, gather, pmap, race
 from plait._core import current_thread
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
@@ -321,35 +321,27 @@ def test_pmap_collected_in_a_cycle():
 
 
 def test_pmap_under_a_cancel():
-    """A cancel of the caller's group reaches the calls, though the caller is not asking just now."""
-    meter = Meter()
+    """A cancel of the caller's group reaches the calls, whether the caller is asking just now or not."""
 
     def work(n):
-        with meter:
-            sleep_forever()
+        if n:
+            with meter:
+                sleep_forever()
 
-    def body():
-        results = pmap(work, range(3))
-        with move_on_after(0.01):
+    def consume(steps):
+        results = pmap(work, itertools.count(), limit=3)
+        for _ in range(steps):
             next(results)
-        until(lambda: meter.ended == 3)
+        sleep_forever()
 
-    with ThreadGroup() as group:
-        group.spawn(body)
-    assert (meter.now, meter.ended) == (0, 3)
-
-    meter = Meter()
-
-    def consume():
-        results = pmap(work, itertools.count(), limit=2)
-        next(results)
-
-    with ThreadGroup() as group:
-        future = group.spawn(consume)
-        until(lambda: meter.now == 2)
-        wait_parked(future)
-        group.cancel()
-    assert (meter.now, meter.ended) == (0, 2)
+    for steps in (1, 2):
+        meter = Meter()
+        with ThreadGroup() as group:
+            future = group.spawn(consume, steps)
+            until(lambda meter=meter, at_work=steps + 1: meter.now == at_work)
+            wait_parked(future)
+            group.cancel()
+        assert (meter.now, meter.ended) == (0, steps + 1)
 
 
 def test_pmap_in_a_full_group():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -137,9 +138,11 @@ def test_try_spawn():
     group = ThreadGroup(max_concurrency=2)
     with pytest.raises(RuntimeError, match="has not begun"):
         group.try_spawn(int)
+    gate = threading.Event()
     with group:
-        futures = [group.try_spawn(time.sleep, 0.005) for _ in range(3)]
+        futures = [group.try_spawn(gate.wait) for _ in range(3)]
         assert [future is None for future in futures] == [False, False, True]
+        gate.set()
         futures[0].result()
         futures[1].result()
         while (future := group.try_spawn(int)) is None:  # the slot comes back just after the result
