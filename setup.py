@@ -124,7 +124,7 @@ def native() -> Extension:
     return Extension(
         "plait._native._native",
         sources=[str(NATIVE / "_native.pyx"), *sorted(str(path) for path in NATIVE.glob("*.c"))],
-        depends=[str(path) for pattern in ("*.h", "*.pxd") for path in sorted(NATIVE.glob(pattern))],
+        depends=[str(path) for pattern in ("*.h", "*.pxd", "*.pxi") for path in sorted(NATIVE.glob(pattern))],
         include_dirs=[str(NATIVE)],
         extra_compile_args=FLAGS,
     )

@@ -1,0 +1,236 @@
+# ---- system calls that do not wait ---------------------------------------------------------------------------------
+# Each returns None where the call would have waited. The GIL is kept: they take a microsecond, and giving it away in
+# each would cost more than they do.
+
+cdef int fail() except -1:
+    PyErr_SetFromErrno(OSError)
+    return -1
+
+
+cdef inline bint would_wait() noexcept:
+    return errno == EAGAIN  # EWOULDBLOCK is the same number on Linux
+
+
+cpdef int socket_fd(sock) except -2:
+    """As `sock.fileno()`."""
+    return plait_socket_fd(sock)
+
+
+cpdef socket_timeout(sock):
+    """As `sock.gettimeout()`."""
+    return plait_socket_timeout(sock)
+
+
+cpdef Py_ssize_t size_of(data) except -1:
+    """How many bytes a bytes-like object has. Refuses others in the words of CPython's own argument parser."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    cdef Py_ssize_t size = view.len
+    PyBuffer_Release(&view)
+    return size
+
+
+cpdef Py_ssize_t room_in(buffer, Py_ssize_t size) except -1:
+    """How many bytes recv_into() shall put into `buffer`: `size`, or as many as fit if that is 0. Refuses as it does."""
+    cdef Py_buffer view
+    try:
+        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+    except (TypeError, BufferError):
+        kind = "None" if buffer is None else type(buffer).__name__
+        raise TypeError(f"recv_into() argument 1 must be read-write bytes-like object, not {kind}") from None
+    cdef Py_ssize_t room = view.len
+    PyBuffer_Release(&view)
+    if size < 0:
+        raise ValueError("negative buffersize in recv_into")
+    if size > room:
+        raise ValueError("buffer too small for requested bytes")
+    return size or room
+
+
+cpdef recv(int fd, Py_ssize_t size, int flags=0):
+    """recv(2) without waiting: bytes, or None."""
+    if size < 0:
+        raise ValueError("negative buffersize in recv")
+    data = PyBytes_FromStringAndSize(NULL, size)
+    cdef ssize_t got
+    while True:
+        got = c_recv(fd, PyBytes_AS_STRING(data), size, flags | MSG_DONTWAIT)
+        if got >= 0:
+            break
+        if would_wait():
+            return None
+        if errno != EINTR:
+            fail()
+        PyErr_CheckSignals()
+    if got < size:
+        plait_shrink(data, got)
+    return data
+
+
+cpdef recv_into(int fd, buffer, Py_ssize_t size, int flags=0, Py_ssize_t start=0):
+    """recv(2) of at most `size` bytes into buffer[start:] without waiting: the number of bytes, or None."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+    cdef ssize_t got
+    try:
+        if size < 0 or start < 0 or view.len - start < size:  # it may have shrunk while its reader was parked
+            raise ValueError("buffer too small for requested bytes")
+        while True:
+            got = c_recv(fd, <char *>view.buf + start, size, flags | MSG_DONTWAIT)
+            if got >= 0:
+                return got
+            if would_wait():
+                return None
+            if errno != EINTR:
+                fail()
+            PyErr_CheckSignals()
+    finally:
+        PyBuffer_Release(&view)
+
+
+cpdef send(int fd, data, int flags=0, Py_ssize_t start=0):
+    """send(2) of data[start:] without waiting: the number of bytes taken, or None."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    cdef ssize_t sent
+    try:
+        while True:
+            sent = c_send(fd, <char *>view.buf + start, view.len - start, flags | MSG_DONTWAIT)
+            if sent >= 0:
+                return sent
+            if would_wait():
+                return None
+            if errno != EINTR:
+                fail()
+            PyErr_CheckSignals()
+    finally:
+        PyBuffer_Release(&view)
+
+
+def read_nowait(int fd, Py_ssize_t size, long long offset=-1):
+    """read(2), or pread(2), without waiting: bytes, None if it would wait, or NotImplemented if this file cannot tell."""
+    if size < 0:
+        raise OSError(22, "Invalid argument")
+    data = PyBytes_FromStringAndSize(NULL, size)
+    cdef iovec part
+    part.iov_base = PyBytes_AS_STRING(data)
+    part.iov_len = size
+    cdef ssize_t got
+    while True:
+        got = preadv2(fd, &part, 1, offset, RWF_NOWAIT)
+        if got >= 0:
+            break
+        if would_wait():
+            return None
+        if errno == EOPNOTSUPP or errno == ENOSYS:
+            return NotImplemented
+        if errno != EINTR:
+            fail()
+        PyErr_CheckSignals()
+    if got < size:
+        plait_shrink(data, got)
+    return data
+
+
+def write_nowait(int fd, data, Py_ssize_t start=0):
+    """write(2) of data[start:] without waiting: the number of bytes, None, or NotImplemented as for read_nowait."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    cdef iovec part
+    part.iov_base = <char *>view.buf + start
+    part.iov_len = view.len - start
+    cdef ssize_t sent
+    try:
+        while True:
+            sent = pwritev2(fd, &part, 1, -1, RWF_NOWAIT)
+            if sent >= 0:
+                return sent
+            if would_wait():
+                return None
+            if errno == EOPNOTSUPP or errno == ENOSYS:
+                return NotImplemented
+            if errno != EINTR:
+                fail()
+            PyErr_CheckSignals()
+    finally:
+        PyBuffer_Release(&view)
+
+
+def socket_type(int fd):
+    """SO_TYPE of a socket; None for any other file."""
+    cdef int kind = 0
+    cdef unsigned int size = sizeof(kind)
+    if getsockopt(fd, SOL_SOCKET, SO_TYPE, &kind, &size) == 0:
+        return kind
+    if errno != ENOTSOCK:
+        fail()
+    return None
+
+
+def poll_now(int fd, short events):
+    """poll(2) of one descriptor without waiting: the events at hand, 0 if none."""
+    cdef pollfd one
+    one.fd = fd
+    one.events = events
+    one.revents = 0
+    while c_poll(&one, 1, 0) < 0:
+        if errno != EINTR:
+            fail()
+        PyErr_CheckSignals()
+    return one.revents
+
+
+# ---- the mode of a descriptor --------------------------------------------------------------------------------------
+# Blocking mode belongs to the open file, which several descriptors, threads and processes may share. To leave it for one
+# call is done by one thread at a time: within the process under a lock, and among the processes that share the file, as
+# the workers of a server share their listener, under a record lock on it (fcntl(2); sockets take them). Otherwise one
+# would come back to blocking mode while another is about to make its call. Nothing of Python runs in between.
+
+cdef Lock modes = Lock()
+
+
+cdef void lock_record(int fd, short kind) noexcept nogil:
+    """Best effort: a file that takes no such lock is used without."""
+    cdef flock all_of_it
+    all_of_it.l_type = kind
+    all_of_it.l_whence = 0
+    all_of_it.l_start = 0
+    all_of_it.l_len = 0
+    while c_fcntl(fd, F_SETLKW, &all_of_it) < 0 and errno == EINTR:
+        pass
+
+
+def outside_blocking_mode(int fd, call, *args):
+    """`call(*args)` with the file behind `fd` in non-blocking mode. For calls of C alone."""
+    with modes:
+        with nogil:
+            lock_record(fd, F_WRLCK)
+        mode = c_fcntl(fd, F_GETFL)
+        try:
+            if mode < 0:
+                fail()
+            if mode & O_NONBLOCK:  # somebody's choice: it stays
+                return call(*args)
+            c_fcntl(fd, F_SETFL, mode | O_NONBLOCK)
+            try:
+                return call(*args)
+            finally:
+                c_fcntl(fd, F_SETFL, mode)
+        finally:
+            lock_record(fd, F_UNLCK)
+
+
+def is_in_blocking_mode(int fd):
+    """Whether the file behind `fd` is in blocking mode, but for a moment in which somebody has left it for a call."""
+    with modes:
+        with nogil:
+            lock_record(fd, F_WRLCK)
+        mode = c_fcntl(fd, F_GETFL)
+        lock_record(fd, F_UNLCK)
+    return mode >= 0 and not mode & O_NONBLOCK
+
+
+def reset_modes():
+    """The lock is free: in a child process after fork."""
+    global modes
+    modes = Lock()
