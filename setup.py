@@ -25,13 +25,18 @@ UNTYPED = [
     SOURCE / f"plait/{name}.py"
     for name in (
         "_core/_deadline",
+        "_core/_misuse",
         "_core/_offload",
         "_core/_platform",
+        "_core/_stacks",
         "_default",
         "_futures",
         "_groups",
         "_limits",
+        "_options",
         "_scopes",
+        "_spawning",
+        "_starts",
         "lowlevel",
         "patch/_locks",
         "patch/_queues",

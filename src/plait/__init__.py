@@ -25,8 +25,13 @@ from plait._errors import DeadlockError as DeadlockError
 from plait._errors import GroupClosed as GroupClosed
 from plait._errors import GroupFailed as GroupFailed
 from plait._errors import InternalError as InternalError
+from plait._errors import RebindAfterSpawn as RebindAfterSpawn
+from plait._errors import TimeoutDoesNotReachChild as TimeoutDoesNotReachChild
+from plait._errors import YieldInsideScope as YieldInsideScope
 from plait._futures import Future as Future
+from plait._groups import GroupStatistics as GroupStatistics
 from plait._groups import ThreadGroup as ThreadGroup
+from plait._limits import Limiter as Limiter
 from plait._mutex import Mutex as Mutex
 from plait._scopes import cancelled as cancelled
 from plait._scopes import checkpoint as checkpoint

@@ -26,11 +26,12 @@ from plait._core import (
     now,
     sleep,
 )
-from plait._default import current_group
+from plait._default import group_around
 from plait._errors import Cancelled, GroupClosed, GroupFailed
 from plait._groups import ThreadGroup
 from plait._native import cooperative
 from plait._scopes import shield
+from plait._spawning import add_daemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -125,7 +126,7 @@ class _Host:
         self.calls = _Calls(name)
         self.failure: BaseException | None = None  # what the block has raised
         opened = _Arrivals()
-        self._thread = current_group().spawn_daemon(self._hold, opened)
+        self._thread = add_daemon(group_around(), current_thread(), self._hold, (opened,), {})
         self._thread.add_done_callback(opened.put)  # cancelled before it could begin
         try:
             opened.take()

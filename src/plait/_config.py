@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from plait._core import runtime
+from plait._default import set_strict
 
 
-def configure(*, carriers: int | None = None) -> None:
+def configure(*, carriers: int | None = None, strict_groups: bool | None = None) -> None:
     """Change settings of this process. Any thread; never waits.
 
     Args:
         carriers: How many kernel threads run virtual threads. Only before the first of them starts. The default is
             one on builds with a GIL, else as many as there are cores; the environment's `PLAIT_CARRIERS` comes before
             that, and this before both.
+        strict_groups: Whether `spawn` and `ThreadGroup.current` are errors where no group is open, instead of leading to
+            the default group. At any time.
 
     Raises:
-        TypeError, ValueError: not a whole number from 1 up.
+        TypeError, ValueError: `carriers` is no whole number from 1 up, `strict_groups` neither true nor false.
         RuntimeError: the carriers run already.
 
     Example:
@@ -23,3 +26,7 @@ def configure(*, carriers: int | None = None) -> None:
     """
     if carriers is not None:
         runtime.configure_carriers(carriers)
+    if strict_groups is not None:
+        if not isinstance(strict_groups, bool):
+            raise TypeError(f"strict_groups must be True or False, not {strict_groups!r}")
+        set_strict(strict_groups)

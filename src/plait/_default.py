@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 _lock = Lock()
 _default: DefaultGroup | None = None  # under _lock
+is_strict = False  # spawning without a group is an error. Set by `set_strict`
 
 
 def excepthook(future: VirtualThread, error: BaseException) -> None:
@@ -109,7 +110,7 @@ def default_group() -> ThreadGroup:
     return _default
 
 
-def current_group() -> ThreadGroup:
+def group_around() -> ThreadGroup:
     """The innermost group that the calling thread has open, else the one it was spawned in, else the default group."""
     scope: Scope | None = current_thread().scope
     while scope is not None:
@@ -117,6 +118,23 @@ def current_group() -> ThreadGroup:
             return scope.group
         scope = scope.parent
     return default_group()
+
+
+def current_group() -> ThreadGroup:
+    """As `group_around`; an error if that is the default group, and groups are strict."""
+    group = group_around()
+    if is_strict and isinstance(group, DefaultGroup):
+        raise RuntimeError(
+            "there is no group here to spawn into, and plait.configure(strict_groups=True) has ruled out the default "
+            "group: open a block, `with ThreadGroup() as group:`, or hand a group to this function"
+        )
+    return group
+
+
+def set_strict(is_wanted: bool) -> None:  # noqa: FBT001 - the one thing that it sets
+    """Whether spawning without a group is an error."""
+    global is_strict  # noqa: PLW0603 - one a process
+    is_strict = is_wanted
 
 
 class _Current:

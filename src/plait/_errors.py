@@ -9,6 +9,9 @@ __all__ = (
     "GroupClosed",
     "GroupFailed",
     "InternalError",
+    "RebindAfterSpawn",
+    "TimeoutDoesNotReachChild",
+    "YieldInsideScope",
 )
 
 
@@ -52,3 +55,18 @@ class InternalError(RuntimeError):
 
 class CancelledSwallowed(RuntimeWarning):
     """A `Cancelled` was delivered and somebody kept it from reaching its scope."""
+
+
+class TimeoutDoesNotReachChild(RuntimeWarning):
+    """Something was spawned inside a time limit, but into a group outside it: the limit does not hold for it."""
+
+
+class YieldInsideScope(RuntimeWarning):
+    """A generator is suspended inside a group or a scope, which is thereby open in whoever runs the generator."""
+
+
+class RebindAfterSpawn(RuntimeWarning):
+    """A variable that a spawned function shares with its spawner had another value when the function began.
+
+    In development mode (`python -X dev`) alone.
+    """

@@ -23,6 +23,7 @@ from plait._core import (
     check_entry,
     check_seconds,
     current_thread,
+    lend_slot,
     now,
     park,
     unpark_all,
@@ -242,6 +243,14 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
         if me is self:
             raise RuntimeError(f"{self!r} cannot wait for its own outcome")
         watchers = self._watch()
+        slots = lend_slot(me, self.group.slots)
+        try:
+            self._park(me, watchers, timeout, deadline)
+        finally:
+            if slots is not None:
+                slots.take_back(me)
+
+    def _park(self, me: Parker, watchers: _Watchers, timeout: float | None, deadline: float | None) -> None:
         while True:
             epoch = me.arm()
             with _lock:

@@ -16,8 +16,10 @@ and the group has nothing to do but to wait for them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 from plait._core import (
     GRACE,
@@ -25,35 +27,74 @@ from plait._core import (
     DeadlineScope,
     Lock,
     Parker,
+    Verdict,
     VirtualThread,
     WaitReason,
     check_entry,
     check_seconds,
     close_scope,
     current_thread,
-    deliver,
     is_under,
     launch,
+    lend_slot,
     now,
     park_shielded,
     pending,
-    start_child,
 )
-from plait._errors import Cancelled, GroupClosed, GroupFailed
+from plait._errors import Cancelled
 from plait._futures import Future
-from plait._limits import Slots
+from plait._limits import Limiter, slots_for
+from plait._options import Options
+from plait._rebinding import is_development
+from plait._spawning import checked, spawn_daemon, spawn_slowly, try_spawn
+from plait._starts import start
+from plait._stragglers import report_stragglers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from contextvars import Context
     from types import TracebackType
+
+    from plait._starts import Started
 
 P = ParamSpec("P")
 T = TypeVar("T")
+V = TypeVar("V")
+OnError = Literal["cancel", "collect"] | Callable[[Future[Any], Exception], Literal["cancel", "ignore", "restart"]]
 
 _serials = count(1)
 
-# How often Ctrl-C must come during a join until it is left, children or not.
-_INTERRUPTS = 3
+_REPORT_AFTER = 1.0  # seconds that a failed group waits for its children before it says so
+
+# What Ctrl-C does: the first cancels, wherever it comes. During the join the second has no more patience and says who is
+# waited for, and the third leaves, children or not.
+_HURRY, _LEAVE = 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStatistics:
+    """What a group was doing at one moment; see `ThreadGroup.statistics`.
+
+    Attributes:
+        name: The group's name.
+        children: Unfinished children, daemons included.
+        daemons: Daemons among them.
+        parked: Those among them that wait for something.
+        limit: `max_concurrency`; None without one.
+        available: Free slots; None without a limit.
+        waiting: Threads that wait for a slot; None without a limit.
+        failures: Failures that the block will raise so far.
+        is_cancelled: Whether nothing can be spawned any more, since the group or a scope around it was cancelled.
+    """
+
+    name: str
+    children: int
+    daemons: int
+    parked: int
+    limit: int | None
+    available: int | None
+    waiting: int | None
+    failures: int
+    is_cancelled: bool
 
 
 class GroupScope(DeadlineScope):
@@ -68,6 +109,11 @@ class GroupScope(DeadlineScope):
     def __repr__(self) -> str:
         return repr(self.group)
 
+    def expire(self, epoch: int) -> None:
+        """The group's time is up."""
+        super().expire(epoch)
+        self.group.wake_owner()
+
 
 class ThreadGroup(Container):
     """A block whose threads end with it. A context manager; each group is used once.
@@ -81,9 +127,14 @@ class ThreadGroup(Container):
 
     Args:
         max_concurrency: How many children may be started and unfinished at a time; `spawn` blocks while there are so
-            many. None: no limit.
+            many. A `Limiter` is shared with whoever else uses it. None: no limit.
         timeout: Seconds after which the group is cancelled, counted from entry; the block then raises `TimeoutError`.
         grace: Seconds that clean-up in a cancelled thread may take before its waits are interrupted again.
+        on_error: What becomes of a failure. "cancel": it cancels all others, and the block raises. "collect": all run
+            on, the block raises what has failed at its end. A function `(future, exception)`, called on the thread that
+            has failed, answers "cancel", "ignore" (the failure is the future's alone) or "restart" (the call is made
+            once more, with the same arguments). It may wait, between two attempts say, and is not asked about threads
+            that are cancelled already. What is no `Exception` cancels in any case, and so does a failure of the function.
         name: For messages and dumps.
 
     Raises (by the end of the block):
@@ -105,17 +156,20 @@ class ThreadGroup(Container):
     def __init__(
         self,
         *,
-        max_concurrency: int | None = None,
+        max_concurrency: int | Limiter | None = None,
         timeout: float | None = None,
         grace: float = GRACE,
+        on_error: OnError = "cancel",
         name: str | None = None,
     ) -> None:
         self._scope = GroupScope(self, check_seconds(grace, "grace"))
-        self._slots = None if max_concurrency is None else Slots(_check_limit(max_concurrency))
-        super().__init__(self._scope, self._slots)
+        super().__init__(self._scope, slots_for(max_concurrency))
+        self._on_error = _check_on_error(on_error)
+        self.is_supervised = callable(on_error)
         self._timeout = None if timeout is None else check_seconds(timeout, "timeout")
         self._name = name
         self._is_body_over = False  # written by the owner
+        self._is_reported = False  # that it waits though it has failed. The owner's
         self._lock = Lock()
         self._failures: dict[int, BaseException] = {}  # each once, in the order they came. Written under _lock
 
@@ -132,17 +186,17 @@ class ThreadGroup(Container):
     @property
     def limit(self) -> int | None:
         """`max_concurrency`."""
-        return None if self._slots is None else self._slots.limit
+        return None if self.slots is None else self.slots.get_limit()
 
     @property
     def available(self) -> int | None:
         """How many children could be spawned now without waiting; None if there is no limit."""
-        return None if self._slots is None else self._slots.available
+        return None if self.slots is None else self.slots.count_free()
 
     @property
     def exception(self) -> BaseException | None:
-        """The first failure, once the group is cancelled for it."""
-        if self.scope.cancelled_at is None:
+        """The first failure, once the group is cancelled for it (at once where failures are collected)."""
+        if self.scope.cancelled_at is None and self._on_error != "collect":
             return None
         with self._lock:
             return next(iter(self._failures.values()), None)
@@ -154,6 +208,32 @@ class ThreadGroup(Container):
     def __bool__(self) -> bool:
         """A group is true, empty or not."""
         return True
+
+    def statistics(self) -> GroupStatistics:
+        """What the group is doing now, as a frozen value. Any thread; never waits.
+
+        The numbers are read one after the other, while others go on.
+
+        Example:
+            >>> import time
+            >>> from plait import ThreadGroup
+            >>> with ThreadGroup(max_concurrency=4) as group:
+            ...     future = group.spawn(time.sleep, 0.001)
+            ...     seen = group.statistics()
+            >>> seen.children, seen.limit, group.statistics().available
+            (1, 4, 4)
+        """
+        return GroupStatistics(
+            name=self.name,
+            children=len(self),
+            daemons=self.count_daemons(),
+            parked=sum(thread.waits_for is not None for thread in self.members()),
+            limit=self.limit,
+            available=self.available,
+            waiting=None if self.slots is None else self.slots.count_waiting(),
+            failures=len(self._failures),
+            is_cancelled=pending(self.scope) is not None,
+        )
 
     # ---- spawning
 
@@ -171,10 +251,10 @@ class ThreadGroup(Container):
             GroupClosed: the block has ended.
             RuntimeError: the block has not begun.
         """
-        if not callable(fn):
-            raise _not_callable(fn, "spawn")
+        if not callable(fn) or is_development:
+            fn = checked(fn, "spawn")
         child = launch(self, Future, fn, args, kwargs)
-        return child if child is not None else self._spawn_slowly(fn, args, kwargs)
+        return child if child is not None else spawn_slowly(self, fn, args, kwargs)
 
     def try_spawn(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T] | None:
         """As `spawn`, if there is a free slot now; else None. A cancel point; never waits.
@@ -190,12 +270,7 @@ class ThreadGroup(Container):
             >>> first.done(), second
             (True, None)
         """
-        if not callable(fn):
-            raise _not_callable(fn, "try_spawn")
-        child = launch(self, Future, fn, args, kwargs)
-        if child is None and (self.owner is None or pending(self.scope) is not None or not self.inside.count()):
-            self._refuse(current_thread())
-        return child
+        return try_spawn(self, fn, args, kwargs)
 
     def spawn_daemon(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn(*args, **kwargs)` beside the others: a heartbeat, a watcher. It is cancelled when all others are done.
@@ -212,51 +287,54 @@ class ThreadGroup(Container):
             >>> heart.cancelled()
             True
         """
-        if not callable(fn):
-            raise _not_callable(fn, "spawn_daemon")
-        me = current_thread()
-        if me.scope is not None:
-            check_entry(me)
-        child: Future[T] | None = None
-        if self.owner is not None and pending(self.scope) is None:
-            child = start_child(self, Future, me, fn, args, kwargs, is_daemon=True)
-        if child is None:
-            self._refuse(me)
-        return child
+        return spawn_daemon(self, fn, args, kwargs)
 
-    def _spawn_slowly(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[T]:
-        """Wait for a slot, or say why nothing can be spawned."""
-        me = current_thread()
-        slots = self._slots
-        if slots is None or self.owner is None or pending(self.scope) is not None:
-            self._refuse(me)
-        is_member = isinstance(me, VirtualThread) and me.group is self and not me.is_daemon
-        if not is_member:
-            slots.take(me)
-            if pending(self.scope) is not None:
-                slots.release()
-                self._refuse(me)
-        # A member hands its own slot to the child, and goes on when it has one again.
-        child: Future[T] | None = start_child(self, Future, me, fn, args, kwargs)
-        if child is None:
-            self._refuse(me)
-        if is_member:
-            slots.take_back(me)
-        return child
+    def start(self, fn: Callable[Concatenate[Started[V], P], Any], /, *args: P.args, **kwargs: P.kwargs) -> V:
+        """Spawn `fn(started, *args, **kwargs)`, and wait until it calls `started(value)`; that value.
 
-    def _refuse(self, me: Parker) -> NoReturn:
-        """Say why nothing can be spawned."""
-        if self.owner is None:
-            raise RuntimeError(f"{self!r} has not begun: spawn inside `with ThreadGroup() as group:`")
-        if not self.inside.count():
-            raise GroupClosed(f"{self!r} has ended: nothing can be spawned into it any more")
-        scope = pending(self.scope)
-        assert scope is not None
-        if is_under(me.scope, self.scope):
-            raise deliver(me, scope)
-        raise GroupFailed(
-            f"{self!r} was cancelled ({scope.cancel_reason}): nothing can be spawned into it any more"
-        ) from self.exception
+        For threads that others need ready: a server that listens, a connection that stands. The thread goes on after
+        that as one of the group. A cancel point; a caller who is cancelled cancels the thread.
+
+        Raises:
+            Exception: what `fn` raised before it called `started`, to callers outside the group; those inside get the
+                `Cancelled` of the group, which has failed.
+            concurrent.futures.CancelledError: the thread was cancelled before that.
+            RuntimeError: it has ended without calling `started`.
+            TypeError, Cancelled, GroupFailed, GroupClosed: as `spawn`.
+
+        Example:
+            >>> import socket
+            >>> from plait import ThreadGroup
+            >>> def serve(started):
+            ...     with socket.create_server(("127.0.0.1", 0)) as server:
+            ...         started(server.getsockname())
+            ...         server.accept()[0].close()
+            >>> with ThreadGroup() as group:
+            ...     address = group.start(serve)
+            ...     socket.create_connection(address).close()
+        """
+        checked(fn, "start")
+        return start(self.spawn, fn, args, kwargs)  # type: ignore[no-any-return]
+
+    def options(self, *, name: str | None = None, context: Context | None = None) -> Options:
+        """The ways to spawn into this group, with options: `group.options(name="reader").spawn(read, file)`.
+
+        Args:
+            name: The thread's name as it stands, for messages and dumps; else its function's name with a number.
+            context: The context that the thread runs in, as it is, for one thread at a time; else a copy of the
+                spawner's.
+
+        Raises:
+            TypeError: an option is of the wrong kind.
+
+        Example:
+            >>> from plait import ThreadGroup
+            >>> with ThreadGroup() as group:
+            ...     future = group.options(name="squarer").spawn(pow, 7, 2)
+            >>> future.name, future.result()
+            ('squarer', 49)
+        """
+        return Options(self, name, context)
 
     # ---- ending
 
@@ -272,8 +350,23 @@ class ThreadGroup(Container):
     def abandon(self) -> None:
         """After fork, in the child: the group is empty here."""
         super().abandon()
-        if self._slots is not None:
-            self._slots.reset()
+        if self.slots is not None:
+            self.slots.reset()
+
+    def judge(self, thread: VirtualThread, error: Exception) -> Verdict:
+        """Ask the function that was given as `on_error`."""
+        try:
+            answer = self._on_error(thread, error)  # type: ignore[operator, arg-type]
+            if not isinstance(answer, str) or answer not in _VERDICTS:
+                raise ValueError(
+                    f'the on_error function of {self!r} must answer "cancel", "ignore" or "restart", not {answer!r}'
+                )
+            return _VERDICTS[answer]
+        except Cancelled:  # while it waited; what it was asked about is still to be told
+            return Verdict.CANCEL
+        except BaseException as failure:  # noqa: BLE001 - it leaves through the group, beside what it was asked about
+            self._fail(failure, f"on_error failed: {type(failure).__name__}")
+            return Verdict.CANCEL
 
     def child_failed(self, thread: VirtualThread, error: BaseException) -> None:
         """Keep the failure, and cancel everybody else."""
@@ -282,7 +375,17 @@ class ThreadGroup(Container):
     def _fail(self, error: BaseException, reason: str) -> None:
         with self._lock:
             self._failures.setdefault(id(error), error)
-        self.scope.cancel_scope(reason, self)
+        if self._on_error != "collect" or not isinstance(error, Exception):
+            self.scope.cancel_scope(reason, self)
+            self.wake_owner()
+
+    def wake_owner(self) -> None:
+        """The group is cancelled: the owner, if it waits for the children, shall see what there is to report.
+
+        Owner: publishes its wait, then looks whether the group is cancelled. Who cancels: cancels, then looks for it.
+        """
+        if self.joining:
+            self.owner.unpark(self.joining)  # type: ignore[union-attr]
 
     def __enter__(self) -> Self:
         """Begin: the calling thread is the owner, and its body a member."""
@@ -311,7 +414,7 @@ class ThreadGroup(Container):
         self._is_body_over = True
         if not self.inside.leave():
             self.dismiss_daemons()
-            interrupt = self._join(me)
+            interrupt = self._join(me, int(isinstance(error, KeyboardInterrupt)))
         self._scope.leave()
         return self._conclude(me, error, interrupt, is_own=is_own)
 
@@ -332,24 +435,50 @@ class ThreadGroup(Container):
                 close_scope(inner)  # type: ignore[arg-type]  # a shield
         return error
 
-    def _join(self, me: Parker) -> BaseException | None:
-        """Wait for the children, whatever happens; the first KeyboardInterrupt that came meanwhile."""
+    def _join(self, me: Parker, times: int) -> BaseException | None:
+        """Wait for the children, whatever happens; the first exception of a signal handler that came meanwhile.
+
+        `times`: how often Ctrl-C has come already.
+        """
         interrupt: BaseException | None = None
-        times = 0
+        must_report = False
+        since = now()
+        slots = lend_slot(me, self.slots)
         while True:
             try:
                 epoch = me.arm(True)
                 self.joining = epoch
                 if not self.inside.count():
                     me.withdraw()
-                    return interrupt
-                park_shielded(me, epoch, WaitReason.GROUP)
+                    break
+                due = self._report_due(since)
+                if not must_report and (due is None or now() < due):
+                    park_shielded(me, epoch, WaitReason.GROUP, due)
+                else:
+                    me.withdraw()
+                    must_report = False
+                    self._is_reported = True
+                    report_stragglers(me, self, now() - since)
             except BaseException as error:  # noqa: BLE001 - a signal handler's, in the main thread
                 interrupt = interrupt or error
                 times += 1
                 self.scope.cancel_scope(type(error).__name__, self)
-                if times == _INTERRUPTS:
-                    return interrupt
+                if times == _HURRY:
+                    self.scope.hurry()
+                    must_report = True
+                elif times >= _LEAVE:
+                    break
+        if slots is not None:
+            slots.take_back(me)
+        return interrupt
+
+    def _report_due(self, since: float) -> float | None:
+        """When it is to be said that this group has failed and still waits, as it does since `since`; None: never."""
+        cancelled_at = self.scope.cancelled_at
+        has_failed = self._failures or self._scope.has_expired
+        if cancelled_at is None or not has_failed or self._is_reported:
+            return None
+        return max(cancelled_at, since) + _REPORT_AFTER
 
     def _conclude(
         self, me: Parker, error: BaseException | None, interrupt: BaseException | None, *, is_own: bool
@@ -376,13 +505,10 @@ class ThreadGroup(Container):
         return is_own
 
 
-def _not_callable(fn: object, caller: str) -> TypeError:
-    return TypeError(f"{caller} needs something to call, not {fn!r}: write {caller}(fn, x), not {caller}(fn(x))")
+_VERDICTS: dict[str, Verdict] = {verdict.value: verdict for verdict in Verdict}
 
 
-def _check_limit(limit: object) -> int:
-    if isinstance(limit, bool) or not isinstance(limit, int):
-        raise TypeError(f"max_concurrency must be a whole number or None, not {limit!r}")
-    if limit < 1:
-        raise ValueError(f"max_concurrency must be at least 1, not {limit}: with none nothing could ever run")
-    return limit
+def _check_on_error(on_error: OnError) -> OnError:
+    if on_error not in ("cancel", "collect") and not callable(on_error):
+        raise TypeError(f'on_error must be "cancel", "collect" or a function (future, exception), not {on_error!r}')
+    return on_error

@@ -1,100 +1,112 @@
-"""Slots: how many children of a group may be started and unfinished at a time.
-
-    Taker:    under the lock: takes a free slot, or queues (me, epoch), armed; parks     [claim = the slot is mine]
-    Releaser: under the lock: takes the first waiter off, or counts the slot free; claims outside; on failure again
-A slot goes from hand to hand: it is never free while somebody waits, so nobody can overtake. A taker whose wait was
-WOKEN owns the slot, cancelled or not.
-
-A member of a full group that spawns into it hands its own slot to the child and queues in front of all others to get
-one back: the number of runnable members never exceeds the limit, and recursion never deadlocks.
-"""
+"""Limiter: so many at a time, in a block, in one group, or in several groups together."""
 
 from __future__ import annotations
 
-from collections import deque
+from typing import TYPE_CHECKING, Self
 
-from plait._core import WOKEN, Lock, Parker, WaitReason, park, park_shielded
+from plait._core import Slots, check_entry, check_seconds, current_thread, now
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 
-class Slots:
-    """A number of slots, and who waits for one."""
+class Limiter(Slots):
+    """A number of slots: whoever has one may work, the others wait for their turn.
 
-    __slots__ = ("_free", "_lock", "_waiting", "limit")
+    Groups share it: `ThreadGroup(max_concurrency=limiter)` takes a slot for each child. Or use it as a block. Those who
+    wait are served in the order in which they came, except that a child which waits for other threads of its group lends
+    its slot meanwhile, and gets one back before all others. Any thread, virtual or platform.
+
+    A slot is not tied to the thread that took it: `release` may come from another. A child of a group with this limiter
+    has a slot already; a second one for itself it had better not ask for.
+
+    Args:
+        limit: How many slots there are.
+
+    Raises:
+        TypeError, ValueError: `limit` is no whole number from 1 up.
+
+    Example:
+        >>> from plait import Limiter, ThreadGroup
+        >>> connections = Limiter(2)
+        >>> with ThreadGroup(max_concurrency=connections) as fast, ThreadGroup(max_concurrency=connections) as slow:
+        ...     futures = [group.spawn(lambda: connections.available) for group in (fast, slow) for _ in range(3)]
+        >>> max(future.result() for future in futures) < 2, connections.available
+        (True, 2)
+    """
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._lock = Lock()
-        self._free = limit  # under _lock; 0 while anybody waits
-        self._waiting: deque[tuple[Parker, int]] = deque()  # under _lock
+        super().__init__(check_limit(limit, "limit"))
+
+    def __repr__(self) -> str:
+        return f"<Limiter {self.available} of {self.limit} free, {self.waiting} waiting>"
+
+    @property
+    def limit(self) -> int:
+        """How many slots there are. It can be set, by any thread: what is taken stays taken; never waits."""
+        return self.get_limit()
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self.resize(check_limit(limit, "limit"))
 
     @property
     def available(self) -> int:
-        """How many are free now."""
-        return self._free
+        """How many slots are free now."""
+        return self.count_free()
 
-    def reset(self) -> None:
-        """All slots are free: in a child process after fork."""
-        self._free = self.limit
-        self._waiting = deque()
+    @property
+    def waiting(self) -> int:
+        """How many threads wait for one now."""
+        return self.count_waiting()
 
-    def try_take(self) -> bool:
-        """Take a free slot, if there is one. Any thread; never waits."""
-        with self._lock:
-            if not self._free:
-                return False
-            self._free -= 1
-            return True
+    def acquire(self, timeout: float | None = None) -> bool:
+        """Take a slot, waiting for one if there is none; False after `timeout` seconds without. A cancel point.
 
-    def take(self, me: Parker) -> None:
-        """Take a slot, parking until there is one. A cancel point; raises `Cancelled` without a slot."""
-        while not self.try_take():
-            epoch = me.arm()
-            waiter = (me, epoch)
-            with self._lock:
-                is_free = self._free > 0
-                if not is_free:
-                    self._waiting.append(waiter)
-            if is_free:
-                me.withdraw()
-                continue
-            try:
-                if park(me, epoch, WaitReason.SLOT) == WOKEN:
-                    return
-            except BaseException:
-                if me.outcome == WOKEN:  # a signal handler's, with the slot in hand
-                    self.release()
-                raise
-            finally:
-                self._leave(waiter)
+        Who is cancelled has none. Raises `TypeError` or `ValueError` if `timeout` is no number of seconds.
+        """
+        me = current_thread()
+        deadline = None if timeout is None else now() + check_seconds(timeout, "timeout")
+        if me.scope is not None:
+            check_entry(me)
+        return self.take(me, deadline)
 
-    def take_back(self, me: Parker) -> None:
-        """Take a slot before all others, whatever the scopes of `me` say: it is a member, and goes on only with one."""
-        while not self.try_take():
-            epoch = me.arm(True)
-            waiter = (me, epoch)
-            with self._lock:
-                is_free = self._free > 0
-                if not is_free:
-                    self._waiting.appendleft(waiter)
-            if is_free:
-                me.withdraw()
-                continue
-            if park_shielded(me, epoch, WaitReason.SLOT) == WOKEN:
-                return
-            self._leave(waiter)
-
-    def _leave(self, waiter: tuple[Parker, int]) -> None:
-        with self._lock:
-            if waiter in self._waiting:
-                self._waiting.remove(waiter)
+    def try_acquire(self) -> bool:
+        """Take a slot if one is free now. Never waits, no cancel point."""
+        return self.try_take()
 
     def release(self) -> None:
-        """Give a slot to the first who waits, or back. Any thread; never parks."""
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    self._free += 1
-                    return
-                who, epoch = self._waiting.popleft()
-            if who.unpark(epoch):
-                return
+        """Give a slot back: to the thread that waits first, if there is one. Never waits, no cancel point.
+
+        Raises `RuntimeError` if none is taken.
+        """
+        if not self.count_taken():
+            raise RuntimeError(f"{self!r} has no slot to release: each release gives back what one acquire has taken")
+        super().release()
+
+    def __enter__(self) -> Self:
+        """Take a slot. A cancel point."""
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Give it back."""
+        self.release()
+
+
+def slots_for(max_concurrency: int | Limiter | None) -> Slots | None:
+    """The slots that the children of a group take."""
+    if max_concurrency is None or isinstance(max_concurrency, Limiter):
+        return max_concurrency
+    return Slots(check_limit(max_concurrency, "max_concurrency", " a Limiter,"))
+
+
+def check_limit(limit: object, what: str, others: str = "") -> int:
+    """`limit`, if it is a number of threads that may work at a time."""
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise TypeError(f"{what} must be a whole number{',' + others + ' or None' if others else ''}, not {limit!r}")
+    if limit < 1:
+        raise ValueError(f"{what} must be at least 1, not {limit}: with none nothing could ever run")
+    return limit

@@ -33,6 +33,7 @@ class _TimeLimit(DeadlineScope):
 
     def __init__(self) -> None:
         super().__init__()
+        self.is_time_limit = True
         self.cancelled_caught = False  # whether the deadline has cut the block short
 
     def __enter__(self) -> Self:

@@ -7,20 +7,19 @@ import threading
 from support import until, wait_parked
 
 from plait import ThreadGroup
-from plait._core import WaitReason, current_thread
-from plait._limits import Slots
+from plait._core import Slots, WaitReason, current_thread
 
 
 def test_count():
     """So many can be taken, and come back."""
     slots = Slots(2)
-    assert slots.available == 2
+    assert slots.count_free() == 2
     assert slots.try_take()
     assert slots.try_take()
     assert not slots.try_take()
-    assert slots.available == 0
+    assert slots.count_free() == 0
     slots.release()
-    assert slots.available == 1
+    assert slots.count_free() == 1
     assert slots.try_take()
 
 
@@ -35,7 +34,7 @@ def test_handed_to_the_first_who_waits():
             assert not slots.try_take()
             until(waiter.done)
         slots.release()
-    assert slots.available == 1
+    assert slots.count_free() == 1
 
 
 def test_take_back_goes_before_all_others():
@@ -55,20 +54,59 @@ def test_take_back_goes_before_all_others():
         wait_parked(group.spawn(take, slots.take_back, "member"), WaitReason.SLOT)
         slots.release()
     assert order == ["member", 0, 1, 2]
-    assert slots.available == 1
+    assert slots.count_free() == 1
 
 
-def test_take_back_is_not_interrupted():
-    """A member that is cancelled goes on only with its slot."""
+def test_take_back_outlasts_a_cancel():
+    """A holder that is cancelled goes on only with its slot, as long as the grace lasts."""
+    slots = Slots(1)
+    assert slots.try_take()
+    with ThreadGroup(grace=3600) as group:
+        holder = wait_parked(group.spawn(lambda: slots.take_back(current_thread())), WaitReason.SLOT)
+        group.cancel()
+        wait_parked(holder, WaitReason.SLOT)
+        assert slots.count_waiting() == 1
+        slots.release()
+        until(holder.done)
+    assert slots.count_free() == 0
+
+
+def test_take_back_ends_with_the_grace():
+    """Once the grace is over a holder goes on with a slot that there is not; whoever gives one back pays for it."""
+    slots = Slots(1)
+    assert slots.try_take()
+    with ThreadGroup(grace=0) as group:
+        holder = wait_parked(group.spawn(lambda: slots.take_back(current_thread())), WaitReason.SLOT)
+        group.cancel()
+        until(holder.done)
+    assert (slots.count_free(), slots.count_taken(), slots.count_waiting()) == (0, 2, 0)
+    with ThreadGroup() as group:
+        taker = wait_parked(group.spawn(lambda: slots.take(current_thread())), WaitReason.SLOT)
+        slots.release()
+        assert slots.count_taken() == 1
+        assert not taker.done()
+        slots.release()
+        assert taker.result()
+    assert slots.count_taken() == 1
+
+
+def test_more_and_fewer_slots():
+    """More slots serve those who wait; of fewer, those that are taken stay taken."""
     slots = Slots(1)
     assert slots.try_take()
     with ThreadGroup() as group:
-        member = wait_parked(group.spawn(lambda: slots.take_back(current_thread())), WaitReason.SLOT)
-        member.cancel()
-        assert member.is_waiting()
+        takers = [wait_parked(group.spawn(lambda: slots.take(current_thread())), WaitReason.SLOT) for _ in range(3)]
+        slots.resize(3)
+        assert takers[0].result()
+        assert takers[1].result()
+        assert wait_parked(takers[2]) and slots.count_waiting() == 1
+        slots.resize(1)
+        for _ in range(2):
+            slots.release()
+            assert not takers[2].done()
         slots.release()
-        assert member.result() is None
-    assert slots.available == 0
+        assert takers[2].result()
+    assert (slots.count_taken(), slots.get_limit()) == (1, 1)
 
 
 def test_slot_of_a_waiter_that_is_cancelled_goes_to_the_next():
@@ -88,4 +126,4 @@ def test_slot_of_a_waiter_that_is_cancelled_goes_to_the_next():
                 assert not second.done()
                 slots.release()
             until(second.done)
-        assert slots.available == 0
+        assert slots.count_free() == 0

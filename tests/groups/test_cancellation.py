@@ -315,7 +315,7 @@ def test_groups_in_clean_up_end_with_its_grace(where):
             try:
                 sleep_forever()
             finally:
-                with ThreadGroup(grace=3600) as group, move_on_after(3600):
+                with move_on_after(3600), ThreadGroup(grace=3600) as group:
                     group.spawn(child)
                     with lock:
                         sleep_forever()

@@ -8,13 +8,22 @@ import math
 import re
 import threading
 import time
+import warnings
 import weakref
 
 import pytest
 from support import collect, is_parked, platform_thread, run_anywhere, run_in_vthread, until, wait_parked
 
 import plait
-from plait import Cancelled, GroupClosed, GroupFailed, ThreadGroup, move_on_after, shield
+from plait import (
+    Cancelled,
+    GroupClosed,
+    GroupFailed,
+    ThreadGroup,
+    TimeoutDoesNotReachChild,
+    move_on_after,
+    shield,
+)
 from plait._core import WaitReason, current_thread
 from plait._default import default_group
 
@@ -619,6 +628,7 @@ def test_current_is_the_innermost_open_group():
         with move_on_after(60), ThreadGroup() as inner:
             assert ThreadGroup.current is inner
             assert inner.spawn(lambda: ThreadGroup.current).result() is inner
+        with ThreadGroup():
             assert outer.spawn(lambda: ThreadGroup.current).result() is outer
         assert ThreadGroup.current is outer
         assert plait.spawn(lambda: ThreadGroup.current).result() is outer
@@ -739,7 +749,7 @@ def test_max_concurrency_below_one(limit):
 def test_max_concurrency_of_the_wrong_type(limit):
     """A limit is a whole number."""
     with pytest.raises(
-        TypeError, match=f"max_concurrency must be a whole number or None, not {re.escape(repr(limit))}"
+        TypeError, match=f"max_concurrency must be a whole number, a Limiter, or None, not {re.escape(repr(limit))}"
     ):
         ThreadGroup(max_concurrency=limit)
 
@@ -776,7 +786,12 @@ def test_scope_left_open_inside(inner):
 
     def suspended():
         with inner():
-            yield ThreadGroup.current.spawn(time.sleep, 3600)
+            yield spawn_here()
+
+    def spawn_here():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TimeoutDoesNotReachChild)
+            return ThreadGroup.current.spawn(time.sleep, 3600)
 
     generator = suspended()
     with pytest.raises(ExceptionGroup) as caught:

@@ -4,14 +4,15 @@ From the bottom up:
 
     _atomics _clock            the only shared cells, locks and time
     _timers _continuation _poller _idle    deadlines; stacks; the kernel's events; sleep and wake of a carrier
-    _cancel                    the tree of scopes, and the rules of delivery
+    _misuse _cancel            the traps of scopes; their tree, and the rules of delivery
     _parking                   park and unpark, one winner a wait
+    _slots                     how many may be at work
     _platform _lot             platform threads as parkers; waiting for objects in memory
     _container _vthread        who owns which threads; the scheduled unit
     _reactor _operations       who waits for which descriptor; what stream sockets do
     _carrier _offload          the kernel threads that run virtual threads, and those that run calls
     _runtime                   builds the parts
-    _deadline _sleep           scopes that time cancels; waits that time ends
+    _deadline _sleep _stacks   scopes that time cancels; waits that time ends; what other threads are doing
 
 Everything above uses only the names below.
 """
@@ -32,6 +33,7 @@ from plait._core._container import Container
 from plait._core._deadline import DeadlineScope, check_seconds
 from plait._core._lot import wait as lot_wait
 from plait._core._lot import wake_one as lot_wake_one
+from plait._core._misuse import check_reach
 from plait._core._operations import await_socket, keeping, late, recv, recv_into, send, send_rest, sendall
 from plait._core._parking import (
     INTERRUPTED,
@@ -48,7 +50,9 @@ from plait._core._poller import READ, WRITE
 from plait._core._reactor import Descriptor, wait_descriptor
 from plait._core._runtime import close_scope, current_thread, launch, open_scope, runtime, start_child
 from plait._core._sleep import sleep
-from plait._core._vthread import CANCELLED, FAILED, PENDING, SUCCEEDED, VirtualThread, on_ident_end
+from plait._core._slots import Slots, lend_slot
+from plait._core._stacks import Snapshot, take_snapshot
+from plait._core._vthread import CANCELLED, FAILED, PENDING, SUCCEEDED, Verdict, VirtualThread, on_ident_end
 
 __all__ = (
     "CANCELLED",
@@ -71,11 +75,15 @@ __all__ = (
     "Parker",
     "PlatformThread",
     "Scope",
+    "Slots",
+    "Snapshot",
+    "Verdict",
     "VirtualThread",
     "WaitReason",
     "await_socket",
     "check_entry",
     "check_park",
+    "check_reach",
     "check_seconds",
     "close_scope",
     "current_thread",
@@ -84,6 +92,7 @@ __all__ = (
     "keeping",
     "late",
     "launch",
+    "lend_slot",
     "lot_wait",
     "lot_wake_one",
     "now",
@@ -100,6 +109,7 @@ __all__ = (
     "sendall",
     "sleep",
     "start_child",
+    "take_snapshot",
     "unpark_all",
     "wait_descriptor",
     "wake_watchers",

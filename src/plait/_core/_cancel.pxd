@@ -3,10 +3,13 @@ from plait._native._native cimport WaitWord
 cdef class Scope(WaitWord):
     cdef public Scope parent
     cdef public object owner
+    cdef public object opener
     cdef public object container
     cdef public object grace
     cdef public object cancelled_at
+    cdef public bint is_hurried
     cdef public bint is_shield
+    cdef public bint is_time_limit
     cdef public double shelter
     cdef public double grace_end
     cdef public object cancel_reason
@@ -29,6 +32,8 @@ cdef class Delivery:
     cdef public bint is_reported
 
 cpdef Scope pending(Scope scope)
-cdef _horizon(Scope scope)
+cdef bint _is_hurried(Scope scope) except -1
+cpdef horizon(Victim me)
+cpdef patience(Victim me, double since)
 cpdef check_entry(Victim me)
 cpdef check_park(Victim me)

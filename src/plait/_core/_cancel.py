@@ -19,7 +19,8 @@ a scope is granted once, so no loop of swallowing can last longer.
 A *shield* is a scope that hides the cancels above it from what is below it, until an instant (`shelter`) that all below
 know: there a wait has to look again. It keeps what the thread had been told, and gives it back when it closes. A scope
 that is opened while the thread cleans up is a shield for as long as the clean-up may take; whatever is granted below,
-to clean-up or to shields, ends with that (`grace_end`). Other shields are asked for.
+to clean-up or to shields, ends with that (`grace_end`). Other shields are asked for. Who has no patience left (a second
+Ctrl-C) hurries a cancelled scope: nothing hides it any more, and no grace is left below it.
 
 Protocol (cancel and park).
     Victim:     1. joins the container of its group, on its first wait or when it opens a group (under the container's lock)
@@ -43,11 +44,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from plait._core._atomics import Lock
 from plait._core._clock import now
+from plait._core._misuse import check_openers
 from plait._errors import Cancelled, CancelledSwallowed
 from plait._native._native import WaitWord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from types import FrameType
 
 GRACE = 5.0  # seconds that clean-up may take, unless the scope says otherwise
 
@@ -75,7 +78,10 @@ class Scope(WaitWord):
         "container",
         "grace",
         "grace_end",
+        "is_hurried",
         "is_shield",
+        "is_time_limit",
+        "opener",
         "owner",
         "parent",
         "shelter",
@@ -83,9 +89,12 @@ class Scope(WaitWord):
 
     parent: Scope | None  # written once, before anybody else can see the node
     owner: Victim | None  # written by the owner on entry
+    opener: FrameType | None  # the generator that has opened it, until it is seen to be suspended inside. Owner only
     container: Container | None  # written once
     grace: float  # seconds; written before the cancel
     cancelled_at: float | None  # None, then the instant of the cancel, for good. Written under _cancelling
+    is_hurried: bool  # cancelled, and out of patience: shields below hide nothing of it, no grace is left. Set once
+    is_time_limit: bool  # a block whose time is limited: what is spawned inside may expect to be, too. Written once
     is_shield: bool  # hides the cancels above it until `shelter`. Written once
     shelter: float  # the instant when this shield, or the nearest one above, ends; 0.0: there is none. Written once
     grace_end: float  # the end of the clean-up that this is part of; 0.0: of none. Written once
@@ -104,6 +113,15 @@ class Scope(WaitWord):
             self.cancelled_at = now()
         _wake_all_under(self)
         return True
+
+    def hurry(self) -> None:
+        """Have no more patience with what is under this scope, which is cancelled: neither shields nor grace count.
+
+        Any thread; never parks.
+        """
+        with _cancelling:
+            self.is_hurried = True
+        _wake_all_under(self)
 
 
 class Victim(Scope):
@@ -130,7 +148,9 @@ class Victim(Scope):
 class CancelScope(Scope):
     """A scope that a thread opens and closes around a part of its work."""
 
-    __slots__ = ("_told",)  # a shield's: what the thread had been told when it opened this scope
+    __slots__ = ("_told",)
+
+    _told: Delivery | None  # a shield's: what the thread had been told when it opened this scope
 
     def __init__(self, grace: float = GRACE, container: Container | None = None) -> None:
         self.parent = None
@@ -138,10 +158,13 @@ class CancelScope(Scope):
         self.container = container
         self.grace = grace
         self.cancelled_at = None
+        self.is_hurried = False
         self.is_shield = False
+        self.is_time_limit = False
         self.shelter = 0.0
         self.grace_end = 0.0
-        self._told: Delivery | None = None
+        self.opener = None
+        self._told = None
 
     def open(self, owner: Victim, shelter: float = 0.0) -> None:
         """Become the innermost scope of `owner`, which is the calling thread; a shield until the instant `shelter`."""
@@ -173,6 +196,7 @@ class CancelScope(Scope):
                 f"not the innermost scope of {owner!r}, {owner.scope!r} is"
             )
         owner.set_scope(self.parent)
+        self.opener = None
         if self.is_shield:
             owner.delivery = self._told
         elif self.cancelled_at is not None and pending(self) is self:
@@ -186,18 +210,30 @@ class CancelScope(Scope):
 def pending(scope: Scope | None) -> Scope | None:
     """The outermost cancelled scope from `scope` upwards that no shield hides, or None."""
     found = None
+    is_hidden = False
     while scope is not None:
-        if scope.cancelled_at is not None:
+        if scope.cancelled_at is not None and (scope.is_hurried or not is_hidden):
             found = scope
         if scope.is_shield and now() < scope.shelter:
-            break
+            is_hidden = True
         scope = scope.parent
     return found
 
 
-def _horizon(scope: Scope) -> float | None:
-    """The instant when the nearest shield that hides anything from `scope` ends; None if nothing is hidden."""
-    above: Scope | None = scope if scope.shelter else None
+def _is_hurried(scope: Scope | None) -> bool:
+    """Whether `scope` or one above has no more patience."""
+    while scope is not None:
+        if scope.is_hurried:
+            return True
+        scope = scope.parent
+    return False
+
+
+def horizon(me: Victim) -> float | None:
+    """When the nearest shield that hides anything from `me` ends, and a wait has to look again; None: there is none."""
+    above = me.scope
+    if above is None or not above.shelter:
+        return None
     while above is not None:
         if above.is_shield and now() < above.shelter:
             return above.shelter
@@ -235,14 +271,14 @@ def check_park(me: Victim) -> float | None:
     """
     scope = pending(me.scope)
     if scope is None:
-        return _horizon(me.scope)  # type: ignore[arg-type]
+        return horizon(me)
     told = me.delivery
     if told is None:
         raise deliver(me, scope)
     if told.scope is not scope:
         _widen(me, scope)
     if told.alive() is not None:
-        if now() < told.until:
+        if now() < told.until and not _is_hurried(me.scope):
             return told.until
     elif not told.is_reported:
         told.is_reported = True
@@ -255,24 +291,32 @@ def check_park(me: Victim) -> float | None:
     raise deliver(me, scope)
 
 
-def check_patient(me: Victim, since: float) -> float | None:
-    """As `check_park` for mutual exclusion: raise only when the grace is over.
+def patience(me: Victim, since: float) -> float | None:
+    """Until when a wait of `me` for mutual exclusion, begun at `since`, may last; None: `me` is not cancelled.
 
-    It is counted from the cancel or from the start of the wait, the later: critical sections are short, and a pool must
-    get its connection back.
+    The grace is counted from the cancel or from the start of the wait, the later: critical sections are short, and a
+    pool must get its connection back.
     """
     scope = pending(me.scope)
     if scope is None:
-        return _horizon(me.scope)  # type: ignore[arg-type]
+        return None
     assert scope.cancelled_at is not None
-    until = max(scope.cancelled_at, since) + scope.grace
+    return since if _is_hurried(me.scope) else max(scope.cancelled_at, since) + scope.grace
+
+
+def check_patient(me: Victim, since: float) -> float | None:
+    """As `check_park` for mutual exclusion: raise only when its patience is over."""
+    until = patience(me, since)
+    if until is None:
+        return horizon(me)
     if now() < until:
         return until
-    raise deliver(me, scope)
+    raise deliver(me, pending(me.scope))  # type: ignore[arg-type]
 
 
 def deliver(me: Victim, scope: Scope) -> Cancelled:
     """The `Cancelled` to raise on `me` for `scope`, outside the rules of cancel points."""
+    check_openers(me)
     error = Cancelled(scope.cancel_reason, scope.cancel_source)
     if me.delivery is None:
         me.delivery = Delivery(scope, error, _end_of_grace(me, scope))

@@ -12,6 +12,7 @@ cdef double _THIEF_EVERY
 @cython.final
 cdef class Carrier:
     cdef public int number
+    cdef public unsigned long long ident
     cdef public Queue runnable
     cdef public Queue unstarted
     cdef public Queue calls

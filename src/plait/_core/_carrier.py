@@ -33,6 +33,7 @@ from plait._core._idle import Idler
 from plait._core._poller import open_poller
 from plait._core._reactor import Reactor
 from plait._core._timers import Timers
+from plait._native import kernel_ident
 from plait._native._native import Queue, Ready
 from plait._originals import lock_acquire, lock_release
 
@@ -64,6 +65,7 @@ class Carrier:
         self._idle: list[Stack] = []  # stacks without a thread, suspended; the carrier's alone
         self._handoff: VirtualThread | None = None  # what the stack that is switched to shall take
         self._root: Stack | None = None  # set when the kernel thread runs
+        self.ident = 0  # of the kernel thread, as CPython numbers it. Likewise
         self._turn = 0
         self._thief_woken = 0.0
 
@@ -147,6 +149,7 @@ class Carrier:
     def _run(self) -> None:
         """The root: makes stacks, and switches to what is chosen."""
         self._root = Stack.root()
+        self.ident = kernel_ident()
         take = self._take  # one bound method for all stacks, which keep it
         self._handoff = self._choose()
         while True:

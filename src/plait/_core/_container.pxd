@@ -1,11 +1,13 @@
 from plait._core._cancel cimport Scope
+from plait._core._slots cimport Slots
 from plait._core._vthread cimport VirtualThread
 from plait._native._native cimport Lock, Rundown, uint64_t
 
 cdef class Container:
     cdef public Rundown inside
     cdef public Scope scope
-    cdef public object slots
+    cdef public Slots slots
+    cdef public bint is_supervised
     cdef public object owner
     cdef public uint64_t joining
     cdef public Lock _members_lock

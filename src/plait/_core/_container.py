@@ -6,24 +6,15 @@ listed, and needs no waking. The list is also what keeps parked threads alive: a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from plait._core._slots import Slots
 from plait._native._native import Lock, Rundown
 
 if TYPE_CHECKING:
     from plait._core._cancel import Scope
     from plait._core._parking import Parker
-    from plait._core._vthread import VirtualThread
-
-
-class Slots(Protocol):
-    """A limit on how many children may be at work."""
-
-    def try_take(self) -> bool:
-        """Take a free slot, if there is one."""
-
-    def release(self) -> None:
-        """Give one back. Must not park."""
+    from plait._core._vthread import Verdict, VirtualThread
 
 
 class Container:
@@ -41,6 +32,7 @@ class Container:
         self.inside = Rundown()  # starts with the body; closes when body and children are done, for good
         self.scope = scope  # what children start under
         self.slots = slots  # None: no limit
+        self.is_supervised = False  # somebody wants to `judge` the failures of children. Written before the first
         self.owner: Parker | None = None  # the thread that runs the body; written on entry
         self.joining = 0  # the epoch of its wait for the children; 0 before that. Written by the owner
         self._members_lock = Lock()
@@ -62,6 +54,11 @@ class Container:
         with self._members_lock:
             return list(self._listed)
 
+    def count_daemons(self) -> int:
+        """How many daemons are unfinished now. Any thread."""
+        with self._members_lock:
+            return len(self._daemons)
+
     def abandon(self) -> None:
         """After fork, in the child: none of them exists here."""
         self._listed = set()
@@ -81,6 +78,10 @@ class Container:
         for daemon in daemons:
             daemon.cancel_scope("all others in its group are done", daemon)
 
+    def judge(self, thread: VirtualThread, error: Exception) -> Verdict:
+        """What to do about `error`, which a child of a supervised group has raised. On the child, in its scopes."""
+        raise NotImplementedError
+
     def child_failed(self, thread: VirtualThread, error: BaseException) -> None:
         """The function of a child has raised `error`. On the child; may park."""
         raise NotImplementedError
@@ -91,7 +92,7 @@ class Container:
             with self._members_lock:
                 self._daemons.discard(thread)
         elif self.slots is not None:
-            self.slots.release()
+            Slots.release(self.slots)
         if Rundown.leave(self.inside):
             owner = self.owner
             epoch = self.joining

@@ -11,6 +11,16 @@ its stack: leave the reason where the thread looks when it comes back.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from plait._native import Stack, switch_to
 
-__all__ = ("Stack", "switch_to")
+if TYPE_CHECKING:
+    from types import FrameType
+
+__all__ = ("Stack", "frame_of", "switch_to")
+
+
+def frame_of(stack: Stack) -> FrameType | None:
+    """The innermost frame on `stack`, if that is suspended. On its carrier alone, or it may go on at any moment."""
+    return stack.greenlet.gr_frame  # type: ignore[no-any-return]

@@ -56,6 +56,8 @@ class WaitReason(enum.Enum):
     MUTEX = "mutex"
     READABLE = "readable descriptor"
     WRITABLE = "writable descriptor"
+    START = "word that a thread has started"
+    SNAPSHOT = "stacks of other threads"
     OFFLOAD = "offloaded call"
     PERMIT = "permit"
 

@@ -60,6 +60,7 @@ class PlatformThread(Parker):
 
     def __init__(self) -> None:
         self.scope = None
+        self.owner = None
         self.cancelled_at = None
         self.delivery = None
         self.waits_for = None

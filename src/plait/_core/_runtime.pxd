@@ -1,4 +1,4 @@
-from plait._core._cancel cimport check_entry, pending
+from plait._core._cancel cimport Scope, check_entry, pending
 from plait._core._carrier cimport Carrier
 from plait._core._container cimport Container
 from plait._core._parking cimport Parker
@@ -7,8 +7,8 @@ from plait._native._native cimport Rundown, caller_code, caller_offset, copied_c
 
 cimport cython
 
-@cython.locals(me=Parker)
-cpdef launch(Container group, make, fn, tuple args, kwargs)
+@cython.locals(me=Parker, scope=Scope)
+cpdef launch(Container group, make, fn, tuple args, kwargs, label=*, context=*)
 @cython.locals(thread=VirtualThread, spawner=VirtualThread, carrier=Carrier)
-cpdef start_child(Container group, type make, Parker me, fn, tuple args, kwargs, bint is_daemon=*)
+cpdef start_child(Container group, type make, Parker me, fn, tuple args, kwargs, label=*, context=*, bint is_daemon=*)
 cpdef Parker current_thread()

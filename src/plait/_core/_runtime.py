@@ -17,6 +17,7 @@ from plait._core import _lot
 from plait._core._atomics import Counter, Lock
 from plait._core._cancel import check_entry, pending
 from plait._core._carrier import Carrier
+from plait._core._misuse import check_openers, check_reach, suspendable_caller
 from plait._core._offload import Offload
 from plait._core._platform import PlatformThread, platform_thread
 from plait._core._vthread import VirtualThread
@@ -24,6 +25,7 @@ from plait._native._native import Rundown, caller_code, caller_offset, copied_co
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextvars import Context
 
     from plait._core._cancel import CancelScope
     from plait._core._container import Container
@@ -163,9 +165,11 @@ def open_scope(scope: CancelScope, shelter: float = 0.0) -> Parker:
     if not runtime.is_started:
         runtime.start()
     me = current_thread()
+    check_openers(me)
     if scope.container is not None and isinstance(me, VirtualThread):
         me.enlist()  # before it can have children: cancellers find them through it, though it may not park for long
     scope.open(me, shelter)
+    scope.opener = suspendable_caller()
     if isinstance(me, PlatformThread):
         me.bind()
     return me
@@ -180,7 +184,13 @@ def close_scope(scope: CancelScope) -> None:
 
 
 def launch(
-    group: Container, make: type[V], fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    group: Container,
+    make: type[V],
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    label: str | None = None,
+    context: Context | None = None,
 ) -> V | None:
     """Start `fn(*args, **kwargs)` as a child of `group`, made by `make`; None if it cannot be started just so.
 
@@ -189,12 +199,15 @@ def launch(
     me: Parker = current_thread()
     if me.scope is not None:
         check_entry(me)
+        scope = me.scope
+        if scope is not me and (scope is not group.scope or scope.opener is not None):
+            check_reach(me, group.scope)
     if group.owner is None or pending(group.scope) is not None:
         return None
     slots = group.slots
     if slots is not None and not slots.try_take():
         return None
-    return start_child(group, make, me, fn, args, kwargs)
+    return start_child(group, make, me, fn, args, kwargs, label, context)
 
 
 def start_child(
@@ -204,11 +217,14 @@ def start_child(
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    label: str | None = None,
+    context: Context | None = None,
     is_daemon: bool = False,  # noqa: FBT001, FBT002 - compiled functions take no keyword-only arguments
 ) -> V | None:
     """Queue `fn(*args, **kwargs)` as a child of `group`, spawned by `me`; None if the group has closed.
 
-    Its slot is taken; a daemon takes none.
+    Its slot is taken; a daemon takes none. `label` is its name, else made from the function's; its context variables
+    are those of `context`, else a copy of the caller's.
     """
     # Whatever can fail comes before the count: a child that is counted in and never queued would hang its group.
     if isinstance(me, VirtualThread):
@@ -217,7 +233,9 @@ def start_child(
     else:
         carrier = runtime.carrier_for(me)
     thread = make.__new__(make)
-    VirtualThread.prepare(thread, fn, args, kwargs or None, copied_context(), group)
+    if context is None:
+        context = copied_context()
+    VirtualThread.prepare(thread, fn, args, kwargs or None, context, group, label)
     thread.spawn_code = caller_code()
     thread.spawn_offset = caller_offset()
     if not Rundown.enter(group.inside):

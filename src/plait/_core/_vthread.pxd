@@ -26,9 +26,12 @@ cdef class VirtualThread(Parker):
     cdef public int spawn_offset
     cdef public bint has_ident
     cdef public bint is_daemon
+    cdef public bint is_named
     cpdef enlist(self)
     cpdef yield_now(self)
+    @cython.locals(is_over=bint)
     cpdef run(self)
-    cpdef prepare(self, fn, args, kwargs, context, Container group)
+    cpdef prepare(self, fn, args, kwargs, context, Container group, label)
     cdef _release(self)
-    cdef _fail(self, BaseException error)
+    cdef _judge(self, BaseException error)
+    cdef _fail(self, BaseException error, verdict)

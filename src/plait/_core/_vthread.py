@@ -20,6 +20,7 @@ is the subclass that people see: one object for thread and future, since every s
 
 from __future__ import annotations
 
+import enum
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,6 +43,14 @@ if TYPE_CHECKING:
 on_ident_end: list[Callable[[VirtualThread], None]] = []
 
 PENDING, SUCCEEDED, FAILED, CANCELLED = range(4)  # status
+
+
+class Verdict(enum.Enum):
+    """What becomes of a child that has failed, and of its group."""
+
+    CANCEL = "cancel"  # the failure is the group's, too
+    IGNORE = "ignore"  # the failure is the child's alone
+    RESTART = "restart"  # the child runs once more, as if nothing had happened
 
 
 class Watchers(Protocol):
@@ -69,6 +78,7 @@ class VirtualThread(Parker):
         "group",
         "has_ident",
         "is_daemon",
+        "is_named",
         "spawn_code",
         "spawn_offset",
         "stack",
@@ -87,6 +97,7 @@ class VirtualThread(Parker):
     spawn_code: CodeType | None  # who has spawned it, and where in that code. Written by the spawner
     spawn_offset: int
     is_daemon: bool  # its group does not wait for it, and it takes no slot there. Written by the spawner
+    is_named: bool  # `_label` is its name as it stands. Written by the spawner
     has_ident: bool  # CPython's threading may hold a record under its identity. The owner's alone
 
     def prepare(
@@ -96,6 +107,7 @@ class VirtualThread(Parker):
         kwargs: dict[str, Any] | None,
         context: Context,
         group: Container,
+        label: str | None,
     ) -> None:
         """Set it up; what `__init__` would do. `launch` makes threads without calling it."""
         self._fn = fn
@@ -103,16 +115,21 @@ class VirtualThread(Parker):
         self._kwargs = kwargs
         self.context: Context | None = context
         self._is_listed = False
-        self._label: str = getattr(fn, "__qualname__", "thread")  # now, while the function is sure to be there
+        # Now, while the function is sure to be there.
+        self._label: str = getattr(fn, "__qualname__", "thread") if label is None else label
+        self.is_named = label is not None
         self.group = group
         # As a scope it is the outermost of what it runs, owned by itself.
         self.parent = group.scope
         self.owner = self
+        self.opener = None
         self.scope = self
         self.container = None
         self.grace = GRACE
         self.cancelled_at = None
+        self.is_hurried = False
         self.is_shield = False
+        self.is_time_limit = False
         self.shelter = group.scope.shelter
         self.grace_end = group.scope.grace_end
         self.delivery = None
@@ -145,8 +162,8 @@ class VirtualThread(Parker):
 
     @property
     def name(self) -> str:
-        """The function's name with a number. Any thread."""
-        return f"{self._label}-{self.number()}"
+        """The name given, or the function's name with a number. Any thread."""
+        return self._label if self.is_named else f"{self._label}-{self.number()}"
 
     def leave(self, epoch: int, limit: float | None) -> Stack | None:
         """Set the timer, and let the carrier choose who runs next."""
@@ -222,17 +239,24 @@ class VirtualThread(Parker):
             self._release()
             self.status = CANCELLED
         else:
-            try:
-                if self._kwargs is None:
-                    self._result = self._fn(*self._args)
+            is_over = False
+            while not is_over:
+                is_over = True
+                try:
+                    if self._kwargs is None:
+                        self._result = self._fn(*self._args)
+                    else:
+                        self._result = self._fn(*self._args, **self._kwargs)
+                except BaseException as error:  # noqa: BLE001 - every outcome is settled
+                    verdict = self._judge(error)
+                    if verdict is Verdict.RESTART:
+                        is_over = False
+                    else:
+                        self._release()
+                        self._fail(error, verdict)
                 else:
-                    self._result = self._fn(*self._args, **self._kwargs)
-            except BaseException as error:  # noqa: BLE001 - every outcome is settled
-                self._release()
-                self._fail(error)
-            else:
-                self._release()
-                self.status = SUCCEEDED
+                    self._release()
+                    self.status = SUCCEEDED
         WaitWord.settle(self)
         if self.watchers is not None:
             self.watchers.notify(self)
@@ -252,7 +276,14 @@ class VirtualThread(Parker):
         self._fn = self._args = self._kwargs = self.context = None  # type: ignore[assignment]
         self.stack.drop_locals()  # type: ignore[union-attr]
 
-    def _fail(self, error: BaseException) -> None:
+    def _judge(self, error: BaseException) -> Verdict:
+        """What to do about `error`. A cancelled thread, and what is no `Exception`, are nothing to be supervised."""
+        if not self.group.is_supervised or not isinstance(error, Exception) or pending(self) is not None:
+            return Verdict.CANCEL
+        verdict = self.group.judge(self, error)
+        return Verdict.CANCEL if verdict is Verdict.RESTART and pending(self) is not None else verdict
+
+    def _fail(self, error: BaseException, verdict: Verdict) -> None:
         if isinstance(error, Cancelled) and pending(self) is not None:
             self.status = CANCELLED
         else:
@@ -260,4 +291,5 @@ class VirtualThread(Parker):
             self._error = error
             with suppress(Exception):  # whatever the class of the error does with notes
                 error.add_note(f"on {self.name!r}, spawned at {self.spawn_site}")
-            self.group.child_failed(self, error)
+            if verdict is not Verdict.IGNORE:
+                self.group.child_failed(self, error)

@@ -1,0 +1,34 @@
+cimport cython
+
+from plait._core._cancel cimport Scope, horizon, patience
+from plait._core._parking cimport Parker, park, park_shielded
+from plait._native._native cimport Lock, uint64_t
+
+@cython.final
+cdef class _Waiter:
+    cdef public Parker who
+    cdef public uint64_t epoch
+    cdef public Scope holder
+
+cdef class Slots:
+    cdef Lock _lock
+    cdef long long _limit
+    cdef long long _free
+    cdef object _waiting
+    cdef set _offers
+    cpdef bint try_take(self) except -1
+    @cython.locals(epoch=uint64_t, waiter=_Waiter, is_taken=bint, outcome=int)
+    cpdef bint take(self, Parker me, deadline=*) except -1
+    @cython.locals(waiter=_Waiter)
+    cpdef release(self)
+    @cython.locals(waiter=_Waiter)
+    cpdef lend(self, Parker me, Slots awaited)
+    @cython.locals(epoch=uint64_t, waiter=_Waiter, is_taken=bint, is_over=bint, outcome=int, since=double)
+    cpdef take_back(self, Parker me)
+    @cython.locals(waiter=_Waiter)
+    cdef _Waiter _take_below(self, Parker me)
+    @cython.locals(scope=Scope)
+    cdef Scope _holder_above(self, Parker me)
+
+cdef Slots _slots_of(thread)
+cpdef Slots lend_slot(Parker me, Slots awaited)

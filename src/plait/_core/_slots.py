@@ -1,0 +1,234 @@
+"""Slots: how many threads may be at work at a time; who waits for a slot, and whose slot others may use meanwhile.
+
+    Taker:    under the lock: takes a free slot, or queues (me, epoch), armed; parks     [claim = the slot is mine]
+    Releaser: under the lock: takes the first waiter off, or counts the slot free; claims outside; on failure again
+A slot goes from hand to hand: it is never free while somebody waits, so nobody can overtake. A taker whose wait was
+WOKEN owns the slot, cancelled or not.
+
+A *holder* is a thread that was started with a slot. It never waits for other threads with its slot in its hands:
+
+* It spawns into its own full group: the slot goes to the child.
+* It waits for threads that have slots like its own: the slot is *lent*, to anybody.
+* It waits for other threads: the slot is *offered* to those below it alone, for one of them may need it to spawn where
+  the holder came from, and they would wait for each other. An offer costs nothing when nobody takes it.
+
+Each time the holder takes a slot back, in front of all others, before it goes on: the number of runnable holders never
+exceeds the limit, and neither recursion nor waiting for each other can deadlock. Taking back is patient, as mutual
+exclusion is: a cancel ends it once the grace is over, and then the holder goes on with a slot that there is not
+(`_free` below zero); whoever gives one back then pays for it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from plait._core._cancel import horizon, patience
+from plait._core._clock import now
+from plait._core._parking import TIMED_OUT, WOKEN, Parker, WaitReason, park, park_shielded
+from plait._native._native import Lock
+
+if TYPE_CHECKING:
+    from plait._core._cancel import Scope
+
+
+class _Waiter:
+    """Somebody who waits for a slot."""
+
+    __slots__ = ("epoch", "holder", "who")
+
+    def __init__(self, who: Parker, epoch: int, holder: Scope | None) -> None:
+        self.who = who
+        self.epoch = epoch
+        self.holder = holder  # the nearest holder above it, whose offer it may use
+
+
+class Slots:
+    """A number of slots, and who waits for one. Any thread."""
+
+    __slots__ = ("_free", "_limit", "_lock", "_offers", "_waiting")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit  # under _lock
+        self._lock = Lock()
+        self._free = limit  # under _lock; above zero only while nobody waits, below while more are taken than there are
+        self._waiting: OrderedDict[_Waiter, None] = OrderedDict()  # in the order of their turns. Under _lock
+        self._offers: set[Parker] = set()  # holders that wait, and whose slots nobody has used. Under _lock
+
+    def get_limit(self) -> int:
+        """How many slots there are."""
+        return self._limit
+
+    def resize(self, limit: int) -> None:
+        """Have so many slots from now on. What is taken stays taken; never waits."""
+        served: list[_Waiter] = []
+        with self._lock:
+            self._free += limit - self._limit
+            self._limit = limit
+            while self._free > 0 and self._waiting:
+                self._free -= 1
+                served.append(self._waiting.popitem(last=False)[0])
+        for waiter in served:
+            if not waiter.who.unpark(waiter.epoch):
+                self.release()
+
+    def count_free(self) -> int:
+        """How many are free now."""
+        return max(0, self._free)
+
+    def count_waiting(self) -> int:
+        """How many threads wait for one now."""
+        return len(self._waiting)
+
+    def count_taken(self) -> int:
+        """How many are taken now."""
+        with self._lock:
+            return self._limit - self._free
+
+    def reset(self) -> None:
+        """All slots are free: in a child process after fork."""
+        self._free = self._limit
+        self._waiting = OrderedDict()
+        self._offers = set()
+
+    def is_held_by(self, me: Parker) -> bool:
+        """Whether `me` is a thread that was started with one of these slots. Calling thread only."""
+        return _slots_of(me) is self
+
+    def try_take(self) -> bool:
+        """Take a free slot, if there is one; never waits."""
+        with self._lock:
+            if self._free <= 0:
+                return False
+            self._free -= 1
+            return True
+
+    def take(self, me: Parker, deadline: float | None = None) -> bool:
+        """Take a slot, parking until there is one; False when the instant `deadline` comes first. A cancel point.
+
+        Whoever is left by an exception has no slot.
+        """
+        holder = self._holder_above(me)
+        while True:
+            epoch = me.arm()
+            waiter = _Waiter(me, epoch, holder)
+            with self._lock:
+                is_taken = self._free > 0
+                if is_taken:
+                    self._free -= 1
+                elif holder in self._offers:
+                    self._offers.discard(holder)
+                    is_taken = True
+                else:
+                    self._waiting[waiter] = None
+            if is_taken:
+                me.withdraw()
+                return True
+            try:
+                outcome = park(me, epoch, WaitReason.SLOT, deadline)
+            except BaseException:
+                if me.outcome == WOKEN:  # a signal handler's, with the slot in hand
+                    self.release()
+                raise
+            finally:
+                with self._lock:
+                    self._waiting.pop(waiter, None)
+            if outcome == WOKEN:
+                return True
+            if outcome == TIMED_OUT:
+                return False
+
+    def release(self) -> None:
+        """Give a slot to the first who waits, or back; never parks."""
+        while True:
+            with self._lock:
+                if self._free < 0 or not self._waiting:
+                    self._free += 1
+                    return
+                waiter = self._waiting.popitem(last=False)[0]
+            if waiter.who.unpark(waiter.epoch):
+                return
+
+    def lend(self, me: Parker, awaited: Slots | None) -> None:
+        """`me`, a holder, is about to wait for threads that have `awaited` slots. It calls `take_back` after that."""
+        if awaited is self:
+            self.release()
+            return
+        while True:
+            with self._lock:
+                waiter = self._take_below(me)
+                if waiter is None:
+                    self._offers.add(me)
+                    return
+            if waiter.who.unpark(waiter.epoch):
+                return
+
+    def take_back(self, me: Parker) -> None:
+        """Have a slot again, before all others; none is needed if nobody has used the one offered. No cancel point.
+
+        Parks until there is one, or until a cancel's grace is over.
+        """
+        since = now()
+        while True:
+            epoch = me.arm()
+            waiter = _Waiter(me, epoch, None)
+            with self._lock:
+                is_taken = me in self._offers
+                if is_taken:
+                    self._offers.discard(me)
+                elif self._free > 0:
+                    self._free -= 1
+                    is_taken = True
+                else:
+                    self._waiting[waiter] = None
+                    self._waiting.move_to_end(waiter, last=False)
+            if is_taken:
+                me.withdraw()
+                return
+            # Looked at while armed: a cancel that comes later finds the wait, and ends it.
+            until = patience(me, since)
+            limit = horizon(me) if until is None else until
+            outcome = park_shielded(me, epoch, WaitReason.SLOT, limit)
+            if outcome == WOKEN:
+                return
+            is_over = until is not None and now() >= until
+            with self._lock:
+                self._waiting.pop(waiter, None)
+                if is_over:
+                    self._free -= 1
+            if is_over:
+                return
+
+    def _take_below(self, me: Parker) -> _Waiter | None:
+        """Take the first off who may use the slot that `me` offers. Under _lock."""
+        for waiter in self._waiting:
+            if waiter.holder is me:
+                del self._waiting[waiter]
+                return waiter
+        return None
+
+    def _holder_above(self, me: Parker) -> Scope | None:
+        """The nearest thread above `me` that was started with one of these slots."""
+        scope = me.scope
+        while scope is not None:
+            if scope is not me and scope.owner is scope and _slots_of(scope) is self:  # type: ignore[arg-type]
+                return scope
+            scope = scope.parent
+        return None
+
+
+def _slots_of(thread: Parker) -> Slots | None:
+    """The slots of which `thread` has one; None for all that have none."""
+    # Only a virtual thread is the owner of itself.
+    return thread.group.slots if thread.owner is thread and not thread.is_daemon else None  # type: ignore[attr-defined]
+
+
+def lend_slot(me: Parker, awaited: Slots | None) -> Slots | None:
+    """`me` is about to wait for other threads, which have `awaited` slots: others may use its slot meanwhile.
+
+    Gives the slots, for `take_back` after the wait; None if it has none.
+    """
+    slots = _slots_of(me)
+    if slots is not None:
+        slots.lend(me, awaited)
+    return slots

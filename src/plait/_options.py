@@ -1,0 +1,57 @@
+"""Spawning with options: what `ThreadGroup.options(...)` gives, with the same ways to spawn as the group itself."""
+
+from __future__ import annotations
+
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from plait._spawning import checked, spawn, spawn_daemon, try_spawn
+from plait._starts import start
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from plait._futures import Future
+    from plait._groups import ThreadGroup
+    from plait._starts import Started
+
+P = ParamSpec("P")
+T = TypeVar("T")
+V = TypeVar("V")
+
+
+class Options:
+    """A group, and what is special about the threads that are spawned through here. Made by `ThreadGroup.options`.
+
+    May be used any number of times, by any thread, while the group is open.
+    """
+
+    __slots__ = ("_context", "_group", "_name")
+
+    def __init__(self, group: ThreadGroup, name: str | None, context: Context | None) -> None:
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a string or None, not {name!r}")
+        if context is not None and not isinstance(context, Context):
+            raise TypeError(
+                f"context must be a contextvars.Context or None, not {context!r}: contextvars.copy_context()"
+            )
+        self._group = group
+        self._name = name
+        self._context = context
+
+    def spawn(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """As `ThreadGroup.spawn`, with these options."""
+        return spawn(self._group, fn, args, kwargs, self._name, self._context)
+
+    def try_spawn(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T] | None:
+        """As `ThreadGroup.try_spawn`, with these options."""
+        return try_spawn(self._group, fn, args, kwargs, self._name, self._context)
+
+    def spawn_daemon(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """As `ThreadGroup.spawn_daemon`, with these options."""
+        return spawn_daemon(self._group, fn, args, kwargs, self._name, self._context)
+
+    def start(self, fn: Callable[Concatenate[Started[V], P], Any], /, *args: P.args, **kwargs: P.kwargs) -> V:
+        """As `ThreadGroup.start`, with these options."""
+        checked(fn, "start")
+        return start(self.spawn, fn, args, kwargs)  # type: ignore[no-any-return]

@@ -1,0 +1,144 @@
+"""How a call becomes a child of a group, or why it does not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+
+from plait._core import (
+    check_entry,
+    check_reach,
+    current_thread,
+    deliver,
+    is_under,
+    launch,
+    pending,
+    start_child,
+)
+from plait._errors import GroupClosed, GroupFailed
+from plait._futures import Future
+from plait._rebinding import is_development, watch_variables
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextvars import Context
+
+    from plait._core import Parker
+    from plait._groups import ThreadGroup
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def checked(fn: Callable[P, T], caller: str) -> Callable[P, T]:
+    """`fn`, if it can be called; in development mode, one that looks at its variables first."""
+    if not callable(fn):
+        raise TypeError(f"{caller} needs something to call, not {fn!r}: write {caller}(fn, x), not {caller}(fn(x))")
+    return watch_variables(fn) if is_development else fn
+
+
+def spawn(
+    group: ThreadGroup,
+    fn: Callable[..., T],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    label: str | None = None,
+    context: Context | None = None,
+) -> Future[T]:
+    """As `ThreadGroup.spawn`."""
+    fn = checked(fn, "spawn")
+    child = launch(group, Future, fn, args, kwargs, label, context)
+    return child if child is not None else spawn_slowly(group, fn, args, kwargs, label, context)
+
+
+def try_spawn(
+    group: ThreadGroup,
+    fn: Callable[..., T],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    label: str | None = None,
+    context: Context | None = None,
+) -> Future[T] | None:
+    """As `ThreadGroup.try_spawn`."""
+    fn = checked(fn, "try_spawn")
+    child = launch(group, Future, fn, args, kwargs, label, context)
+    if child is None and (group.owner is None or pending(group.scope) is not None or not group.inside.count()):
+        _refuse(group, current_thread())
+    return child
+
+
+def spawn_daemon(
+    group: ThreadGroup,
+    fn: Callable[..., T],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    label: str | None = None,
+    context: Context | None = None,
+) -> Future[T]:
+    """As `ThreadGroup.spawn_daemon`."""
+    fn = checked(fn, "spawn_daemon")
+    me = current_thread()
+    if me.scope is not None:
+        check_entry(me)
+        check_reach(me, group.scope)
+    return add_daemon(group, me, fn, args, kwargs, label, context)
+
+
+def add_daemon(
+    group: ThreadGroup,
+    me: Parker,
+    fn: Callable[..., T],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    label: str | None = None,
+    context: Context | None = None,
+) -> Future[T]:
+    """A daemon that ends before what the caller, `me`, does: no time limit of its own fails to reach it."""
+    child: Future[T] | None = None
+    if group.owner is not None and pending(group.scope) is None:
+        child = start_child(group, Future, me, fn, args, kwargs, label, context, is_daemon=True)
+    if child is None:
+        _refuse(group, me)
+    return child
+
+
+def spawn_slowly(
+    group: ThreadGroup,
+    fn: Callable[..., T],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    label: str | None = None,
+    context: Context | None = None,
+) -> Future[T]:
+    """Where `launch` could not: wait for a slot, or say why nothing can be spawned."""
+    me = current_thread()
+    slots = group.slots
+    if slots is None or group.owner is None or pending(group.scope) is not None:
+        _refuse(group, me)
+    is_holder = slots.is_held_by(me)
+    if not is_holder:
+        slots.take(me)
+        if pending(group.scope) is not None:
+            slots.release()
+            _refuse(group, me)
+    # A holder hands its own slot to the child, and goes on when it has one again.
+    child: Future[T] | None = start_child(group, Future, me, fn, args, kwargs, label, context)
+    if child is None:
+        _refuse(group, me)
+    if is_holder:
+        slots.take_back(me)
+    return child
+
+
+def _refuse(group: ThreadGroup, me: Parker) -> NoReturn:
+    """Say why nothing can be spawned."""
+    if group.owner is None:
+        raise RuntimeError(f"{group!r} has not begun: spawn inside `with ThreadGroup() as group:`")
+    if not group.inside.count():
+        raise GroupClosed(f"{group!r} has ended: nothing can be spawned into it any more")
+    scope = pending(group.scope)
+    assert scope is not None
+    if is_under(me.scope, group.scope):
+        raise deliver(me, scope)
+    raise GroupFailed(
+        f"{group!r} was cancelled ({scope.cancel_reason}): nothing can be spawned into it any more"
+    ) from group.exception

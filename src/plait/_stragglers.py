@@ -1,0 +1,76 @@
+"""The report on a group that has failed and still waits: what has failed, and which threads it waits for, where.
+
+A failure cancels the others, but one that does not come to a cancel point keeps the block from ending, and the failure
+from being seen. So once a group has waited for a while it says all this, through logging.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from typing import TYPE_CHECKING
+
+from plait._core import CancelScope, close_scope, now, open_scope, take_snapshot
+from plait._errors import Cancelled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from traceback import StackSummary
+
+    from plait._core import Parker, Snapshot, VirtualThread
+    from plait._groups import ThreadGroup
+
+_PATIENCE = 1.0  # seconds for the carriers to answer
+_LONGEST = 10.0  # seconds for whatever handlers do with the report
+_MOST = 20  # threads whose stacks are shown
+
+_log = logging.getLogger("plait")
+
+
+def report_stragglers(me: Parker, group: ThreadGroup, waited: float) -> None:
+    """Say what keeps `group` from ending. Its owner's, in its join; whatever scopes there are."""
+    refuge = CancelScope()  # its own group is cancelled, and logging must not be
+    open_scope(refuge, now() + _LONGEST)
+    try:
+        threads = group.members()
+        snapshot = take_snapshot(me, threads[:_MOST], _PATIENCE)
+        _log.error("%s", "\n".join(_lines(group, threads, snapshot, waited)))
+    except Cancelled:  # it has taken too long
+        pass
+    finally:
+        close_scope(refuge)
+
+
+def _lines(group: ThreadGroup, threads: list[VirtualThread], snapshot: Snapshot, waited: float) -> Iterator[str]:
+    count = len(group)
+    yield f"{group!r} was cancelled ({group.scope.cancel_reason}), and has waited {waited:.1f} s for {_threads(count)} to end."
+    if group.exception is not None:
+        yield f"It failed with:\n{_indented(''.join(traceback.format_exception(group.exception)))}"
+    for thread in threads[:_MOST]:
+        stack = snapshot.stacks.get(thread)
+        yield f"{thread.name!r}, spawned at {thread.spawn_site}, {_state(thread)}:"
+        yield _stack(stack) if stack is not None else "  (its carrier is at work, and does not answer)"
+    if len(threads) > _MOST:
+        yield f"... and {_threads(len(threads) - _MOST)} more that have waited for something before."
+    if count > len(threads):
+        yield f"{_threads(count - len(threads))} of it have never waited for anything: not begun, or at work without a pause."
+    for carrier, stack in snapshot.busy.items():
+        yield f"{carrier!r} is at work:"
+        yield _stack(stack) if stack is not None else "  (only it could say on what)"
+
+
+def _state(thread: VirtualThread) -> str:
+    waits_for = thread.waits_for
+    return "at work" if waits_for is None else f"waiting for: {waits_for.value}"
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+def _stack(stack: StackSummary) -> str:
+    return "".join(stack.format()).rstrip() or "  (no function of Python)"
+
+
+def _indented(text: str) -> str:
+    return "".join(f"  {line}" for line in text.splitlines(keepends=True)).rstrip()

@@ -1,0 +1,100 @@
+"""options: names and contexts of spawned threads."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+
+import pytest
+from support import run_anywhere, wait_parked
+
+from plait import ThreadGroup
+from plait._core import WaitReason
+
+WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
+
+
+@WHERE
+def test_name(where):
+    """A name is what the thread is called, everywhere."""
+
+    def body():
+        with ThreadGroup() as group:
+            reader = group.options(name="reader")
+            future = reader.spawn(lambda: threading.current_thread().name)
+            assert future.result() == "reader"
+            assert future.name == "reader"
+            assert reader.try_spawn(int).name == "reader"
+            assert reader.spawn_daemon(time.sleep, 3600).name == "reader"
+            assert reader.start(lambda started: started(threading.current_thread().name)) == "reader"
+            assert group.spawn(int).name.startswith("int-")
+
+    run_anywhere(where, body)
+
+
+def test_name_in_the_note_of_a_failure():
+    """The note on a failure names the thread as it was named."""
+    with pytest.raises(ExceptionGroup) as caught, ThreadGroup() as group:
+        group.options(name="reader").spawn(int, "x")
+    [error] = caught.value.exceptions
+    assert error.__notes__[0].startswith("on 'reader', spawned at ")
+    assert __file__ in error.__notes__[0]
+
+
+@WHERE
+def test_context(where):
+    """A context is used as it is: what the thread sets there is there after it."""
+    var = contextvars.ContextVar("var", default="outside")
+
+    def work():
+        seen = var.get()
+        var.set("set by the thread")
+        return seen
+
+    def body():
+        context = contextvars.copy_context()
+        context.run(var.set, "inside")
+        with ThreadGroup() as group:
+            assert group.options(context=context).spawn(work).result() == "inside"
+        assert context[var] == "set by the thread"
+        assert var.get() == "outside"
+
+    run_anywhere(where, body)
+
+
+def test_options_hold_the_limit():
+    """A limit holds for threads that are spawned with options as for others."""
+    gate = threading.Event()
+    with ThreadGroup(max_concurrency=1) as group, ThreadGroup() as others:
+        named = group.options(name="n")
+        named.spawn(gate.wait)
+        assert named.try_spawn(int) is None
+        waiting = wait_parked(others.spawn(named.spawn, int), WaitReason.SLOT)
+        gate.set()
+        assert waiting.result().name == "n"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"name": 3}, "name must be a string or None, not 3"),
+        ({"context": {}}, "context must be a contextvars.Context or None, not {}: contextvars.copy_context()"),
+    ],
+)
+def test_wrong_options(options, sentence):
+    """A wrong option is named, with what was expected."""
+    with ThreadGroup() as group:
+        with pytest.raises(TypeError) as caught:
+            group.options(**options)
+        assert str(caught.value) == sentence
+
+
+def test_options_need_something_to_call():
+    """Each way to spawn points out a call in place of a function."""
+    with ThreadGroup() as group:
+        options = group.options(name="x")
+        for way in ("spawn", "try_spawn", "spawn_daemon"):
+            with pytest.raises(TypeError) as caught:
+                getattr(options, way)(3)
+            assert str(caught.value) == f"{way} needs something to call, not 3: write {way}(fn, x), not {way}(fn(x))"
