@@ -29,6 +29,7 @@ UNTYPED = [
         "_core/_offload",
         "_core/_platform",
         "_core/_stacks",
+        "_collect",
         "_default",
         "_futures",
         "_groups",

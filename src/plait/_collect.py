@@ -31,7 +31,7 @@ from plait._errors import Cancelled, GroupClosed, GroupFailed
 from plait._groups import ThreadGroup
 from plait._native import cooperative
 from plait._scopes import shield
-from plait._spawning import add_daemon
+from plait._spawning import add_child
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -97,7 +97,11 @@ class _Calls:
                 raise
 
         call.__qualname__ = getattr(fn, "__qualname__", type(fn).__name__)  # the thread is called so
-        return self.group.spawn(call)
+        me = current_thread()
+        if me.scope is not None:
+            check_entry(me)
+        # Whatever time limits the caller is in: it sees to the end of the calls.
+        return add_child(self.group, me, call, (), {})
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -126,7 +130,7 @@ class _Host:
         self.calls = _Calls(name)
         self.failure: BaseException | None = None  # what the block has raised
         opened = _Arrivals()
-        self._thread = add_daemon(group_around(), current_thread(), self._hold, (opened,), {})
+        self._thread = add_child(group_around(), current_thread(), self._hold, (opened,), {}, is_daemon=True)
         self._thread.add_done_callback(opened.put)  # cancelled before it could begin
         try:
             opened.take()

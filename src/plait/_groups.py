@@ -65,8 +65,8 @@ _serials = count(1)
 
 _REPORT_AFTER = 1.0  # seconds that a failed group waits for its children before it says so
 
-# What Ctrl-C does: the first cancels, wherever it comes. During the join the second has no more patience and says who is
-# waited for, and the third leaves, children or not.
+# What Ctrl-C does: the first cancels, wherever it comes. During the join the second says who is waited for and has no more
+# patience with them, and the third leaves, children or not.
 _HURRY, _LEAVE = 2, 3
 
 
@@ -441,7 +441,7 @@ class ThreadGroup(Container):
         `times`: how often Ctrl-C has come already.
         """
         interrupt: BaseException | None = None
-        must_report = False
+        is_impatient = False
         since = now()
         slots = lend_slot(me, self.slots)
         while True:
@@ -452,22 +452,22 @@ class ThreadGroup(Container):
                     me.withdraw()
                     break
                 due = self._report_due(since)
-                if not must_report and (due is None or now() < due):
+                if not is_impatient and (due is None or now() < due):
                     park_shielded(me, epoch, WaitReason.GROUP, due)
-                else:
-                    me.withdraw()
-                    must_report = False
-                    self._is_reported = True
-                    report_stragglers(me, self, now() - since)
+                    continue
+                me.withdraw()
+                self._is_reported = True
+                report_stragglers(me, self, now() - since)
+                if is_impatient:
+                    is_impatient = False
+                    self.scope.hurry()
             except BaseException as error:  # noqa: BLE001 - a signal handler's, in the main thread
                 interrupt = interrupt or error
                 times += 1
                 self.scope.cancel_scope(type(error).__name__, self)
-                if times == _HURRY:
-                    self.scope.hurry()
-                    must_report = True
-                elif times >= _LEAVE:
+                if times >= _LEAVE:
                     break
+                is_impatient = times == _HURRY
         if slots is not None:
             slots.take_back(me)
         return interrupt
@@ -485,7 +485,8 @@ class ThreadGroup(Container):
     ) -> bool:
         """Raise what leaves the block; otherwise whether `error` ends here."""
         failures = list(self._failures.values())
-        bare = interrupt or next((e for e in failures if isinstance(e, (KeyboardInterrupt, SystemExit))), None)
+        bare = error if isinstance(error, KeyboardInterrupt) else interrupt  # the first Ctrl-C
+        bare = bare or next((e for e in failures if isinstance(e, (KeyboardInterrupt, SystemExit))), None)
         if bare is not None:
             others = [failure for failure in failures if failure is not bare]
             if others:
@@ -493,6 +494,8 @@ class ThreadGroup(Container):
             if bare is error:
                 return False
             raise bare
+        if failures == [error] and isinstance(error, GeneratorExit):
+            return False  # a generator that is closed inside its block: close() must get it back
         if self._scope.has_expired:
             late = TimeoutError(f"{self!r} has not ended within {self._timeout} seconds")
             if not failures and pending(me.scope) is None:

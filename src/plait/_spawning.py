@@ -80,10 +80,10 @@ def spawn_daemon(
     if me.scope is not None:
         check_entry(me)
         check_reach(me, group.scope)
-    return add_daemon(group, me, fn, args, kwargs, label, context)
+    return add_child(group, me, fn, args, kwargs, label, context, is_daemon=True)
 
 
-def add_daemon(
+def add_child(
     group: ThreadGroup,
     me: Parker,
     fn: Callable[..., T],
@@ -91,11 +91,13 @@ def add_daemon(
     kwargs: dict[str, Any],
     label: str | None = None,
     context: Context | None = None,
+    *,
+    is_daemon: bool = False,
 ) -> Future[T]:
-    """A daemon that ends before what the caller, `me`, does: no time limit of its own fails to reach it."""
+    """Start a daemon, or a child of a group without a limit, whatever time limits the caller, `me`, is in."""
     child: Future[T] | None = None
     if group.owner is not None and pending(group.scope) is None:
-        child = start_child(group, Future, me, fn, args, kwargs, label, context, is_daemon=True)
+        child = start_child(group, Future, me, fn, args, kwargs, label, context, is_daemon)
     if child is None:
         _refuse(group, me)
     return child

@@ -10,7 +10,7 @@ import logging
 import traceback
 from typing import TYPE_CHECKING
 
-from plait._core import CancelScope, close_scope, now, open_scope, take_snapshot
+from plait._core import CancelScope, close_scope, now, open_scope, runtime, take_snapshot
 from plait._errors import Cancelled
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def report_stragglers(me: Parker, group: ThreadGroup, waited: float) -> None:
     open_scope(refuge, now() + _LONGEST)
     try:
         threads = group.members()
-        snapshot = take_snapshot(me, threads[:_MOST], _PATIENCE)
+        snapshot = take_snapshot(me, threads[:_MOST], runtime.carriers, _PATIENCE)
         _log.error("%s", "\n".join(_lines(group, threads, snapshot, waited)))
     except Cancelled:  # it has taken too long
         pass
@@ -53,7 +53,7 @@ def _lines(group: ThreadGroup, threads: list[VirtualThread], snapshot: Snapshot,
     if len(threads) > _MOST:
         yield f"... and {_threads(len(threads) - _MOST)} more that have waited for something before."
     if count > len(threads):
-        yield f"{_threads(count - len(threads))} of it have never waited for anything: not begun, or at work without a pause."
+        yield f"Not begun, or at work without ever having waited: {_threads(count - len(threads))}."
     for carrier, stack in snapshot.busy.items():
         yield f"{carrier!r} is at work:"
         yield _stack(stack) if stack is not None else "  (only it could say on what)"

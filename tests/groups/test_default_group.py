@@ -235,3 +235,30 @@ def test_interrupt_in_the_main_thread_then_exit_still_joins():
     )
     assert out == "worked\n"
     assert "ValueError: main" in err
+
+
+def test_strict_groups():
+    """With strict groups, spawning without one is an error that says what to do; blocks and collections are not."""
+    plait.configure(strict_groups=True)
+    try:
+        for attempt in (lambda: plait.spawn(int), lambda: ThreadGroup.current, lambda: ThreadGroup.current.spawn(int)):
+            with pytest.raises(RuntimeError) as caught:
+                attempt()
+            assert str(caught.value) == (
+                "there is no group here to spawn into, and plait.configure(strict_groups=True) has ruled out the default "
+                "group: open a block, `with ThreadGroup() as group:`, or hand a group to this function"
+            )
+        with ThreadGroup() as group:
+            assert plait.spawn(int).group is group
+            assert group.spawn(lambda: plait.spawn(int)).result().result() == 0
+        assert list(plait.pmap(int, ["1"])) == [1]
+        assert plait.gather(int) == [0]
+    finally:
+        plait.configure(strict_groups=False)
+    assert plait.spawn(int).result() == 0
+
+
+def test_wrong_strict_groups():
+    """strict_groups is true or false."""
+    with pytest.raises(TypeError, match="strict_groups must be True or False, not 1"):
+        plait.configure(strict_groups=1)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
-import subprocess
 
 import pytest
 from support import finish, interrupt, program, run_program
@@ -123,37 +121,89 @@ def test_interrupt_is_raised_in_the_main_thread_alone():
     assert process.returncode == -signal.SIGINT
 
 
+@pytest.mark.parametrize("where", ["shield", "cleanup"])
+def test_second_interrupt_has_no_patience(where):
+    """A second Ctrl-C ends shields and every grace, and says who is waited for."""
+    with program(f"""
+        import time, plait
+        def work():
+            try:
+                if {where == "cleanup"}:
+                    time.sleep(3600)
+            finally:
+                with plait.shield(timeout=3600):
+                    while True:
+                        try:
+                            print("patient", flush=True)
+                            time.sleep(3600)
+                        except plait.Cancelled:
+                            print("hurried", flush=True)
+                            raise
+        with plait.ThreadGroup(name="mine", grace=3600) as group:
+            child = group.options(name="stubborn").spawn(work)
+            while child.waits_for is None:
+                time.sleep(0.001)
+            print("ready", flush=True)
+    """) as process:
+        seen = {process.stdout.readline().strip() for _ in range(1 if where == "cleanup" else 2)}
+        interrupt(process)
+        if where == "cleanup":
+            assert process.stdout.readline() == "patient\n"
+        interrupt(process)
+        out, err = finish(process)
+    assert seen == ({"ready"} if where == "cleanup" else {"ready", "patient"})
+    assert out == "hurried\n"
+    assert process.returncode == -signal.SIGINT
+    assert "<ThreadGroup 'mine'> was cancelled (KeyboardInterrupt), and has waited" in err
+    assert "'stubborn', spawned at " in err
+    assert err.rstrip().endswith("KeyboardInterrupt")
+
+
 def test_third_interrupt_leaves_a_join_that_hangs():
-    """Children that refuse to end hold the block until Ctrl-C has come three times during the join."""
+    """A child that comes to no cancel point holds the block until Ctrl-C has come three times."""
     with program("""
         import os, time, plait
-        from plait import Cancelled
+        is_over = []
+        def work():
+            print("at work", flush=True)
+            while not is_over:
+                pass
         try:
-            with plait.ThreadGroup(grace=3600) as group:
-                def once():
-                    try:
-                        time.sleep(3600)
-                    except Cancelled as cancelled:
-                        print("refused", flush=True)
-                        time.sleep(3600)
-                child = group.spawn(once)
-                while child.waits_for is None:
-                    time.sleep(0.001)
-                print("ready", flush=True)
+            with plait.ThreadGroup() as group:
+                group.spawn(work)
         except KeyboardInterrupt:
             print("left", flush=True)
             os._exit(0)
     """) as process:
-        assert process.stdout.readline() == "ready\n"
+        assert process.stdout.readline() == "at work\n"
+        for _ in range(2):
+            interrupt(process)
+        line = process.stderr.readline()
+        assert "was cancelled (KeyboardInterrupt), and has waited" in line
         interrupt(process)
-        assert process.stdout.readline() == "refused\n"
-        while process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.05)
         out, err = finish(process)
     assert out == "left\n"
     assert process.returncode == 0, err
+
+
+def test_interrupt_in_the_body_is_the_first():
+    """One that came in the body counts: the next, during the join, is the second."""
+    with program("""
+        import time, plait
+        def work():
+            with plait.shield(timeout=3600):
+                print("patient", flush=True)
+                time.sleep(3600)
+        with plait.ThreadGroup() as group:
+            group.spawn(work)
+            time.sleep(3600)
+    """) as process:
+        assert process.stdout.readline() == "patient\n"
+        interrupt(process)
+        interrupt(process)
+        _, err = finish(process)
+    assert process.returncode == -signal.SIGINT
+    assert err.rstrip().endswith("KeyboardInterrupt")
 
 
 def test_handled_interrupt_in_the_body_goes_on():

@@ -810,6 +810,20 @@ def test_scope_left_open_inside(inner):
         generator.close()
 
 
+def test_generator_that_is_closed_inside_its_block():
+    """Closing a generator ends its block, children joined, and close() gets its GeneratorExit back."""
+
+    def suspended():
+        with ThreadGroup() as group:
+            yield group.spawn(time.sleep, 3600)
+
+    generator = suspended()
+    child = next(generator)
+    generator.close()
+    assert child.cancelled()
+    assert current_thread().scope is None
+
+
 def test_error_of_the_body_with_a_scope_left_open_inside():
     """What the body raised is not hidden by a scope that it has left open."""
     with pytest.raises(ExceptionGroup) as caught:

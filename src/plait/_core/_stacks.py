@@ -71,15 +71,17 @@ class _Inquiry:
             return self.stacks is None
 
 
-def take_snapshot(me: Parker, threads: Iterable[VirtualThread], patience: float) -> Snapshot:
-    """Read the stacks of `threads`, for at most `patience` seconds. Parks; no cancel point."""
-    inquiries: dict[Carrier, _Inquiry] = {}
+def take_snapshot(
+    me: Parker, threads: Iterable[VirtualThread], carriers: Iterable[Carrier], patience: float
+) -> Snapshot:
+    """Read the stacks of `threads`, and see which of `carriers` are busy, for at most `patience` seconds.
+
+    Calling thread only. Parks; no cancel point.
+    """
+    inquiries = {carrier: _Inquiry(me, carrier) for carrier in carriers}
     for thread in threads:
-        carrier = thread.carrier
-        if carrier is not None:
-            if carrier not in inquiries:
-                inquiries[carrier] = _Inquiry(me, carrier)
-            inquiries[carrier].threads.append(thread)
+        if thread.carrier in inquiries:
+            inquiries[thread.carrier].threads.append(thread)
     for inquiry in inquiries.values():
         inquiry.carrier.call(inquiry.answer)
     until = now() + patience

@@ -1,0 +1,313 @@
+"""Warnings for the known traps: limits that do not reach, scopes left open by generators, variables that change."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+import warnings
+
+import pytest
+from support import run_anywhere, run_in_vthread, run_program
+
+from plait import (
+    Cancelled,
+    RebindAfterSpawn,
+    ThreadGroup,
+    TimeoutDoesNotReachChild,
+    YieldInsideScope,
+    _rebinding,
+    _spawning,
+    deadline,
+    gather,
+    move_on_after,
+    pmap,
+    shield,
+    spawn,
+    timeout,
+)
+
+WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
+
+
+def warned(caught, kind):
+    """The messages of one kind, and the lines that they point to."""
+    return [(str(w.message), w.filename, w.lineno) for w in caught if w.category is kind]
+
+
+def line_of(text):
+    with open(__file__) as file:
+        [number] = [number for number, line in enumerate(file, 1) if line.rstrip().endswith(f"# {text}")]
+    return number
+
+
+# ---- time limits that do not reach
+
+
+@WHERE
+@pytest.mark.parametrize(
+    "limit", [lambda: timeout(60), lambda: move_on_after(60), lambda: deadline(time.monotonic() + 60)]
+)
+def test_limit_inside_the_group(where, limit):
+    """A spawn inside a time limit, into a group around it, is pointed out at its line."""
+
+    def body():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with ThreadGroup(name="outer") as group:
+                with limit() as scope:
+                    group.spawn(int)  # not reached
+        [(message, filename, line)] = warned(caught, TimeoutDoesNotReachChild)
+        assert message == (
+            f"{scope!r} does not limit what is spawned inside it into <ThreadGroup 'outer'>, which lies outside. Open the "
+            "group inside the time limit, give the group a timeout, or put the limit into the function that is spawned"
+        )
+        assert (filename, line) == (__file__, line_of("not reached"))
+
+    run_anywhere(where, body)
+
+
+@pytest.mark.parametrize("way", ["spawn", "try_spawn", "spawn_daemon", "start", "options"])
+def test_every_way_to_spawn(way):
+    """However it is spawned."""
+    with ThreadGroup() as group, timeout(60):
+        with pytest.warns(TimeoutDoesNotReachChild):
+            if way == "start":
+                group.start(lambda started: started())
+            elif way == "options":
+                group.options(name="x").spawn(int)
+            else:
+                getattr(group, way)(int)
+
+
+def test_background_thread_in_a_limit():
+    """The default group, too, lies outside."""
+    with timeout(60), pytest.warns(TimeoutDoesNotReachChild):
+        future = spawn(int)
+    assert future.result() == 0
+
+
+def test_limits_that_do_reach():
+    """Nothing is said where the limit holds, where it is the group's own, or that of somebody else."""
+
+    def member():
+        group.spawn(int)
+        with ThreadGroup() as own:
+            own.spawn(int)
+
+    with timeout(60):
+        with ThreadGroup() as group:
+            group.spawn(member)
+            with shield(timeout=1):
+                group.spawn(int)
+        assert gather(int, int) == [0, 0]
+        assert list(pmap(int, ["1", "2"])) == [1, 2]
+    with ThreadGroup(timeout=60) as group:
+        group.spawn(member)
+
+
+# ---- scopes left open by generators
+
+
+def limited():
+    with move_on_after(3600) as scope:
+        yield scope  # suspended here
+
+
+def grouped():
+    with ThreadGroup(name="generator's") as group:
+        yield group
+
+
+@WHERE
+def test_scope_opened_inside_a_suspended_generators(where):
+    """A scope that is opened while a generator is suspended inside another is pointed out, with where the generator is."""
+
+    def body():
+        generator = limited()
+        scope = next(generator)
+        with pytest.warns(YieldInsideScope) as caught:
+            with timeout(60):
+                pass
+        [warning] = caught
+        assert str(warning.message) == (
+            f"{scope!r} is open in limited, {__file__}:{line_of('suspended here')}, which is suspended there: whoever runs "
+            "it is inside that scope meanwhile, with its time limit and its cancels. Leave the scope before each yield, or "
+            "hand the values over through pmap or a Channel"
+        )
+        assert warning.filename == __file__
+        with timeout(60):  # it is said once
+            pass
+        generator.close()
+
+    run_anywhere(where, body)
+
+
+def test_spawn_inside_a_suspended_generators_group():
+    """A spawn that would go into the group of a suspended generator is pointed out."""
+    generator = grouped()
+    group = next(generator)
+    with pytest.warns(YieldInsideScope):
+        future = spawn(int)
+    assert future.group is group
+    generator.close()
+
+
+def test_cancel_by_a_suspended_generators_limit():
+    """A cancel that strikes whoever runs the generator is pointed out."""
+    generator = limited()
+    scope = next(generator)
+    scope.cancel_scope("enough", None)
+    with pytest.warns(YieldInsideScope), pytest.raises(Cancelled):
+        time.sleep(3600)
+    generator.close()
+
+
+def test_generators_that_are_blocks():
+    """A generator that is run as a block, by contextlib, may yield inside a scope."""
+
+    @contextlib.contextmanager
+    def block():
+        with ThreadGroup() as group, timeout(60):
+            yield group
+
+    with block() as group, ThreadGroup() as inner:
+        inner.spawn(int)
+        assert group.owner is inner.owner
+
+
+@pytest.fixture
+def group_of_a_fixture():
+    with ThreadGroup() as group:
+        yield group
+
+
+def test_generators_that_are_fixtures(group_of_a_fixture):
+    """So may a fixture."""
+    assert group_of_a_fixture.spawn(int).result() == 0
+    with timeout(60):
+        pass
+
+
+def test_generators_that_are_at_work():
+    """A generator that uses scopes between its yields, or that runs others inside, is none of these."""
+
+    def between():
+        for number in range(3):
+            with timeout(60), ThreadGroup() as group:
+                value = group.spawn(pow, number, 2).result()
+            yield value
+
+    def around():
+        with timeout(60):
+            values = list(between())
+        yield from values
+
+    assert list(around()) == [0, 1, 4]
+    assert run_in_vthread(list, around()) == [0, 1, 4]  # the generator is the outermost frame there
+
+
+def test_coroutine_that_awaits_inside_a_scope():
+    """A coroutine that awaits inside a scope leaves it open in the loop."""
+
+    async def limited():
+        with move_on_after(60):
+            await asyncio.sleep(0)
+
+    async def other():
+        with move_on_after(60):
+            pass
+
+    async def main():
+        await asyncio.gather(limited(), other())
+
+    with pytest.warns(YieldInsideScope):
+        asyncio.run(main())
+
+
+# ---- variables that change between spawn and start
+
+
+@pytest.fixture
+def development(monkeypatch):
+    monkeypatch.setattr(_rebinding, "is_development", True)
+    monkeypatch.setattr(_spawning, "is_development", True)
+    monkeypatch.setattr("plait._groups.is_development", True)
+
+
+def test_variable_of_a_loop(development):
+    """A closure over the variable of a loop is pointed out when it reads another value than the one it was spawned with."""
+    gate = threading.Event()
+    fetched = []
+
+    def spawn_all(group):
+        for url in ("a", "b"):
+            group.spawn(lambda: fetched.append(url))  # reads url later
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with ThreadGroup(max_concurrency=None) as group:
+            # One carrier or several: what is spawned by a thread that does not pause begins after it, or at once.
+            group.spawn(spawn_all, group)
+        gate.set()
+    found = warned(caught, RebindAfterSpawn)
+    if fetched == ["b", "b"]:
+        [(message, filename, line)] = found
+        assert message == (
+            "'test_variable_of_a_loop.<locals>.spawn_all.<locals>.<lambda>' was spawned when 'url' was 'a', and begins "
+            "when it is 'b': hand the value over, as in spawn(fn, url)"
+        )
+        assert (filename, line) == (__file__, line_of("reads url later"))
+    else:
+        assert not found
+
+
+def test_variable_that_has_changed(development):
+    """The same without luck: the variable changes before the thread can begin."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        value = 1
+        watched = _rebinding.watch_variables(lambda: value)
+        assert watched() == 1
+        value = 2
+        assert watched() == 2
+    [(message, _, _)] = warned(caught, RebindAfterSpawn)
+    assert message.endswith(
+        "was spawned when 'value' was 1, and begins when it is 2: hand the value over, as in spawn(fn, value)"
+    )
+
+
+def test_variables_that_are_bound_later(development):
+    """A variable that had no value yet, and functions without any, are no reason to warn."""
+
+    def early():
+        return late
+
+    watched = _rebinding.watch_variables(early)
+    late = 3
+    assert watched() == 3
+    assert _rebinding.watch_variables(int) is int
+    assert _rebinding.watch_variables(len) is len
+    with ThreadGroup() as group:
+        future = group.spawn(early)
+    assert future.result() == 3
+    assert future.name.startswith("test_variables_that_are_bound_later.<locals>.early-")
+
+
+def test_development_mode():
+    """`python -X dev` turns it on; without it nothing is watched."""
+    code = """
+        import sys, warnings
+        from plait import ThreadGroup
+        from plait._rebinding import is_development
+        warnings.simplefilter("error")
+        print(is_development)
+        def run():
+            value = 1
+            with ThreadGroup() as group:
+                group.spawn(lambda: value)
+        run()
+    """
+    assert run_program(code, PYTHONDEVMODE=1)[0] == "True\n"
+    assert run_program(code, PYTHONDEVMODE="")[0] == "False\n"

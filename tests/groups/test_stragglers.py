@@ -1,0 +1,185 @@
+"""The report on a group that has failed, and still waits for threads that do not end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import pytest
+from support import platform_thread, run_anywhere, until, wait_parked
+
+from plait import Cancelled, ThreadGroup, shield
+from plait._core import WaitReason
+from plait._originals import sleep
+
+WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
+
+
+class Oops(Exception):
+    """A failure of these tests."""
+
+
+def fail(error):
+    raise error
+
+
+def refuse_to_end(gate):
+    with shield(timeout=3600):
+        gate.wait()
+
+
+@pytest.fixture
+def reports(caplog):
+    caplog.set_level(logging.ERROR, "plait")
+
+    def said():
+        return [record.getMessage() for record in caplog.records if record.name == "plait"]
+
+    return said
+
+
+@WHERE
+def test_report(where, reports):
+    """It says what has failed, and where each thread is that the group waits for: once."""
+    gate = threading.Event()
+
+    def body():
+        gate.clear()
+        with platform_thread(lambda: (until(reports), gate.set())):
+            with pytest.raises(ExceptionGroup), ThreadGroup(name="mine") as group:
+                wait_parked(group.options(name="stubborn").spawn(refuse_to_end, gate))
+                group.spawn(fail, Oops("the failure"))
+
+    run_anywhere(where, body)
+    [report] = reports()
+    assert report.startswith("<ThreadGroup 'mine'> was cancelled ('fail-")
+    assert "failed: Oops), and has waited 1." in report.splitlines()[0]
+    assert report.splitlines()[0].endswith("s for 1 thread to end.")
+    assert "the failure" in report
+    assert "in fail\n" in report
+    assert "'stubborn', spawned at " in report
+    assert f"{__file__}:" in report
+    assert "waiting for: condition" in report or "waiting for: lock" in report
+    assert "in refuse_to_end\n    gate.wait()" in report
+
+
+def test_failure_of_the_body_is_reported(reports):
+    """The same if it is the body that has failed."""
+    gate = threading.Event()
+    with platform_thread(lambda: (until(reports), gate.set())):
+        with pytest.raises(ExceptionGroup), ThreadGroup() as group:
+            wait_parked(group.spawn(refuse_to_end, gate))
+            raise Oops("of the body")
+    [report] = reports()
+    assert "of the body" in report
+
+
+def test_expired_group_is_reported(reports):
+    """A group whose time is up says so, too: its TimeoutError is not to be seen before its end."""
+    gate = threading.Event()
+    with platform_thread(lambda: (until(reports), gate.set())):
+        with pytest.raises(TimeoutError), ThreadGroup(timeout=0.001) as group:
+            group.spawn(refuse_to_end, gate)
+    [report] = reports()
+    assert "was cancelled (deadline passed)" in report
+
+
+def test_thread_at_work_is_reported(reports):
+    """A thread that occupies its carrier is shown at work, where CPython can tell."""
+    is_over = []
+    has_begun = threading.Event()
+
+    def busy():
+        has_begun.set()
+        while not is_over:
+            pass
+
+    with platform_thread(lambda: (until(reports), is_over.append(1))):
+        with pytest.raises(ExceptionGroup), ThreadGroup() as group:
+            group.spawn(busy)
+            has_begun.wait()
+            raise Oops
+    [report] = reports()
+    assert "is at work" in report
+    if not _has_gil():
+        return
+    assert "in busy" in report
+
+
+def _has_gil():
+    import sys
+
+    return getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+def test_many_threads_are_counted(reports):
+    """Of many threads the first are shown, and the others counted."""
+    gate = threading.Event()
+    with platform_thread(lambda: (until(reports), gate.set())):
+        with pytest.raises(ExceptionGroup), ThreadGroup() as group:
+            threads = [group.spawn(refuse_to_end, gate) for _ in range(30)]
+            for thread in threads:
+                wait_parked(thread)
+            raise Oops
+    [report] = reports()
+    assert "for 30 threads to end" in report
+    assert report.count("in refuse_to_end") == 20
+    assert "... and 10 threads more that have waited for something before." in report
+
+
+def test_no_report_of_what_ends_in_time(reports):
+    """Groups that end, or that are only cancelled, or that have not failed, say nothing."""
+    with pytest.raises(ExceptionGroup), ThreadGroup() as group:
+        group.spawn(time.sleep, 3600)
+        group.spawn(fail, Oops())
+    with ThreadGroup() as group:
+        group.spawn(sleep, 1.2)
+        group.cancel()
+    with ThreadGroup() as group:
+        group.spawn(time.sleep, 1.2)
+    assert not reports()
+
+
+def test_report_is_no_cancel_point(reports):
+    """Handlers that park are not cut short by the cancel of the group that is reported."""
+    gate = threading.Event()
+    seen = []
+
+    class Slow(logging.Handler):
+        def emit(self, record):
+            try:
+                time.sleep(0.01)
+                seen.append(record)
+            except Cancelled:
+                seen.append("cancelled")
+                raise
+            gate.set()
+
+    handler = Slow()
+    logging.getLogger("plait").addHandler(handler)
+    try:
+        with pytest.raises(ExceptionGroup), ThreadGroup() as group:
+            group.spawn(refuse_to_end, gate)
+            group.spawn(fail, Oops())
+    finally:
+        logging.getLogger("plait").removeHandler(handler)
+    assert len(seen) == 1
+    assert seen[0] != "cancelled"
+
+
+def test_threads_of_nested_groups(reports):
+    """A group that waits for a nested one is shown where it waits."""
+    gate = threading.Event()
+
+    def outer():
+        with ThreadGroup() as inner:
+            inner.spawn(refuse_to_end, gate)
+
+    with platform_thread(lambda: (until(reports), gate.set())):
+        with pytest.raises(ExceptionGroup), ThreadGroup() as group:
+            wait_parked(group.spawn(outer), WaitReason.GROUP)
+            raise Oops
+    [report] = reports()
+    assert "waiting for: children of the group" in report
+    assert "in outer\n" in report
