@@ -43,6 +43,7 @@ UNTYPED = [
         "patch/_queues",
         "patch/_registry",
         "patch/_rlocks",
+        "testing/_faults",
     )
 ]
 FLAGS = ["-std=gnu11", "-O2", "-g0", "-fno-strict-aliasing", "-fvisibility=hidden"]

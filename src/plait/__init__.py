@@ -9,6 +9,7 @@
 #   _scopes _mutex                         time limits and shields; a lock that owns its value
 #   _collect                               many calls as one: pmap, gather, race, as_completed
 #   patch/         the leaves of the standard library, made cooperative in place
+#   testing/       for tests of concurrent code; not imported here
 #   lowlevel       for people who write primitives
 
 from plait import patch as patch

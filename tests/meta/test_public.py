@@ -12,9 +12,11 @@ import pytest
 
 import plait
 import plait.patch
+import plait.testing
 
 PUBLIC = {name: value for name, value in vars(plait).items() if not name.startswith("_")}
 OURS = {name: value for name, value in PUBLIC.items() if not inspect.ismodule(value)}
+TESTING = {name: value for name, value in vars(plait.testing).items() if not name.startswith("_")}
 ROOT = Path(__file__).parents[2]
 
 
@@ -58,13 +60,14 @@ def test_public_names():
         "timeout",
     }
     assert PUBLIC["patch"] is plait.patch
+    assert set(TESTING) == {"cancel_at_park", "every_park"}
     assert re.fullmatch(r"\d+\.\d+\.\d+", plait.__version__)
 
 
-@pytest.mark.parametrize("name", sorted(OURS))
+@pytest.mark.parametrize("name", sorted(OURS | TESTING))
 def test_docstrings(name):
     """Every public name, and every public method, has a docstring whose first line is a sentence."""
-    value = OURS[name]
+    value = (OURS | TESTING)[name]
     documented = [(name, value)]
     if inspect.isclass(value):
         documented += [(f"{name}.{member}", what) for member, what in members(value)]
@@ -76,10 +79,10 @@ def test_docstrings(name):
         assert re.search(r"[.:;]$", doc.strip().splitlines()[0]) or len(doc.splitlines()) > 1, place
 
 
-@pytest.mark.parametrize("name", sorted(OURS))
+@pytest.mark.parametrize("name", sorted(OURS | TESTING))
 def test_examples_run(name):
     """The examples in the docstrings do what they say."""
-    found = doctest.DocTestFinder(recurse=True).find(OURS[name], name, globs={})
+    found = doctest.DocTestFinder(recurse=True).find((OURS | TESTING)[name], name, globs={})
     runner = doctest.DocTestRunner(verbose=False)
     for test in found:
         output = []

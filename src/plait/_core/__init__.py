@@ -17,7 +17,7 @@ From the bottom up:
 Everything above uses only the names below.
 """
 
-from plait._core._atomics import Flag, Lock
+from plait._core._atomics import Counter, Flag, Lock
 from plait._core._cancel import (
     GRACE,
     CancelScope,
@@ -41,8 +41,10 @@ from plait._core._parking import (
     WOKEN,
     Parker,
     WaitReason,
+    observe_parks,
     park,
     park_shielded,
+    unobserve_parks,
     unpark_all,
 )
 from plait._core._platform import PlatformThread, wake_watchers
@@ -68,6 +70,7 @@ __all__ = (
     "WRITE",
     "CancelScope",
     "Container",
+    "Counter",
     "DeadlineScope",
     "Descriptor",
     "Flag",
@@ -96,6 +99,7 @@ __all__ = (
     "lot_wait",
     "lot_wake_one",
     "now",
+    "observe_parks",
     "on_ident_end",
     "open_scope",
     "park",
@@ -110,6 +114,7 @@ __all__ = (
     "sleep",
     "start_child",
     "take_snapshot",
+    "unobserve_parks",
     "unpark_all",
     "wait_descriptor",
     "wake_watchers",

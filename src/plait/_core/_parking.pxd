@@ -1,8 +1,9 @@
 cimport cython
 
 from plait._core._cancel cimport Victim, check_park
-from plait._native._native cimport WaitWord, switch_to, uint64_t
+from plait._native._native cimport Counter, WaitWord, switch_to, uint64_t
 
+cdef Counter _watched
 
 cdef class Parker(Victim):
     cdef public object waits_for
@@ -16,3 +17,4 @@ cdef class Parker(Victim):
 
 cpdef int park(Parker me, uint64_t epoch, reason, deadline=*) except -1
 cpdef int park_shielded(Parker me, uint64_t epoch, reason, limit=*) except -1
+cdef _tell_observers(Parker me, reason)

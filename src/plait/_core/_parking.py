@@ -16,6 +16,9 @@ forgotten: `withdraw()` ends it from within, and if somebody has won already it 
 condition. A wait that was WOKEN is never turned into a cancellation: the caller gets its value, and the cancel comes at
 the next point.
 
+Tests may watch: each park, shielded or not, is announced to the observers first, on the parking thread, with its wait
+armed, before it looks at its scopes. So what an observer cancels is delivered at this very park.
+
 Rejected: a permit in the word. With epochs the wait is armed before it is published, so no wake can come too early to
 be seen, and a late one cannot disturb the next wait. `lowlevel.park` and `unpark`, which have a permit, are built on
 top of it.
@@ -26,12 +29,13 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
+from plait._core._atomics import Lock
 from plait._core._cancel import Victim, check_park
 from plait._native import outcomes
-from plait._native._native import WaitWord, switch_to
+from plait._native._native import Counter, WaitWord, switch_to
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from plait._core._continuation import Stack
     from plait._core._timers import Entry, Target
@@ -41,6 +45,10 @@ SHIELDED: int = outcomes["SHIELDED"]
 WOKEN: int = outcomes["WOKEN"]
 TIMED_OUT: int = outcomes["TIMED_OUT"]
 INTERRUPTED: int = outcomes["INTERRUPTED"]
+
+_watched = Counter()  # how many observers there are: all that a park looks at while there is none
+_observers_lock = Lock()
+_observers: list[Callable[[Parker, WaitReason], None]] = []  # replaced, never changed. Under _observers_lock
 
 
 class WaitReason(enum.Enum):
@@ -68,6 +76,11 @@ class Parker(Victim):
     __slots__ = ("waits_for",)
 
     waits_for: WaitReason | None  # what it waits for while parked; for dumps. Written by the owner
+
+    @property
+    def name(self) -> str:
+        """For messages and dumps. Any thread."""
+        raise NotImplementedError
 
     def leave(self, epoch: int, limit: float | None) -> Stack | None:
         """Begin to wait until wait `epoch` is claimed, or until the instant `limit`. Owner only.
@@ -133,6 +146,8 @@ def park(me: Parker, epoch: int, reason: WaitReason, deadline: float | None = No
     Raises `Cancelled` if the thread is cancelled and the wait was not WOKEN first. Whatever happens, the wait is over.
     """
     limit = deadline
+    if Counter.value(_watched):
+        _tell_observers(me, reason)
     if me.scope is not None:
         try:
             grace = check_park(me)
@@ -165,6 +180,8 @@ def unpark_all(waiters: Iterable[tuple[Parker, int]]) -> None:
 
 def park_shielded(me: Parker, epoch: int, reason: WaitReason, limit: float | None = None) -> int:
     """Suspend the armed calling thread whatever its scopes say; the outcome."""
+    if Counter.value(_watched):
+        _tell_observers(me, reason)
     me.waits_for = reason
     stack = me.leave(epoch, limit)
     if stack is not None:
@@ -174,3 +191,33 @@ def park_shielded(me: Parker, epoch: int, reason: WaitReason, limit: float | Non
     if limit is not None and outcome != TIMED_OUT:
         me.drop_timer()
     return outcome
+
+
+def observe_parks(observer: Callable[[Parker, WaitReason], None]) -> None:
+    """Have `observer(thread, reason)` called for each park of any thread, on that thread. It must not park. Any thread.
+
+    The caller's own parks are seen from now on, and those of threads that it starts from now on.
+    """
+    global _observers  # noqa: PLW0603 - copied on write
+    with _observers_lock:
+        _observers = [*_observers, observer]
+    _watched.add(1)
+
+
+def unobserve_parks(observer: Callable[[Parker, WaitReason], None]) -> None:
+    """Call `observer` no more. It may still be at work on another thread. Any thread."""
+    global _observers  # noqa: PLW0603 - as above
+    with _observers_lock:
+        _observers = [other for other in _observers if other != observer]
+    _watched.add(-1)
+
+
+def _tell_observers(me: Parker, reason: WaitReason) -> None:
+    with _observers_lock:
+        observers = _observers
+    try:
+        for observer in observers:
+            observer(me, reason)
+    except BaseException:  # a signal handler's: the wait is over, however it stood
+        me.withdraw()
+        raise

@@ -52,7 +52,7 @@ class Owner(Protocol):
 class PlatformThread(Parker):
     """The record of one OS thread."""
 
-    __slots__ = ("__weakref__", "_bell", "_bound", "_owner", "_wakeup", "_watched", "name")
+    __slots__ = ("__weakref__", "_bell", "_bound", "_name", "_owner", "_wakeup", "_watched")
 
     # Set by the runtime: deadlines of scopes opened here are kept by a carrier.
     push_timer: ClassVar[Callable[[Entry], None]]
@@ -64,7 +64,7 @@ class PlatformThread(Parker):
         self.cancelled_at = None
         self.delivery = None
         self.waits_for = None
-        self.name = threading.current_thread().name
+        self._name = threading.current_thread().name
         self._bell = _originals.allocate_lock()
         lock_acquire(self._bell)
         self._wakeup: int | None = None  # an eventfd, made at the first wait for a descriptor
@@ -74,6 +74,11 @@ class PlatformThread(Parker):
 
     def __repr__(self) -> str:
         return f"<platform thread {self.name!r}>"
+
+    @property
+    def name(self) -> str:
+        """The name that the OS thread had when it first met plait."""
+        return self._name
 
     # The function is kept here: what ends last finds the names of its module gone.
     def __del__(self, close: Callable[[int], None] = _originals.os_close) -> None:

@@ -68,6 +68,7 @@ cdef class Rundown:
 cdef class Counter:
     cdef uint64_t total
     cpdef int64_t add(self, int64_t step)
+    cpdef int64_t value(self)
 
 @cython.final
 cdef class Lock:

@@ -379,7 +379,7 @@ cdef class Counter:
         """Add `step`; the new total. A full fence."""
         return <int64_t>plait_add(&self.total, step)
 
-    def value(self):
+    cpdef int64_t value(self):
         """The total now."""
         return <int64_t>plait_load(&self.total)
 
