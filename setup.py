@@ -34,6 +34,7 @@ UNTYPED = [
         "_futures",
         "_groups",
         "_limits",
+        "_offload",
         "_options",
         "_scopes",
         "_spawning",

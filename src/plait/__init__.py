@@ -8,6 +8,7 @@
 #   _groups _futures _limits _default      groups, what spawn returns, slots, threads outside any block
 #   _scopes _mutex                         time limits and shields; a lock that owns its value
 #   _collect                               many calls as one: pmap, gather, race, as_completed
+#   _offload                               calls that cannot be made to park, on other threads or executors
 #   patch/         the leaves of the standard library, made cooperative in place
 #   testing/       for tests of concurrent code; not imported here
 #   lowlevel       for people who write primitives
@@ -34,6 +35,9 @@ from plait._groups import GroupStatistics as GroupStatistics
 from plait._groups import ThreadGroup as ThreadGroup
 from plait._limits import Limiter as Limiter
 from plait._mutex import Mutex as Mutex
+from plait._offload import OffloadStatistics as OffloadStatistics
+from plait._offload import offload as offload
+from plait._offload import offload_statistics as offload_statistics
 from plait._scopes import cancelled as cancelled
 from plait._scopes import checkpoint as checkpoint
 from plait._scopes import current_deadline as current_deadline

@@ -34,6 +34,7 @@ from plait._core._deadline import DeadlineScope, check_seconds
 from plait._core._lot import wait as lot_wait
 from plait._core._lot import wake_one as lot_wake_one
 from plait._core._misuse import check_reach
+from plait._core._offload import Offload, OffloadJob
 from plait._core._operations import await_socket, keeping, late, recv, recv_into, send, send_rest, sendall
 from plait._core._parking import (
     INTERRUPTED,
@@ -75,6 +76,8 @@ __all__ = (
     "Descriptor",
     "Flag",
     "Lock",
+    "Offload",
+    "OffloadJob",
     "Parker",
     "PlatformThread",
     "Scope",

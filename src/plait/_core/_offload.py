@@ -3,21 +3,31 @@
 A worker is started when a job finds none idle, up to a limit; beyond it jobs queue. A worker that has had nothing to do
 for a while ends. Workers carry no context of whoever first needed them: each starts from an empty one.
 
-    Caller: 1. makes the job  2. arms, stores (me, epoch) in it  3. queues it  4. parks until `done` is raised
-    Worker: 1. runs the job, stores the outcome  2. raises `done` [fence]  3. unparks the epoch
-A caller that is cancelled leaves: the call goes on by itself and its outcome is given to `abandoned`, or dropped.
+    Caller: 1. queues the job  2. arms, stores its epoch in the job, if that is not done  3. parks until it is
+    Worker: 1. takes the job, and runs it  2. stores the outcome, then marks it done  3. unparks the epoch
+Queue, mark and epoch are under the pool's lock, so either the caller's step 2 sees the mark or the worker's step 3 sees
+the epoch.
+
+A caller that goes before the job is done leaves it. One that is still queued never runs. One that runs is *abandoned*:
+it goes on by itself, and its outcome is given to `abandoned`, or dropped. Its worker does not count against the limit
+from then on, or calls that never end would keep all others from beginning; it ends when the call does.
+
+A call that somebody else runs can be waited for in the same way: a job that has begun elsewhere, which is never queued, and
+which whoever runs it reports with `finish`.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plait import _originals
 from plait._core._atomics import Lock
 from plait._core._cancel import check_entry
-from plait._core._parking import TIMED_OUT, Parker, WaitReason, park
+from plait._core._clock import now
+from plait._core._parking import TIMED_OUT, WOKEN, Parker, WaitReason, park
+from plait._native import kernel_ident
 from plait._originals import lock_acquire, lock_release
 
 if TYPE_CHECKING:
@@ -27,27 +37,59 @@ _MOST_WORKERS = 128
 _PATIENCE = 10.0  # seconds that an idle worker waits for another job
 
 
-class _Job:
+class OffloadJob:
     """One call."""
 
-    __slots__ = ("abandoned", "args", "epoch", "error", "fn", "is_done", "is_left", "result", "who")
+    __slots__ = ("abandoned", "args", "began", "epoch", "error", "fn", "is_done", "is_left", "result", "who", "worker")
 
     def __init__(self, who: Parker, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self.who = who
-        self.fn = fn
+        self.fn: Callable[..., Any] | None = fn  # with its arguments: until it has run, or never will
         self.args = args
-        self.epoch = 0  # the caller's present wait
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self.is_done = False  # under the pool's lock
-        self.is_left = False  # the caller has gone. Under the pool's lock
+        self.epoch = 0  # the caller's present wait; 0 before the first. Under the pool's lock
+        self.result: Any = None  # the worker's until `is_done`, then the caller's or, if that has left, the worker's
+        self.error: BaseException | None = None  # likewise
+        self.began: float | None = None  # when a worker took it. Under the pool's lock
+        self.worker = 0  # the kernel's identity of that worker; 0: it is none of ours. Likewise
+        self.is_done = False  # likewise
+        self.is_left = False  # the caller has gone. Likewise
         self.abandoned: Callable[[Any], None] | None = None  # what to do with a result that nobody awaits
 
+    def begin_elsewhere(self) -> None:
+        """Somebody else runs it: it is not queued. Its caller, before anybody can finish it."""
+        self.fn = None
+        self.began = now()
+
     def run(self) -> None:
+        fn, args = self.fn, self.args
+        assert fn is not None
         try:
-            self.result = Context().run(self.fn, *self.args)
+            self.result = Context().run(fn, *args)
         except BaseException as error:  # noqa: BLE001 - handed to the caller
             self.error = error
+        finally:
+            self.fn = fn = None
+            self.args = args = ()
+
+    def outcome(self) -> Any:
+        """The result, or the error raised; once. The caller's, when it is done."""
+        error, self.error = self.error, None
+        if error is None:
+            return self.result
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame
+
+
+class OffloadCounts(NamedTuple):
+    """The pool at one instant."""
+
+    workers: int
+    idle: int
+    queued: int
+    abandoned: int
+    abandoned_total: int
 
 
 class Offload:
@@ -55,9 +97,11 @@ class Offload:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._jobs: deque[_Job] = deque()  # under _lock
+        self._jobs: deque[OffloadJob] = deque()  # that nobody has begun. Under _lock
         self._idle: list[Any] = []  # gates of idle workers, last idle first out. Under _lock
-        self._workers = 0  # under _lock
+        self._workers = 0  # without those whose job is abandoned. Under _lock
+        self._abandoned = 0  # jobs that run though their caller has gone. Under _lock
+        self._abandoned_total = 0  # that have ever done so. Under _lock
 
     def call(
         self,
@@ -70,42 +114,24 @@ class Offload:
         """Run `fn(*args)` on a worker and park until it is done. A cancel point.
 
         Raises what the call raises; `TimeoutError` when the instant `deadline` comes first. On either kind of leaving
-        the call goes on, and its result goes to `abandoned`.
+        a call that has begun goes on, and its result goes to `abandoned`.
         """
         if me.scope is not None:
             check_entry(me)
-        job = _Job(me, fn, args)
+        job = OffloadJob(me, fn, args)
         job.abandoned = abandoned
-        is_queued = False
+        self.submit(job)
         try:
-            while True:
-                epoch = me.arm()
-                with self._lock:
-                    job.epoch = epoch
-                    is_done = job.is_done
-                if is_done:
-                    me.withdraw()
-                    break
-                if not is_queued:
-                    is_queued = True
-                    self._submit(job)
-                if park(me, epoch, WaitReason.OFFLOAD, deadline) == TIMED_OUT:
-                    raise TimeoutError("timed out")
+            if not self.wait(me, job, deadline):
+                raise TimeoutError("timed out")
         except BaseException:
-            with self._lock:
-                job.is_left = True
-                is_done = job.is_done
-            if is_done and job.error is None and abandoned is not None:
+            if not self.leave(job) and job.is_done and job.error is None and abandoned is not None:
                 abandoned(job.result)
             raise
-        if job.error is not None:
-            try:
-                raise job.error
-            finally:
-                job.error = None  # the traceback holds this frame, which holds the job
-        return job.result
+        return job.outcome()
 
-    def _submit(self, job: _Job) -> None:
+    def submit(self, job: OffloadJob) -> None:
+        """Queue `job`. Its caller, once; never waits."""
         with self._lock:
             self._jobs.append(job)
             gate = self._idle.pop() if self._idle else None
@@ -115,27 +141,113 @@ class Offload:
         if gate is not None:
             lock_release(gate)
         elif is_new:
-            try:
-                _originals.start_new_thread(self._work, ())
-            except BaseException:
-                with self._lock:
-                    self._workers -= 1
-                    if self._workers:
-                        return  # an existing worker will come to it
-                    self._jobs.remove(job)
-                raise
+            self._start_worker()
+
+    def wait(self, me: Parker, job: OffloadJob, deadline: float | None = None) -> bool:
+        """Park until `job` is done; False if the instant `deadline` comes first. Its caller; a cancel point."""
+        while True:
+            epoch = me.arm()
+            with self._lock:
+                job.epoch = epoch
+                is_done = job.is_done
+            if is_done:
+                me.withdraw()
+                return True
+            outcome = park(me, epoch, WaitReason.OFFLOAD, deadline)
+            if outcome == WOKEN:
+                return True
+            if outcome == TIMED_OUT:
+                return False
+
+    def retract(self, job: OffloadJob) -> bool:
+        """Keep `job` from running if it has not begun; whether it will not run any more. Its caller; never waits."""
+        with self._lock:
+            if job.began is None and not job.is_left:
+                self._retract_locked(job)
+            return job.is_done or job.is_left
+
+    def leave(self, job: OffloadJob) -> bool:
+        """Wait for `job` no more; whether it is abandoned, that is, runs on. Its caller, once; never waits."""
+        with self._lock:
+            if job.is_done or job.is_left:
+                return False
+            if job.began is None:
+                self._retract_locked(job)
+                return False
+            job.is_left = True
+            self._abandoned += 1
+            self._abandoned_total += 1
+            if job.worker:
+                self._workers -= 1
+            is_new = bool(self._jobs) and self._workers < _MOST_WORKERS
+            if is_new:
+                self._workers += 1
+        if is_new:
+            self._start_worker()
+        return True
+
+    def finish(self, job: OffloadJob) -> bool:
+        """`job` has run, and its outcome is stored: tell its caller, if that waits. Who has run it; never waits.
+
+        Gives whether a worker who does so goes on as one of the pool.
+        """
+        with self._lock:
+            job.is_done = True
+            is_left = job.is_left
+            epoch = job.epoch
+            if is_left:
+                self._abandoned -= 1
+        if not is_left:
+            if epoch:
+                job.who.unpark(epoch)
+        elif job.error is None and job.abandoned is not None:
+            job.abandoned(job.result)
+        return not is_left
+
+    def counts(self) -> OffloadCounts:
+        """The pool now. Any thread."""
+        with self._lock:
+            return OffloadCounts(
+                self._workers, len(self._idle), len(self._jobs), self._abandoned, self._abandoned_total
+            )
+
+    def _retract_locked(self, job: OffloadJob) -> None:
+        self._jobs.remove(job)
+        job.is_left = True
+        job.fn = None
+        job.args = ()
+
+    def _start_worker(self) -> None:
+        """Start the kernel thread of a worker that is counted already."""
+        try:
+            _originals.start_new_thread(self._work, ())
+        except BaseException as error:  # noqa: BLE001 - raised by every job that was queued for it
+            with self._lock:
+                self._workers -= 1
+                if self._workers:
+                    return  # an existing worker will come to them
+                jobs = list(self._jobs)
+                self._jobs.clear()
+            for job in jobs:
+                job.error = error
+                self.finish(job)
 
     def _work(self) -> None:
         gate = _originals.allocate_lock()
         lock_acquire(gate)
+        ident = kernel_ident()
         while True:
             with self._lock:
                 job = self._jobs.popleft() if self._jobs else None
                 if job is None:
                     self._idle.append(gate)
+                else:
+                    job.began = now()
+                    job.worker = ident
             if job is not None:
                 job.run()
-                self._deliver(job)
+                if not self.finish(job):
+                    return
                 job = None
                 continue
             if not lock_acquire(gate, True, _PATIENCE):
@@ -145,13 +257,3 @@ class Offload:
                         self._workers -= 1
                         return
                 lock_acquire(gate)  # a submitter has chosen this worker meanwhile
-
-    def _deliver(self, job: _Job) -> None:
-        with self._lock:
-            job.is_done = True
-            is_left = job.is_left
-            epoch = job.epoch
-        if not is_left:
-            job.who.unpark(epoch)
-        elif job.error is None and job.abandoned is not None:
-            job.abandoned(job.result)
