@@ -10,7 +10,7 @@ import pytest
 from support import run_anywhere, run_in_vthread, until, wait_parked
 
 from plait import Cancelled, ThreadGroup, _originals, move_on_after
-from plait._core import WaitReason, current_thread, now, runtime
+from plait._core import WaitReason, _offload, current_thread, now, runtime
 from plait._core._offload import Offload
 from plait._native import kernel_ident
 
@@ -62,16 +62,23 @@ def test_carrier_goes_on_meanwhile():
     assert run_in_vthread(body) is True
 
 
+def wait_late(gate, begun):
+    begun.append(1)
+    gate.wait()
+    return "late"
+
+
 @WHERE
 def test_cancelled_caller_leaves_and_the_result_is_given_up(where):
     """A cancelled caller goes at once; the call goes on, and its result goes to `abandoned`."""
 
     def body():
         gate = threading.Event()
+        begun = []
         given_up = []
-        with move_on_after(0.005) as scope:
-            offload(lambda: gate.wait() and "late", abandoned=given_up.append)
-        assert scope.cancelled_caught
+        with ThreadGroup() as group:
+            group.spawn(lambda: until(lambda: begun) and group.cancel())
+            offload(wait_late, gate, begun, abandoned=given_up.append)
         assert given_up == []
         gate.set()
         until(lambda: given_up == ["late"])
@@ -81,17 +88,33 @@ def test_cancelled_caller_leaves_and_the_result_is_given_up(where):
 
 @WHERE
 def test_deadline(where):
-    """At the deadline the caller gets TimeoutError; the call goes on."""
+    """At the deadline the caller gets TimeoutError; a call that has begun by then goes on."""
 
     def body():
         gate = threading.Event()
+        begun = []
         given_up = []
         with pytest.raises(TimeoutError):
-            offload(lambda: gate.wait() and "late", deadline=now() + 0.005, abandoned=given_up.append)
+            offload(wait_late, gate, begun, deadline=now() + 0.005, abandoned=given_up.append)
         gate.set()
-        until(lambda: given_up == ["late"])
+        until(lambda: given_up == ["late"] * len(begun))
 
     run_anywhere(where, body)
+
+
+def test_queued_call_of_a_caller_that_leaves(monkeypatch):
+    """A call that has not begun when its caller leaves never runs."""
+    monkeypatch.setattr(_offload, "_MOST_WORKERS", 1)
+    pool = Offload()
+    gate = threading.Event()
+    called = []
+    with ThreadGroup() as group:
+        group.spawn(lambda: pool.call(current_thread(), gate.wait))
+        until(lambda: pool._workers and not pool._jobs)
+        with move_on_after(0.001):
+            pool.call(current_thread(), called.append, 1)
+        gate.set()
+    assert (called, pool.counts().queued, pool.counts().abandoned_total) == ([], 0, 0)
 
 
 def test_cancelled_before_the_call():
@@ -140,8 +163,6 @@ def test_workers_are_used_again():
 
 def test_more_calls_than_workers(monkeypatch):
     """Beyond the limit calls queue, and all are done in the end."""
-    from plait._core import _offload
-
     monkeypatch.setattr(_offload, "_MOST_WORKERS", 3)
     pool = Offload()
 
@@ -157,8 +178,6 @@ def test_more_calls_than_workers(monkeypatch):
 
 def test_idle_workers_end(monkeypatch):
     """A worker that has had nothing to do for a while ends, and the next call starts another."""
-    from plait._core import _offload
-
     monkeypatch.setattr(_offload, "_PATIENCE", 0.002)
     pool = Offload()
     assert pool.call(current_thread(), int) == 0
@@ -169,8 +188,6 @@ def test_idle_workers_end(monkeypatch):
 
 def test_calls_racing_with_workers_that_end(monkeypatch):
     """A call that comes as its worker gives up is not lost."""
-    from plait._core import _offload
-
     monkeypatch.setattr(_offload, "_PATIENCE", 0.0005)
     pool = Offload()
 
