@@ -51,6 +51,7 @@ from plait._starts import start
 from plait._stragglers import report_stragglers
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
     from contextvars import Context
     from types import TracebackType
 
@@ -316,13 +317,17 @@ class ThreadGroup(Container):
         checked(fn, "start")
         return start(self.spawn, fn, args, kwargs)  # type: ignore[no-any-return]
 
-    def options(self, *, name: str | None = None, context: Context | None = None) -> Options:
+    def options(
+        self, *, name: str | None = None, context: Context | None = None, on: Executor | None = None
+    ) -> Options:
         """The ways to spawn into this group, with options: `group.options(name="reader").spawn(read, file)`.
 
         Args:
             name: The thread's name as it stands, for messages and dumps; else its function's name with a number.
             context: The context that the thread runs in, as it is, for one thread at a time; else a copy of the
                 spawner's.
+            on: Any `concurrent.futures.Executor`: the call runs there, while the thread of the group waits for it under
+                the rules of `offload`. Limits, failures and cancellation are the group's as ever.
 
         Raises:
             TypeError: an option is of the wrong kind.
@@ -334,7 +339,7 @@ class ThreadGroup(Container):
             >>> future.name, future.result()
             ('squarer', 49)
         """
-        return Options(self, name, context)
+        return Options(self, name, context, on)
 
     # ---- ending
 

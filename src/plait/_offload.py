@@ -109,14 +109,19 @@ def call_on(
     on_cancel: Callable[[], object] | None = None,
 ) -> T:
     """`fn(*args, **kwargs)` on `executor`, while the calling thread parks, under the rules of `offload`."""
-    if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
-        raise TypeError(
-            f"executor must be a concurrent.futures.Executor, something with a method submit(fn, ...), not {executor!r}"
-        )
+    check_executor(executor, "executor")
     me = current_thread()
     if me.scope is not None:
         check_entry(me)
     return _await(me, _Submitted(me, executor, fn, args, kwargs), on_cancel)  # type: ignore[no-any-return]
+
+
+def check_executor(executor: object, what: str) -> None:
+    """Refuse what is no executor."""
+    if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
+        raise TypeError(
+            f"{what} must be a concurrent.futures.Executor, something with a method submit(fn, ...), not {executor!r}"
+        )
 
 
 @dataclass(frozen=True)

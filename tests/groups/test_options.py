@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextvars
 import threading
 import time
 
 import pytest
-from support import run_anywhere, wait_parked
+from support import run_anywhere, run_program, until, wait_parked
 
 from plait import ThreadGroup
 from plait._core import WaitReason
@@ -63,6 +64,55 @@ def test_context(where):
     run_anywhere(where, body)
 
 
+@WHERE
+def test_on_an_executor(where):
+    """The call runs on the executor; result, failure, name and cancellation are those of a thread of the group."""
+
+    def body():
+        with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="pool") as pool:
+            with ThreadGroup() as group:
+                elsewhere = group.options(on=pool)
+                future = elsewhere.spawn(lambda: threading.current_thread().name)
+                assert future.result().startswith("pool")
+                assert elsewhere.spawn(pow, 2, exp=3).result() == 8
+                assert elsewhere.spawn(pow, 2, exp=3).name.startswith("pow-")
+                assert elsewhere.start(lambda started: started("ready")) == "ready"
+            with pytest.raises(ExceptionGroup) as caught, ThreadGroup() as group:
+                group.options(on=pool).spawn(int, "x")
+                group.spawn(time.sleep, 3600)
+            assert [type(error) for error in caught.value.exceptions] == [ValueError]
+            gate = threading.Event()
+            with ThreadGroup() as group:
+                running = group.options(on=pool).spawn(gate.wait)
+                until(running.running)
+                queued = wait_parked(group.options(on=pool).spawn(int), WaitReason.OFFLOAD)
+                queued.cancel()
+                until(queued.done)
+                gate.set()
+            assert queued.cancelled()
+
+    run_anywhere(where, body)
+
+
+@pytest.mark.slow
+def test_on_processes():
+    """A pool of processes does the work of a limited group."""
+    out, _ = run_program(
+        """
+        import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor
+        from plait import ThreadGroup
+
+        if __name__ == "__main__":
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                with ThreadGroup(max_concurrency=2) as group:
+                    futures = [group.options(on=pool).spawn(pow, number, 2) for number in range(5)]
+                print([future.result() for future in futures])
+        """
+    )
+    assert out == "[0, 1, 4, 9, 16]\n"
+
+
 def test_options_hold_the_limit():
     """A limit holds for threads that are spawned with options as for others."""
     gate = threading.Event()
@@ -79,6 +129,7 @@ def test_options_hold_the_limit():
     ("options", "sentence"),
     [
         ({"name": 3}, "name must be a string or None, not 3"),
+        ({"on": 3}, "on must be a concurrent.futures.Executor, something with a method submit(fn, ...), not 3"),
         ({"context": {}}, "context must be a contextvars.Context or None, not {}: contextvars.copy_context()"),
     ],
 )

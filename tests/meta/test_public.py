@@ -36,6 +36,11 @@ def test_public_names():
     """What can be imported from plait is what is meant to be."""
     assert set(OURS) == {
         "Cancelled",
+        "YieldInsideScope",
+        "TimeoutDoesNotReachChild",
+        "RebindAfterSpawn",
+        "Limiter",
+        "GroupStatistics",
         "CancelledSwallowed",
         "DeadlockError",
         "Future",
