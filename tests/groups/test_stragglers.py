@@ -160,7 +160,7 @@ def test_report_is_no_cancel_point(reports):
     logging.getLogger("plait").addHandler(handler)
     try:
         with pytest.raises(ExceptionGroup), ThreadGroup() as group:
-            group.spawn(refuse_to_end, gate)
+            wait_parked(group.spawn(refuse_to_end, gate))
             group.spawn(fail, Oops())
     finally:
         logging.getLogger("plait").removeHandler(handler)

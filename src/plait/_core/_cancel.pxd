@@ -28,6 +28,7 @@ cdef class CancelScope(Scope):
 cdef class Delivery:
     cdef public Scope scope
     cdef public object alive
+    cdef public object former
     cdef public double until
     cdef public bint is_reported
 

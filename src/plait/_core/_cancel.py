@@ -244,11 +244,12 @@ def horizon(me: Victim) -> float | None:
 class Delivery:
     """What a thread has been told: the `Cancelled` raised, for which scope, and until when clean-up may park."""
 
-    __slots__ = ("alive", "is_reported", "scope", "until")
+    __slots__ = ("alive", "former", "is_reported", "scope", "until")
 
     def __init__(self, scope: Scope, error: Cancelled, until: float) -> None:
         self.scope = scope
         self.alive = weakref.ref(error)
+        self.former: weakref.ref[Cancelled] | None = None  # the one before, for `retract`; None: this is the first
         self.until = until
         self.is_reported = False
 
@@ -321,8 +322,19 @@ def deliver(me: Victim, scope: Scope) -> Cancelled:
     if me.delivery is None:
         me.delivery = Delivery(scope, error, _end_of_grace(me, scope))
     else:
+        me.delivery.former = me.delivery.alive
         me.delivery.alive = weakref.ref(error)
     return error
+
+
+def retract(me: Victim) -> None:
+    """What `deliver` has just given is not raised after all: the wait that it would have ended was complete."""
+    told = me.delivery
+    assert told is not None
+    if told.former is None:
+        me.delivery = None
+    else:
+        told.alive = told.former
 
 
 def is_under(scope: Scope | None, ancestor: Scope) -> bool:

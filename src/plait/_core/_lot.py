@@ -18,9 +18,9 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from plait._core._atomics import Lock
-from plait._core._cancel import check_patient
+from plait._core._cancel import check_patient, retract
 from plait._core._clock import now
-from plait._core._parking import INTERRUPTED, TIMED_OUT, WOKEN, Parker, WaitReason, park, park_shielded
+from plait._core._parking import INTERRUPTED, TIMED_OUT, WOKEN, Parker, WaitReason, is_complete, park, park_shielded
 from plait._errors import Cancelled
 from plait._native import count_waiters, reset_waiters
 from plait._native._native import WaitWord
@@ -49,8 +49,6 @@ def wait(
     count_waiters(1)
     try:
         while True:
-            told = me.delivery
-            alive = None if told is None else told.alive
             epoch = WaitWord.arm(me)
             _enqueue(key, me, epoch)
             try:
@@ -64,12 +62,10 @@ def wait(
                     outcome = park(me, epoch, reason, deadline)
             except Cancelled:
                 # A completed wait is never turned into a cancellation, and this one may be complete: whoever freed the
-                # primitive before the cancel saw nobody else to wake. Then the cancel has not been told yet, either.
+                # primitive before the cancel saw nobody else to wake.
                 if not attempt():
                     raise
-                me.delivery = told
-                if told is not None:
-                    told.alive = alive  # type: ignore[assignment]
+                retract(me)
                 return True
             except BaseException:  # a signal handler's: the wake that this wait may have got is for somebody else
                 if me.outcome == WOKEN:
@@ -90,10 +86,10 @@ def _park_patiently(me: Parker, epoch: int, reason: WaitReason, deadline: float 
     if me.scope is not None:
         try:
             grace = check_patient(me, since)
-        except BaseException:
-            if me.withdraw() == WOKEN:
-                return WOKEN
-            raise
+        except BaseException as error:
+            if not is_complete(me, error):
+                raise
+            return WOKEN
         if grace is not None and (limit is None or grace < limit):
             limit = grace
     outcome = park_shielded(me, epoch, reason, limit)

@@ -30,7 +30,8 @@ import enum
 from typing import TYPE_CHECKING
 
 from plait._core._atomics import Lock
-from plait._core._cancel import Victim, check_park
+from plait._core._cancel import Victim, check_park, retract
+from plait._errors import Cancelled
 from plait._native import outcomes
 from plait._native._native import Counter, WaitWord, switch_to
 
@@ -151,10 +152,10 @@ def park(me: Parker, epoch: int, reason: WaitReason, deadline: float | None = No
     if me.scope is not None:
         try:
             grace = check_park(me)
-        except BaseException:
-            if me.withdraw() == WOKEN:
-                return WOKEN
-            raise
+        except BaseException as error:
+            if not is_complete(me, error):
+                raise
+            return WOKEN
         if grace is not None and (limit is None or grace < limit):
             limit = grace
     me.waits_for = reason
@@ -170,6 +171,18 @@ def park(me: Parker, epoch: int, reason: WaitReason, deadline: float | None = No
     # Cancelled, or its grace is over, or a nudge for a scope that it has left.
     check_park(me)
     return INTERRUPTED
+
+
+def is_complete(me: Parker, error: BaseException) -> bool:
+    """The look at its scopes has raised `error` on the armed calling thread: end the wait; whether it was WOKEN first.
+
+    Then the error is not to be raised.
+    """
+    if me.withdraw() != WOKEN:
+        return False
+    if isinstance(error, Cancelled):
+        retract(me)
+    return True
 
 
 def unpark_all(waiters: Iterable[tuple[Parker, int]]) -> None:
