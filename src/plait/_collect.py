@@ -21,6 +21,8 @@ from plait._core import (
     check_entry,
     check_seconds,
     current_thread,
+    lend_slot,
+    lend_slot_to_all,
     lot_wait,
     lot_wake_one,
     now,
@@ -28,6 +30,7 @@ from plait._core import (
 )
 from plait._default import group_around
 from plait._errors import Cancelled, GroupClosed, GroupFailed
+from plait._futures import Future
 from plait._groups import ThreadGroup
 from plait._native import cooperative
 from plait._scopes import shield
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
-    from plait._futures import Future
+    from plait._core import Parker, Slots
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -60,9 +63,8 @@ class _Arrivals:
         self._items.append(item)
         lot_wake_one(id(self))
 
-    def take(self, deadline: float | None = None) -> Any:
+    def take(self, me: Parker, deadline: float | None = None) -> Any:
         """The first; parks until there is one. A cancel point. `TimeoutError` if the instant `deadline` comes first."""
-        me = current_thread()
         if me.scope is not None:
             check_entry(me)
         taken: list[Any] = []
@@ -75,6 +77,17 @@ class _Arrivals:
         if not attempt() and not lot_wait(me, id(self), attempt, WaitReason.FUTURE, deadline):
             raise TimeoutError
         return taken[0]
+
+
+def _lending(wait: Callable[[Parker], T], lend: Callable[[Parker], Slots | None]) -> T:
+    """`wait(me)`, on the calling thread, which lends its slot meanwhile."""
+    me = current_thread()
+    slots = lend(me)
+    try:
+        return wait(me)
+    finally:
+        if slots is not None:
+            slots.take_back(me)
 
 
 class _Calls:
@@ -133,7 +146,7 @@ class _Host:
         self._thread = add_child(group_around(), current_thread(), self._hold, (opened,), {}, is_daemon=True)
         self._thread.add_done_callback(opened.put)  # cancelled before it could begin
         try:
-            opened.take()
+            opened.take(current_thread())
         except BaseException:
             self._thread.cancel()
             raise
@@ -237,9 +250,14 @@ def _arriving(waiting: dict[F, None], span: float | None) -> Iterator[F]:
     arrivals = _Arrivals()
     for future in waiting:
         future.add_done_callback(arrivals.put)
+    slots = {future.group.slots for future in waiting if isinstance(future, Future)}
+
+    def lend(me: Parker) -> Slots | None:
+        return lend_slot(me, next((other for other in slots if other is not None and other.is_held_by(me)), None))
+
     for count in range(len(waiting), 0, -1):
         try:
-            yield arrivals.take(deadline)
+            yield _lending(lambda me: arrivals.take(me, deadline), lend)
         except TimeoutError:
             raise TimeoutError(f"{count} of {len(waiting)} futures are not done after {span} seconds") from None
 
@@ -301,10 +319,12 @@ def _mapped(fn: Callable[[S], T], items: Iterator[S], limit: int, *, ordered: bo
                     future.add_done_callback(arrivals.put)
             if not at_work:
                 return
-            future = in_order.popleft() if ordered else arrivals.take()
+            if ordered:
+                future = in_order.popleft()
+                _lending(future.wait_done, lend_slot_to_all)
+            else:
+                future = _lending(arrivals.take, lend_slot_to_all)
             at_work -= 1
-            with suppress(concurrent.futures.CancelledError):
-                future.exception()
             if host.calls.group.exception is not None:
                 host.close()
                 if host.failure is not None:

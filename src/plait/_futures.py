@@ -242,15 +242,18 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
             return
         if me is self:
             raise RuntimeError(f"{self!r} cannot wait for its own outcome")
-        watchers = self._watch()
         slots = lend_slot(me, self.group.slots)
         try:
-            self._park(me, watchers, timeout, deadline)
+            is_done = self.wait_done(me, deadline)
         finally:
             if slots is not None:
                 slots.take_back(me)
+        if not is_done:
+            raise TimeoutError(f"{self!r} is not done after {timeout} seconds")
 
-    def _park(self, me: Parker, watchers: _Watchers, timeout: float | None, deadline: float | None) -> None:
+    def wait_done(self, me: Parker, deadline: float | None = None) -> bool:
+        """Park until it is done; False when the instant `deadline` comes first. `me`, the caller, lends no slot."""
+        watchers = self._watch()
         while True:
             epoch = me.arm()
             with _lock:
@@ -259,13 +262,13 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
                     watchers.parked[me] = epoch
             if is_settled:
                 me.withdraw()
-                return
+                return True
             try:
                 outcome = park(me, epoch, WaitReason.FUTURE, deadline)
             finally:
                 with _lock:
                     watchers.parked.pop(me, None)
             if self.is_settled():
-                return
+                return True
             if outcome == TIMED_OUT:
-                raise TimeoutError(f"{self!r} is not done after {timeout} seconds")
+                return False

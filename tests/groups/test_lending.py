@@ -7,7 +7,7 @@ import threading
 import pytest
 from support import until, wait_parked
 
-from plait import ThreadGroup, as_completed
+from plait import ThreadGroup, as_completed, pmap
 from plait._core import WaitReason
 
 
@@ -175,3 +175,18 @@ def test_as_completed_by_a_member(limit):
     with ThreadGroup(max_concurrency=limit) as group:
         assert group.spawn(member).result() == [0, 1, 4, 9, 16]
     assert group.available == limit
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_pmap_by_a_member(ordered):
+    """The calls of a pmap may spawn into the full group of the child that takes their results."""
+
+    def call(number):
+        return group.spawn(pow, number, 2).result()
+
+    def member():
+        return sorted(pmap(call, range(5), limit=2, ordered=ordered))
+
+    with ThreadGroup(max_concurrency=1) as group:
+        assert group.spawn(member).result() == [0, 1, 4, 9, 16]
+    assert group.available == 1

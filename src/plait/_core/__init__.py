@@ -53,7 +53,7 @@ from plait._core._poller import READ, WRITE
 from plait._core._reactor import Descriptor, wait_descriptor
 from plait._core._runtime import close_scope, current_thread, launch, open_scope, runtime, start_child
 from plait._core._sleep import sleep
-from plait._core._slots import Slots, lend_slot
+from plait._core._slots import Slots, lend_slot, lend_slot_to_all
 from plait._core._stacks import Snapshot, take_snapshot
 from plait._core._vthread import CANCELLED, FAILED, PENDING, SUCCEEDED, Verdict, VirtualThread, on_ident_end
 
@@ -99,6 +99,7 @@ __all__ = (
     "late",
     "launch",
     "lend_slot",
+    "lend_slot_to_all",
     "lot_wait",
     "lot_wake_one",
     "now",

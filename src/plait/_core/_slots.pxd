@@ -32,3 +32,4 @@ cdef class Slots:
 
 cdef Slots _slots_of(thread)
 cpdef Slots lend_slot(Parker me, Slots awaited)
+cpdef Slots lend_slot_to_all(Parker me)

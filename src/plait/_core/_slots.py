@@ -70,7 +70,7 @@ class Slots:
                 served.append(self._waiting.popitem(last=False)[0])
         for waiter in served:
             if not waiter.who.unpark(waiter.epoch):
-                self.release()
+                Slots.release(self)
 
     def count_free(self) -> int:
         """How many are free now."""
@@ -128,7 +128,7 @@ class Slots:
                 outcome = park(me, epoch, WaitReason.SLOT, deadline)
             except BaseException:
                 if me.outcome == WOKEN:  # a signal handler's, with the slot in hand
-                    self.release()
+                    Slots.release(self)
                 raise
             finally:
                 with self._lock:
@@ -152,7 +152,7 @@ class Slots:
     def lend(self, me: Parker, awaited: Slots | None) -> None:
         """`me`, a holder, is about to wait for threads that have `awaited` slots. It calls `take_back` after that."""
         if awaited is self:
-            self.release()
+            Slots.release(self)
             return
         while True:
             with self._lock:
@@ -231,4 +231,12 @@ def lend_slot(me: Parker, awaited: Slots | None) -> Slots | None:
     slots = _slots_of(me)
     if slots is not None:
         slots.lend(me, awaited)
+    return slots
+
+
+def lend_slot_to_all(me: Parker) -> Slots | None:
+    """The same for threads that work for `me`, but are not below it: anybody may use its slot."""
+    slots = _slots_of(me)
+    if slots is not None:
+        Slots.release(slots)
     return slots
