@@ -12,8 +12,8 @@ import weakref
 import pytest
 from support import is_parked, run_anywhere, run_in_vthread, run_program, until, wait_parked
 
-from plait import Cancelled, CancelledSwallowed, Mutex, ThreadGroup, move_on_after, timeout
-from plait._core import WaitReason, current_thread
+from plait import Cancelled, CancelledSwallowed, Mutex, ThreadGroup, cancelled, move_on_after, timeout
+from plait._core import WaitReason, current_thread, observe_parks, unobserve_parks
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
 
@@ -582,6 +582,37 @@ def test_condition_wait_is_interrupted_at_once_and_holds_its_lock():
     condition.release()
 
 
+@pytest.mark.parametrize("where", ["platform", "virtual"])
+@pytest.mark.parametrize("kind", [threading.Lock, threading.RLock])
+def test_condition_wait_gets_its_lock_back_though_the_grace_is_over(where, kind):
+    """A cancelled Condition.wait does not leave without its lock, which its caller is going to release."""
+    condition = threading.Condition(kind())
+    trace = []
+
+    def hold(waiter, group):
+        wait_parked(waiter, WaitReason.CONDITION)
+        with condition:
+            group.cancel(grace=0)
+            wait_parked(waiter, WaitReason.LOCK)
+            time.sleep(0.001)
+            assert is_parked(waiter, WaitReason.LOCK)
+            trace.append("held")
+
+    def body():
+        with ThreadGroup() as others, ThreadGroup() as group:
+            others.spawn(hold, current_thread(), group)
+            with condition:
+                try:
+                    condition.wait()
+                finally:
+                    trace.append("got")
+
+    run_anywhere(where, body)
+    assert trace == ["held", "got"]
+    assert condition.acquire(False)
+    condition.release()
+
+
 COMPLETING = {
     "queue": (queue.SimpleQueue, lambda thing: thing.get(), lambda thing: thing.put("value")),
     "big queue": (queue.Queue, lambda thing: thing.get(), lambda thing: thing.put("value")),
@@ -612,6 +643,33 @@ def test_completed_wait_is_delivered(kind):
             child.cancel()
         assert got == ["value"]
         assert child.cancelled()
+
+
+@WHERE
+@pytest.mark.parametrize("kind", COMPLETING)
+def test_wait_that_completes_before_it_is_cancelled_has_not_been_told(where, kind):
+    """I5: a wait that ends between its start and its look at the scopes has its value; the Cancelled is not counted."""
+    make, wait, complete = COMPLETING[kind]
+    thing = make()
+    got = []
+
+    def observe(thread, reason):
+        unobserve_parks(observe)
+        complete(thing)
+        scope.cancel_scope("enough", scope)
+
+    def body():
+        scope.__enter__()
+        observe_parks(observe)
+        got.append(wait(thing))
+        assert cancelled()
+        with pytest.raises(Cancelled) as caught:
+            time.sleep(3600)
+        assert scope.__exit__(Cancelled, caught.value, None)
+
+    scope = move_on_after(3600)
+    run_anywhere(where, body)
+    assert got == ["value"]
 
 
 @pytest.mark.parametrize("kind", COMPLETING)

@@ -32,6 +32,7 @@ from plait._core._clock import LONGEST_WAIT, now
 from plait._core._container import Container
 from plait._core._deadline import DeadlineScope, check_seconds
 from plait._core._lot import wait as lot_wait
+from plait._core._lot import wait_shielded as lot_wait_shielded
 from plait._core._lot import wake_one as lot_wake_one
 from plait._core._misuse import check_reach
 from plait._core._offload import Offload, OffloadJob
@@ -101,6 +102,7 @@ __all__ = (
     "lend_slot",
     "lend_slot_to_all",
     "lot_wait",
+    "lot_wait_shielded",
     "lot_wake_one",
     "now",
     "observe_parks",

@@ -81,6 +81,31 @@ def wait(
         count_waiters(-1)
 
 
+def wait_shielded(me: Parker, key: int, attempt: Callable[[], bool], reason: WaitReason) -> None:
+    """Park under `key` until `attempt()` succeeds, whatever the scopes of `me` say: for who must not go on without it."""
+    count_waiters(1)
+    try:
+        while True:
+            epoch = WaitWord.arm(me, True)
+            _enqueue(key, me, epoch)
+            try:
+                if attempt():
+                    if me.withdraw() == WOKEN:
+                        wake_one(key)
+                    return
+                park_shielded(me, epoch, reason)
+            except BaseException:  # as in `wait`
+                if me.outcome == WOKEN:
+                    wake_one(key)
+                raise
+            finally:
+                _dequeue(key, me)
+            if attempt():
+                return
+    finally:
+        count_waiters(-1)
+
+
 def _park_patiently(me: Parker, epoch: int, reason: WaitReason, deadline: float | None, since: float) -> int:
     limit = deadline
     if me.scope is not None:

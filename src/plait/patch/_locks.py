@@ -1,8 +1,9 @@
 """`_thread.lock`: parks in the parking lot, keyed by the lock's address. So do all that `threading` builds on it.
 
-Waiting for a lock is patient (design §3.2, rule 4), with one exception: `Condition.wait` waits on a lock of its own
-that nobody holds for mutual exclusion, and is interrupted at once. It is told by its caller's code, on the slow path
-alone.
+Waiting for a lock is patient (design §3.2, rule 4), with two exceptions, both told by the caller's code, on the slow path
+alone. `Condition.wait` waits on a lock of its own that nobody holds for mutual exclusion, and is interrupted at once.
+Then it takes the Condition's lock again, and that is not interrupted at all: its caller releases the lock, held or not,
+so it would release it for whoever holds it (docs/adr/0004).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from plait._core import Parker, WaitReason, check_entry, lot_wait, lot_wake_one, now
+from plait._core import Parker, WaitReason, check_entry, lot_wait, lot_wait_shielded, lot_wake_one, now
 from plait._native import cooperative
 from plait._originals import lock_acquire
 from plait.patch._registry import ClassPatch, Leaf, method
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _condition_wait = threading.Condition.wait.__code__
+_condition_restore = threading.Condition._acquire_restore.__code__  # type: ignore[attr-defined]  # noqa: SLF001 - see above
 
 
 def acquire(lock: Any, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - CPython's
@@ -32,11 +34,16 @@ def acquire(lock: Any, blocking: bool = True, timeout: float = -1) -> bool:  # n
         return True
     me: Parker = cooperative()
     deadline = None if timeout == -1 else now() + timeout
-    if _caller() is _condition_wait:
+    attempt = partial(lock_acquire, lock, False)
+    caller = _caller()
+    if caller is _condition_wait:
         if me.scope is not None:
             check_entry(me)
-        return lot_wait(me, id(lock), partial(lock_acquire, lock, False), WaitReason.CONDITION, deadline)
-    return lot_wait(me, id(lock), partial(lock_acquire, lock, False), WaitReason.LOCK, deadline, patient=True)
+        return lot_wait(me, id(lock), attempt, WaitReason.CONDITION, deadline)
+    if caller is _condition_restore:
+        lot_wait_shielded(me, id(lock), attempt, WaitReason.LOCK)
+        return True
+    return lot_wait(me, id(lock), attempt, WaitReason.LOCK, deadline, patient=True)
 
 
 def _caller() -> object:

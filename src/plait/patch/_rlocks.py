@@ -17,7 +17,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from plait._core import Parker, VirtualThread, WaitReason, lot_wait, lot_wake_one, now
+from plait._core import Parker, VirtualThread, WaitReason, lot_wait, lot_wait_shielded, lot_wake_one, now
 from plait._errors import InternalError
 from plait._native import (
     cooperative,
@@ -110,17 +110,22 @@ def release_save(lock: Any) -> Any:
 
 
 def acquire_restore(lock: Any, state: Any) -> None:
-    """`RLock._acquire_restore`: what a Condition does after it has waited."""
+    """`RLock._acquire_restore`: what a Condition does after it has waited. Not interrupted: see `_locks.py`."""
     me = current()
     if not isinstance(me, VirtualThread):
         if cooperative() is None:
             rlock_acquire_restore(lock, state)
             return
+        ident, attempt = state[1], partial(rlock_acquire, lock, False)
+    elif cooperative() is None:
         acquire(lock)
-        rlock_write(lock, state[1], state[0])
+        rlock_write(lock, me.ident, state[0])
         return
-    acquire(lock)
-    rlock_write(lock, me.ident, state[0])
+    else:
+        ident, attempt = me.ident, partial(rlock_take, rlock_acquire, lock, me.ident, False, -1)
+    if not attempt():
+        lot_wait_shielded(me, id(lock), attempt, WaitReason.LOCK)
+    rlock_write(lock, ident, state[0])
 
 
 def is_owned(lock: Any) -> bool:
