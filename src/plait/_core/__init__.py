@@ -56,7 +56,17 @@ from plait._core._runtime import close_scope, current_thread, launch, open_scope
 from plait._core._sleep import sleep
 from plait._core._slots import Slots, lend_slot, lend_slot_to_all
 from plait._core._stacks import Snapshot, take_snapshot
-from plait._core._vthread import CANCELLED, FAILED, PENDING, SUCCEEDED, Verdict, VirtualThread, on_ident_end
+from plait._core._vthread import (
+    CANCELLED,
+    FAILED,
+    PENDING,
+    SUCCEEDED,
+    Verdict,
+    VirtualThread,
+    on_holder_end,
+    on_ident_end,
+)
+from plait._native import caller_code, caller_offset, line_at
 
 __all__ = (
     "CANCELLED",
@@ -88,6 +98,8 @@ __all__ = (
     "VirtualThread",
     "WaitReason",
     "await_socket",
+    "caller_code",
+    "caller_offset",
     "check_entry",
     "check_park",
     "check_reach",
@@ -101,11 +113,13 @@ __all__ = (
     "launch",
     "lend_slot",
     "lend_slot_to_all",
+    "line_at",
     "lot_wait",
     "lot_wait_shielded",
     "lot_wake_one",
     "now",
     "observe_parks",
+    "on_holder_end",
     "on_ident_end",
     "open_scope",
     "park",

@@ -21,6 +21,8 @@ LOCK_ORDER = (
     "group members",
     "future watchers",
     "parking lot",
+    "wait-for graph",
+    "readers and writers",
 )
 
 # Before whatever else plait does in a forked child: modules further up are imported later, and called later.

@@ -7,6 +7,7 @@ cdef Counter _watched
 
 cdef class Parker(Victim):
     cdef public object waits_for
+    cdef public int holds
     cdef leave(self, uint64_t epoch, limit)
     cpdef resume(self)
     cpdef absorb(self)

@@ -63,6 +63,8 @@ class WaitReason(enum.Enum):
     GROUP = "children of the group"
     SLOT = "a free slot of the group"
     MUTEX = "mutex"
+    READ_LOCK = "lock for reading"
+    WRITE_LOCK = "lock for writing"
     READABLE = "readable descriptor"
     WRITABLE = "writable descriptor"
     START = "word that a thread has started"
@@ -74,9 +76,10 @@ class WaitReason(enum.Enum):
 class Parker(Victim):
     """A thread as the core sees it: something that waits. Subclassed for virtual and for platform threads."""
 
-    __slots__ = ("waits_for",)
+    __slots__ = ("holds", "waits_for")
 
     waits_for: WaitReason | None  # what it waits for while parked; for dumps. Written by the owner
+    holds: int  # how many of plait's own locks it holds; rather too many than too few. The owner's alone
 
     @property
     def name(self) -> str:

@@ -64,6 +64,7 @@ class PlatformThread(Parker):
         self.cancelled_at = None
         self.delivery = None
         self.waits_for = None
+        self.holds = 0
         self._name = threading.current_thread().name
         self._bell = _originals.allocate_lock()
         lock_acquire(self._bell)

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 # Drops what CPython's threading keeps under a thread's identity; filled by plait.patch, which gives identities out.
 on_ident_end: list[Callable[[VirtualThread], None]] = []
+# Tells those who wait for a lock that a thread has ended with; filled by the locks. Called on it; must not park.
+on_holder_end: list[Callable[[VirtualThread], None]] = []
 
 PENDING, SUCCEEDED, FAILED, CANCELLED = range(4)  # status
 
@@ -134,6 +136,7 @@ class VirtualThread(Parker):
         self.grace_end = group.scope.grace_end
         self.delivery = None
         self.waits_for = None
+        self.holds = 0
         self.carrier = None
         self.stack = None
         self._timer = None
@@ -263,6 +266,10 @@ class VirtualThread(Parker):
         if self.has_ident:  # callbacks, too, may have asked who they are
             for forget in on_ident_end:
                 forget(self)
+        if self.holds:
+            WaitWord.end(self)
+            for tell in on_holder_end:
+                tell(self)
         if self._is_listed:
             self.group.discharge(self)
         WaitWord.hold(self)

@@ -276,7 +276,16 @@ cdef class WaitWord:
     cpdef bint is_settled(self):
         """Whether the outcome is stored. A full fence before it looks."""
         plait_fence()
-        return plait_load(&self.settled) == 1
+        return plait_load(&self.settled) != 0
+
+    def end(self):
+        """Nothing of the owner, which has settled, runs any more. Owner only. A full fence."""
+        plait_swap(&self.settled, 2)
+
+    def is_ended(self):
+        """Whether end() was called. A full fence before it looks."""
+        plait_fence()
+        return plait_load(&self.settled) == 2
 
     cpdef uint64_t epoch(self):
         """The epoch of the wait that was announced last. On the owner's kernel thread only."""
