@@ -6,7 +6,9 @@
 #   _originals     the unpatched standard library;  _errors  exceptions and warnings
 #   _core/         mechanism: threads, carriers, parking, cancellation (its __init__ has the map)
 #   _groups _futures _limits _default      groups, what spawn returns, slots, threads outside any block
-#   _scopes _mutex                         time limits and shields; a lock that owns its value
+#   _scopes                                time limits and shields
+#   _holding _deadlock                     what locks that own a value have in common; who waits for whom among them
+#   _mutex _rwlock                         such locks: for one thread at a time; for many readers or one writer
 #   _collect                               many calls as one: pmap, gather, race, as_completed
 #   _offload                               calls that cannot be made to park, on other threads or executors
 #   patch/         the leaves of the standard library, made cooperative in place
@@ -26,7 +28,9 @@ from plait._errors import CancelledSwallowed as CancelledSwallowed
 from plait._errors import DeadlockError as DeadlockError
 from plait._errors import GroupClosed as GroupClosed
 from plait._errors import GroupFailed as GroupFailed
+from plait._errors import HeldWhileParked as HeldWhileParked
 from plait._errors import InternalError as InternalError
+from plait._errors import PoisonedError as PoisonedError
 from plait._errors import RebindAfterSpawn as RebindAfterSpawn
 from plait._errors import TimeoutDoesNotReachChild as TimeoutDoesNotReachChild
 from plait._errors import YieldInsideScope as YieldInsideScope
@@ -38,6 +42,7 @@ from plait._mutex import Mutex as Mutex
 from plait._offload import OffloadStatistics as OffloadStatistics
 from plait._offload import offload as offload
 from plait._offload import offload_statistics as offload_statistics
+from plait._rwlock import RWLock as RWLock
 from plait._scopes import cancelled as cancelled
 from plait._scopes import checkpoint as checkpoint
 from plait._scopes import current_deadline as current_deadline

@@ -8,7 +8,9 @@ __all__ = (
     "DeadlockError",
     "GroupClosed",
     "GroupFailed",
+    "HeldWhileParked",
     "InternalError",
+    "PoisonedError",
     "RebindAfterSpawn",
     "TimeoutDoesNotReachChild",
     "YieldInsideScope",
@@ -46,7 +48,18 @@ class GroupClosed(RuntimeError):  # noqa: N818 - see GroupFailed
 
 
 class DeadlockError(RuntimeError):
-    """Waiting for this mutex could never end: its owner waits for you, or is you."""
+    """Waiting for this `Mutex` or `RWLock` could never end: who holds it is you, waits for you, or has ended.
+
+    Raised at once, on the thread whose wait would close the circle; the others go on when it lets go of what it holds.
+    The message says who waits for what, where, and where that was taken.
+    """
+
+
+class PoisonedError(RuntimeError):
+    """An exception has left a block that held this `Mutex`, which was made with `poison=True`; it is the cause.
+
+    The value may be half changed. See `Mutex.repair` and `Mutex.clear_poison`.
+    """
 
 
 class InternalError(RuntimeError):
@@ -70,3 +83,7 @@ class RebindAfterSpawn(RuntimeWarning):
 
     In development mode (`python -X dev`) alone.
     """
+
+
+class HeldWhileParked(RuntimeWarning):
+    """A thread held a `Mutex` or an `RWLock` for over a second, and waited for something else meanwhile."""

@@ -46,9 +46,12 @@ def test_public_names():
         "Future",
         "GroupClosed",
         "GroupFailed",
+        "HeldWhileParked",
         "InternalError",
         "Mutex",
         "OffloadStatistics",
+        "PoisonedError",
+        "RWLock",
         "ThreadGroup",
         "as_completed",
         "cancelled",
@@ -98,7 +101,9 @@ def test_examples_run(name):
         assert runner.summarize(verbose=False).failed == 0, "".join(output)
 
 
-@pytest.mark.parametrize("name", ["ThreadGroup", "Future", "timeout", "move_on_after", "Mutex", "spawn", "configure"])
+@pytest.mark.parametrize(
+    "name", ["ThreadGroup", "Future", "timeout", "move_on_after", "Mutex", "RWLock", "spawn", "configure"]
+)
 def test_has_an_example(name):
     """The names that people use first show how."""
     assert "Example:" in OURS[name].__doc__
