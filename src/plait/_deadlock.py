@@ -16,20 +16,20 @@ would close a circle: it gets `DeadlockError` instead of the wait. Who gets a lo
 A thread *really waits* from its step 4 until its lock is granted or it gives up. `_blockers` answers for that: a wait
 that was granted, or whose thread holds the lock by now, waits for nobody, though it may still be registered.
 
-No circle is missed. Consider one that stands, and the member that registered last. All others had registered before, in
-the order of the graph's lock. Each had stored the holds that are part of the circle before it registered, since it took
-those locks earlier in its own program. So the last one's walk sees every edge. A lock may change hands while somebody is
-registered for it (barging): the edge is from the waiter to whoever holds the lock at the time of the walk, and the new
-holder has stored its hold before it registers a wait of its own.
+No circle is missed. Consider one that stands, and the member that registered last. All others had registered before,
+in the order of the graph's lock. Each had stored the holds that are part of the circle before it registered, since it
+took those locks earlier in its own program. So the last one's walk sees every edge. A lock may change hands while
+somebody is registered for it (barging): the edge is from the waiter to whoever holds the lock at the time of the walk,
+and the new holder has stored its hold before it registers a wait of its own.
 
 No circle is reported that did not stand. A walk goes on only through holders that are registered, and nobody registers
 during a walk. While a thread really waits it takes nothing (a lock that is granted to it ends its wait). So no edge to
-a thread that really waits can appear during the walk, it can only vanish: by giving up (cancelled, timed out, a writer that
-leaves lets the readers behind it in), or since another thread has left the block (see `_holding`). So all edges found
-stood together when the walk began. A wait that has a timeout counts like any other.
+a thread that really waits can appear during the walk, it can only vanish: by giving up (cancelled, timed out, a writer
+that leaves lets the readers behind it in), or since another thread has left the block (see `_holding`). So all edges
+found stood together when the walk began. A wait that has a timeout counts like any other.
 
-Exactly one gets the error: the others of the circle had walked before it was closed. It is not registered, so the next walk does
-not see the circle again.
+Exactly one gets the error: the others of the circle had walked before it was closed. It is not registered, so the next
+walk does not see the circle again.
 
 A thread that holds nothing can be in no circle, and does not walk.
 
@@ -37,8 +37,9 @@ A virtual thread that ends with a lock in hand will never let go.
     Ender:   1. marks itself ended     2. under the graph's lock: sees who is registered for what it holds
                                        3. has them look again
     Waiter:  under the graph's lock: looks whether a holder has ended, and registers. When it wakes, it looks again.
-One of them sees the other. That a lock is taken by a thread that ends later, while the waiter is already registered, is
-seen by the ender. After settling a thread may still run callbacks, which may lock: ended means that nothing of it runs.
+One of them sees the other. That a lock is taken by a thread that ends later, while the waiter is already registered,
+is seen by the ender. After settling a thread may still run callbacks, which may lock: ended means that nothing of it
+runs.
 """
 
 from __future__ import annotations

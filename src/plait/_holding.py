@@ -1,12 +1,14 @@
 """What `Mutex` and `RWLock` have in common: the value, the name, the block in which it is held, and the hold.
 
-A *hold* says who holds a lock, in which way, where it was taken and when. It is made by the thread that takes the lock,
-and stored whole, in one step, so others may read it at any time; whoever lets go clears it before the lock is free. What a block
-holds is known by the block, too: a generator that is finished on another thread leaves its block there. Such a block
-lets go, and then complains.
+A *hold* says who holds a lock, in which way, where it was taken and when. It is made by the thread that takes the
+lock, and stored whole, in one step, so others may read it at any time; whoever lets go clears it before the lock is
+free. What a block holds is known by the block, too: a generator that is finished on another thread leaves its block
+there. Such a block lets go, and then complains. So does one that is dropped without being left. From 3.14 on that
+happens without anybody's fault: a signal handler may raise when `__enter__` has returned and `with` does not yet see
+to `__exit__`.
 
-Told on release (`HeldWhileParked`): a thread that has held one for long and parked meanwhile. The epoch of its wait word
-counts its waits, so a hold that finds the epoch where it was has not waited, and nothing else need be recorded.
+Told on release (`HeldWhileParked`): a thread that has held one for long and parked meanwhile. The epoch of its wait
+word counts its waits, so a hold that finds the epoch where it was has not waited, and nothing else need be recorded.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 
     from plait._deadlock import Wait
 
-    # The thread; where it took the lock: code and place in it; when, and the epoch of its wait word then; whether it may
-    # write. A plain tuple, since each lock makes one.
+    # The thread; where it took the lock: code and place in it; when, and the epoch of its wait word then; whether it
+    # may write. A plain tuple, since each lock makes one.
     Hold = tuple[Parker, "CodeType | None", int, float, int, bool]
 
 T = TypeVar("T")
@@ -161,6 +163,28 @@ class Block(Generic[T]):
                 f"entered at {place(hold[1], hold[2])}; the lock is free now, but who enters a block must leave it"
             )
 
+    def __del__(self) -> None:
+        hold = self._give_back()
+        if hold is not None:
+            warnings.warn(
+                f"a block of {self._shared._name} that {called(hold[0])} had entered at "  # noqa: SLF001
+                f"{place(hold[1], hold[2])} was dropped without being left, so the lock is free now: enter it by `with`",
+                ResourceWarning,
+                stacklevel=1,
+                source=self,
+            )
+
+    def _give_back(self) -> Hold | None:
+        """Nobody will leave this block any more: let go, if it is held; of what."""
+        hold = self._hold
+        if hold is None:
+            return None
+        self._hold = None
+        if hold[0] is current_thread():
+            hold[0].holds -= 1
+        self._shared._release(hold, None)  # noqa: SLF001
+        return hold
+
 
 class Taken(Block[T]):
     """A lock that is held already, for the one block to come; given back when it is dropped without that."""
@@ -195,13 +219,10 @@ class Taken(Block[T]):
         return self._show(hold)
 
     def __del__(self) -> None:
-        hold = self._hold
-        if hold is None or self._is_entered:
-            return
-        self._hold = None
-        if hold[0] is current_thread():
-            hold[0].holds -= 1
-        self._shared._release(hold, None)  # noqa: SLF001
+        if self._is_entered:
+            super().__del__()
+        else:
+            self._give_back()
 
 
 def end_hold(shared: Shared[Any], hold: Hold, error: BaseException | None) -> bool:

@@ -44,10 +44,10 @@ T = TypeVar("T")
 class Mutex(Shared[T]):
     """A value, and the only way to it: hold the lock.
 
-    Shared by virtual and platform threads alike. Barging: a thread at work may get it before one that has waited longer.
-    Not reentrant. A wait that could never end raises `DeadlockError` at once: the thread holds it already, or would close
-    a circle of threads that wait for each other's `Mutex` and `RWLock`, timeouts or not. A thread that has held it for over a second and waited for
-    something else meanwhile is told so (`HeldWhileParked`).
+    Shared by virtual and platform threads alike. Barging: a thread at work may get it before one that has waited
+    longer. Not reentrant. A wait that could never end raises `DeadlockError` at once: the thread holds it already, or
+    would close a circle of threads that wait for each other's `Mutex` and `RWLock`, timeouts or not. A thread that has
+    held it for over a second and waited for something else meanwhile is told so (`HeldWhileParked`).
 
     Args:
         value: What it protects.
@@ -283,14 +283,14 @@ class Mutex(Shared[T]):
 class Guard(Generic[T]):
     """The value of a held mutex, to be read and set. Given by the block of `Mutex.guard`."""
 
-    __slots__ = ("_is_over", "_mutex")
+    __slots__ = ("_hold", "_mutex")
 
     def __init__(self, mutex: Mutex[T]) -> None:
         self._mutex = mutex
-        self._is_over = False  # its block has been left. Written by the holder
+        self._hold = mutex._held  # what it is good for. Written once  # noqa: SLF001 - parts of one class
 
     def __repr__(self) -> str:
-        return f"<guard of {self._mutex._name}{', over' if self._is_over else ''}>"  # noqa: SLF001 - parts of one class
+        return f"<guard of {self._mutex._name}{', over' if self._is_over() else ''}>"  # noqa: SLF001
 
     @property
     def value(self) -> T:
@@ -303,8 +303,11 @@ class Guard(Generic[T]):
         self._verify_held()
         self._mutex._value = value  # noqa: SLF001
 
+    def _is_over(self) -> bool:
+        return self._mutex._held is not self._hold  # noqa: SLF001
+
     def _verify_held(self) -> None:
-        if self._is_over:
+        if self._is_over():
             raise RuntimeError(
                 f"this guard of {self._mutex._name} is over, for its block has been left: "  # noqa: SLF001
                 f"use it inside the block, and write `with mutex.guard() as guard:` again for another"
@@ -314,26 +317,19 @@ class Guard(Generic[T]):
 class Guarding(Generic[T]):
     """The block in which a mutex is held; gives a guard. Made by `Mutex.guard`."""
 
-    __slots__ = ("_block", "_guard", "_mutex")
+    __slots__ = ("_block", "_mutex")
 
     def __init__(self, mutex: Mutex[T], block: Block[T]) -> None:
         self._mutex = mutex
         self._block = block
-        self._guard: Guard[T] | None = None  # of the block at hand. Written by the holder
 
     def __enter__(self) -> Guard[T]:
         """Hold it."""
-        guard = Guard(self._mutex)
         self._block.__enter__()
-        self._guard = guard
-        return guard
+        return Guard(self._mutex)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Let it go."""
-        guard = self._guard
-        if guard is not None:
-            guard._is_over = True  # noqa: SLF001
-            self._guard = None
         self._block.__exit__(kind, error, traceback)

@@ -1,7 +1,7 @@
 """RWLock: a value that many may read at a time, or one may change.
 
-State, all of it under `_lock`: the hold of the writer, the holds of the readers, and who waits, in order of arrival. What
-is free is never waited for: whoever lets go, or gives up waiting, hands the lock on in the same step.
+State, all of it under `_lock`: the hold of the writer, the holds of the readers, and who waits, in order of arrival.
+What is free is never waited for: whoever lets go, or gives up waiting, hands the lock on in the same step.
 
     who may enter                           nobody waits to write, and no writer is inside
     a writer enters                         nobody is inside
@@ -16,8 +16,8 @@ at most before it is let in with all others, a writer for the writers before it 
               3. parks     4. under `_lock`: was it let in? If not, from 1 again, in its old place
     Granter:  under `_lock`: takes waiters off the queue, stores their holds, marks them as granted; then wakes each
 What was granted is the truth, the wake only says that it is time to look: so nothing is lost when the wake loses
-against a cancel or a timeout. Who was granted the lock and leaves with an exception hands it on; a wait that was WOKEN by
-the grant is not turned into a cancellation.
+against a cancel or a timeout. Who was granted the lock and leaves with an exception hands it on; a wait that was WOKEN
+by the grant is not turned into a cancellation.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ T = TypeVar("T")
 class RWLock(Shared[T]):
     """A value that many threads may read at a time, or one may change: hold the lock for the one or the other.
 
-    Shared by virtual and platform threads alike. A thread that waits to write keeps new readers out; when it has written,
-    the readers that wait by then are let in before the next writer, so neither side starves. Not reentrant: a thread
-    that holds it, in whichever way, and asks for it again gets `DeadlockError` at once; so does one whose wait
-    would close a circle of threads that wait for each other's `Mutex` and `RWLock`, timeouts or not. That a reader
-    changes nothing is up to you. A thread that has held it for over a second and waited for something else meanwhile is told so
+    Shared by virtual and platform threads alike. A thread that waits to write keeps new readers out; when it has
+    written, the readers that wait by then are let in before the next writer, so neither side starves. Not reentrant: a
+    thread that holds it, in whichever way, and asks for it again gets `DeadlockError` at once; so does one whose wait would
+    close a circle of threads that wait for each other's `Mutex` and `RWLock`, timeouts or not. That a reader changes
+    nothing is up to you. A thread that has held it for over a second and waited for something else meanwhile is told so
     (`HeldWhileParked`).
 
     Example:
@@ -185,8 +185,8 @@ class RWLock(Shared[T]):
         me.holds -= 1
         if mine is not None:
             raise DeadlockError(
-                f"{called(me)} {'writes' if mine[5] else 'reads'} {self._name} already, since {place(mine[1], mine[2])}, and would wait for "
-                f"itself to {'write' if is_writer else 'read'} it: an RWLock is not reentrant, and cannot be upgraded"
+                f"{called(me)} {'writes' if mine[5] else 'reads'} {self._name} already, since "
+                f"{place(mine[1], mine[2])}, and would wait for itself to {'write' if is_writer else 'read'} it: an RWLock is not reentrant, and cannot be upgraded"
             )
         wait = Wait(me, self, is_writer, hold[1], hold[2])
         self._wait(wait, timeout)

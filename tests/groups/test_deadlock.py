@@ -10,7 +10,7 @@ import threading
 import pytest
 from support import PATIENCE, is_parked, me, platform_thread, run_in_vthread, run_program, until, wait_parked
 
-from plait import DeadlockError, Mutex, RWLock, ThreadGroup, _deadlock, move_on_after
+from plait import DeadlockError, Mutex, RWLock, ThreadGroup, _deadlock, _holding, move_on_after
 from plait._core import WaitReason
 from plait._deadlock import Wait, begin_wait, end_wait
 
@@ -19,8 +19,9 @@ KINDS = pytest.mark.parametrize("kinds", ["virtual", "platform", "mixed"])
 
 
 @pytest.fixture(autouse=True)
-def nobody_waits():
-    """No wait stays registered."""
+def nobody_waits(monkeypatch):
+    """No wait stays registered; and threads here wait with locks in hand, however slow the machine is."""
+    monkeypatch.setattr(_holding, "LONG", 3600)
     yield
     assert not _deadlock._waits
 
@@ -57,6 +58,7 @@ class Cast:
 class Actor:
     def __init__(self, blocks):
         self.blocks = blocks  # what makes a block, in turn
+        self.permits = threading.Semaphore(0)
         self.allowed = self.entered = 0
         self.is_done = False
         self.error = None
@@ -72,7 +74,7 @@ class Actor:
             self.is_done = True
 
     def take(self, number):
-        until(lambda: self.allowed > number)
+        self.permits.acquire()
         if number == len(self.blocks):
             return
         with self.blocks[number]():
@@ -82,6 +84,7 @@ class Actor:
     def step(self):
         """Let it take the next lock, or leave all; and wait until it has it, waits for it, or is done."""
         self.allowed += 1
+        self.permits.release()
         until(lambda: self.is_done or self.entered == self.allowed or self.is_waiting(), "the next step")
         return self
 
@@ -89,7 +92,7 @@ class Actor:
         return self.thread is not None and self.thread.waits_for in WAITS and is_parked(self.thread)
 
     def finish(self):
-        self.allowed = len(self.blocks) + 1
+        self.permits.release(len(self.blocks) + 1 - self.allowed)
 
 
 @KINDS
@@ -123,11 +126,12 @@ def test_message_names_threads_and_sites():
     first, second = Mutex(1), Mutex(2)
     made = sys._getframe().f_lineno - 1
     lines = {}
+    ready = threading.Event()
 
     def other():
         with second.lock():
             lines["took"] = sys._getframe().f_lineno - 1
-            until(lambda: lines.get("ready"))
+            ready.wait()
             lines["waits"] = sys._getframe().f_lineno + 1
             with first.lock():
                 pass
@@ -137,7 +141,7 @@ def test_message_names_threads_and_sites():
             mine = sys._getframe().f_lineno - 1
             future = group.spawn(other)
             until(second._holders)
-            lines["ready"] = True
+            ready.set()
             wait_parked(future, WaitReason.MUTEX)
             with pytest.raises(DeadlockError) as raised:
                 second.update(abs)
@@ -311,6 +315,12 @@ def end_holding(block):
     block.__enter__()
 
 
+def leave_elsewhere(block):
+    """Leave a block whose thread has gone."""
+    with pytest.raises(RuntimeError, match="has left a block"):
+        block.__exit__(None, None, None)
+
+
 @pytest.mark.parametrize("kind", ["mutex", "read", "write"])
 def test_holder_that_has_ended(kind):
     """Waiting for what a virtual thread took with it is an error at once; it says who it was, and where it took it."""
@@ -333,8 +343,7 @@ def test_holder_that_has_ended(kind):
         str(raised.value),
     )
     # It is not lost for good: leaving the block, wherever, frees it.
-    with pytest.raises(RuntimeError, match="has left a block"):
-        block.__exit__(None, None, None)
+    leave_elsewhere(block)
     assert shared.replace(1) == 0
 
 
@@ -367,6 +376,7 @@ def test_holder_that_ends_while_others_wait(kind):
                 until(lambda: is_parked(waiter) and waiter.waits_for in WAITS)
             gate.set()
             until(lambda: len(told) == len(waiters) + 2, "all told")
+    leave_elsewhere(block)
 
 
 def test_reader_that_ends_keeps_out_readers_behind_a_writer_no_longer():
@@ -374,8 +384,10 @@ def test_reader_that_ends_keeps_out_readers_behind_a_writer_no_longer():
     lock = RWLock(0)
     gate = threading.Event()
 
+    block = lock.read()
+
     def hold():
-        lock.read().__enter__()
+        block.__enter__()
         gate.wait()
 
     def read():
@@ -390,6 +402,7 @@ def test_reader_that_ends_keeps_out_readers_behind_a_writer_no_longer():
         gate.set()
         writer.result(PATIENCE)
         assert reader.result(PATIENCE) == 0
+    leave_elsewhere(block)
 
 
 def test_callbacks_of_a_settled_thread_may_lock():

@@ -17,6 +17,12 @@ from plait._originals import sleep as sleep_natively
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """Threads here wait with locks in hand, however slow the machine is."""
+    monkeypatch.setattr(_holding, "LONG", 3600)
+
+
 @WHERE
 def test_lock_gives_the_value(where):
     """The value is reached through the lock alone, and comes out in the end."""
@@ -263,6 +269,31 @@ def test_block_left_without_being_entered():
     ):
         block.__exit__(None, None, None)
     assert not mutex.is_locked
+
+
+@WHERE
+def test_dropped_block_lets_go(where):
+    """A block that was entered and is dropped without being left lets go, and a ResourceWarning says so."""
+
+    def body():
+        holds = current_thread().holds
+        mutex = Mutex(1)
+        message = (
+            r"a block of Mutex-\d+ .* that <.*> had entered at .*test_mutex.py:\d+ was dropped without being left, so the lock "
+            r"is free now: enter it by `with`"
+        )
+        for take in (mutex.lock, mutex.try_lock):
+            with pytest.warns(ResourceWarning, match=message):
+                take().__enter__()
+            assert not mutex.is_locked
+        with pytest.warns(ResourceWarning, match=message):
+            guard = mutex.guard().__enter__()
+        assert not mutex.is_locked
+        with pytest.raises(RuntimeError, match="is over"):
+            guard.value = 2
+        assert current_thread().holds == holds
+
+    run_anywhere(where, body)
 
 
 def test_block_used_by_several_threads():
@@ -529,6 +560,15 @@ def test_repr_names_the_owner():
             return repr(mutex)
 
     assert "virtual thread" in run_in_vthread(body) or "Future of" in run_in_vthread(body)
+
+
+def test_name_says_where_it_was_made():
+    """Also of one that is made with its type spelled out."""
+    line = sys._getframe().f_lineno + 1
+    made = [Mutex(1), Mutex[int](1)]
+    names = [re.fullmatch(r"<Mutex-(\d+) \(made at (.*)\) free>", repr(mutex)).groups() for mutex in made]
+    assert [place for _, place in names] == [f"{__file__}:{line}"] * 2
+    assert int(names[0][0]) < int(names[1][0])
 
 
 @pytest.mark.parametrize(("wrong", "error"), [(-1, ValueError), ("1", TypeError), (float("nan"), ValueError)])

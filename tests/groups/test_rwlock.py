@@ -17,6 +17,12 @@ WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
 READS, WRITES = WaitReason.READ_LOCK, WaitReason.WRITE_LOCK
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """Threads here wait with locks in hand, however slow the machine is."""
+    monkeypatch.setattr(_holding, "LONG", 3600)
+
+
 class Held:
     """A thread of `group` that holds `lock` in the block that `enter` makes, until it is let go."""
 
