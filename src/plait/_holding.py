@@ -164,6 +164,8 @@ class Block(Generic[T]):
             )
 
     def __del__(self) -> None:
+        if self._hold is None:
+            return
         hold = self._give_back()
         if hold is not None:
             warnings.warn(

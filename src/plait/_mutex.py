@@ -198,6 +198,8 @@ class Mutex(Shared[T]):
         self._poison = None
 
     def _take_value(self) -> T:
+        if self._poison is None and not self._is_empty:  # for speed: super() costs as much as the rest
+            return self._value
         error = self._poison
         if error is not None:
             raise self._poisoned_by(error)
