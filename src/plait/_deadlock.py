@@ -33,6 +33,9 @@ walk does not see the circle again.
 
 A thread that holds nothing can be in no circle, and does not walk.
 
+A signal handler that runs while the main thread waits counts as a part of that wait: what it takes meanwhile is held by
+a thread that waits. If it has to wait itself, that wait stands for the thread until it is over.
+
 A virtual thread that ends with a lock in hand will never let go.
     Ender:   1. marks itself ended     2. under the graph's lock: sees who is registered for what it holds
                                        3. has them look again
