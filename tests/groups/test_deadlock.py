@@ -506,11 +506,11 @@ STORM = """
                     nest(order, rng)
             except plait.DeadlockError as error:
                 deadlocks.append(str(error))
-    threads = [threading.Thread(target=work, args=(n, 150)) for n in range(3)]
+    threads = [threading.Thread(target=work, args=(n, 1000)) for n in range(3)]
     for thread in threads: thread.start()
     with plait.ThreadGroup() as group:
         for n in range(10):
-            group.spawn(work, 10 + n, 150)
+            group.spawn(work, 10 + n, 1000)
     for thread in threads: thread.join()
     print(len(deadlocks) > 0, _deadlock._waits, any(lock.is_locked for lock in locks), inside == [[]] * len(locks))
     for text in deadlocks:

@@ -502,6 +502,7 @@ def test_held_for_long_without_waiting(monkeypatch):
         waiter.result()
 
 
+@pytest.mark.stress
 def test_interrupt_storm_loses_no_lock():
     """Signal handlers that raise at any moment, in the main thread, leave every mutex free and nobody waiting."""
     out, _ = run_program(

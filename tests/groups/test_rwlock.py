@@ -427,7 +427,7 @@ def test_exclusion_under_random_cancels(carriers):
                                     wrong.append(seen)
                     except TimeoutError:
                         pass
-        threads = [threading.Thread(target=work, args=(n, 300)) for n in range(3)]
+        threads = [threading.Thread(target=work, args=(n, 1000)) for n in range(3)]
         for thread in threads: thread.start()
         for round in range(30):
             with plait.ThreadGroup() as group:
