@@ -50,7 +50,7 @@ from plait._core._parking import (
     unpark_all,
 )
 from plait._core._platform import PlatformThread, wake_watchers
-from plait._core._poller import READ, WRITE
+from plait._core._poller import READ, WRITE, gather
 from plait._core._reactor import Descriptor, wait_descriptor
 from plait._core._runtime import close_scope, current_thread, launch, open_scope, runtime, start_child
 from plait._core._sleep import sleep
@@ -107,6 +107,7 @@ __all__ = (
     "close_scope",
     "current_thread",
     "deliver",
+    "gather",
     "is_under",
     "keeping",
     "late",

@@ -151,11 +151,18 @@ class PlatformThread(Parker):
         return self._watched[0] in ready
 
     def wait_descriptor(
-        self, fd: int, events: int, reason: WaitReason, deadline: float | None, owner: Owner | None = None
+        self,
+        fd: int,
+        events: int,
+        reason: WaitReason,
+        deadline: float | None,
+        owner: Owner | None = None,
+        publish: Callable[[int], bool] | None = None,
     ) -> bool:
         """Park until `fd` is ready for `events`; False when the instant `deadline` has come first. Owner only.
 
-        Returns also when `owner`, or somebody else through `wake_watchers`, has closed it.
+        Returns also when `owner`, or somebody else through `wake_watchers`, has closed it. See `wait_descriptor` of the
+        reactor for `publish`.
         """
         if self._wakeup is None:
             self._wakeup = os.eventfd(0, os.EFD_CLOEXEC)
@@ -163,7 +170,11 @@ class PlatformThread(Parker):
         self._owner = owner
         try:
             _watchers[self] = fd
-            return park(self, self.arm(), reason, deadline) != TIMED_OUT
+            epoch = self.arm()
+            if publish is not None and not publish(epoch):
+                self.withdraw()
+                return True
+            return park(self, epoch, reason, deadline) != TIMED_OUT
         finally:
             self._watched = self._owner = None
             _watchers.pop(self, None)

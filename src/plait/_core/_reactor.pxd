@@ -31,7 +31,7 @@ cdef class Reactor:
     cdef _replace(self, Descriptor entry)
     cpdef bint wait(self, VirtualThread me, Descriptor entry, int events, deadline) except -1
     @cython.locals(entry=Descriptor)
-    cpdef bint wait_bare(self, VirtualThread me, int fd, int events, deadline) except -1
+    cpdef bint wait_bare(self, VirtualThread me, int fd, int events, deadline, reason, publish=*) except -1
     @cython.locals(who=VirtualThread, wanted=int)
     cdef _order(self, Descriptor entry)
     @cython.locals(entry=Descriptor, place=int, happened=int)

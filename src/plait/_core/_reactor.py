@@ -24,6 +24,7 @@ later waits find one that every closer can see.
 from __future__ import annotations
 
 import weakref
+from typing import TYPE_CHECKING
 
 from plait._core._parking import TIMED_OUT, WOKEN, Parker, WaitReason, park
 from plait._core._platform import Owner, PlatformThread
@@ -31,6 +32,9 @@ from plait._core._poller import READ, TROUBLE, WRITE, Poller
 from plait._core._vthread import VirtualThread
 from plait._native import poll_now
 from plait._native._native import Ready, WaitWord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _READABLE = WaitReason.READABLE
 _WRITABLE = WaitReason.WRITABLE
@@ -124,7 +128,15 @@ class Reactor:
                 entry.waiters.remove(me)
         return outcome != TIMED_OUT
 
-    def wait_bare(self, me: VirtualThread, fd: int, events: int, deadline: float | None) -> bool:
+    def wait_bare(
+        self,
+        me: VirtualThread,
+        fd: int,
+        events: int,
+        deadline: float | None,
+        reason: WaitReason,
+        publish: Callable[[int], bool] | None = None,
+    ) -> bool:
         """Park until `fd`, whoever owns it, is ready for `events`; False if the instant `deadline` came first."""
         entry = self._bare(fd)
         epoch = WaitWord.arm(me)
@@ -139,7 +151,10 @@ class Reactor:
             except BaseException:
                 me.withdraw()
                 raise
-            outcome = park(me, epoch, _READABLE if events & READ else _WRITABLE, deadline)
+            if publish is not None and not publish(epoch):
+                me.withdraw()
+                return True
+            outcome = park(me, epoch, reason, deadline)
         finally:
             if entry.waiters and me in entry.waiters:
                 entry.waiters.remove(me)
@@ -187,15 +202,26 @@ class Reactor:
 
 
 def wait_descriptor(
-    me: Parker, fd: int, events: int, deadline: float | None = None, owner: Owner | None = None
+    me: Parker,
+    fd: int,
+    events: int,
+    deadline: float | None = None,
+    owner: Owner | None = None,
+    reason: WaitReason | None = None,
+    publish: Callable[[int], bool] | None = None,
 ) -> bool:
     """Park the calling thread until `fd` is ready for `events`; False if the instant `deadline` came first.
 
     Any file that can be polled, on virtual threads and on platform threads alike. A platform thread asks `owner`, if
     there is one, whether it is still open. A cancel point.
+
+    Who waits for other things, too, gives `publish`: it is called with the epoch of the armed wait, so that others can
+    end it, and says whether there is still something to wait for. It must not raise, park or run code of others.
     """
+    if reason is None:
+        reason = _READABLE if events & READ else _WRITABLE
     if isinstance(me, VirtualThread):
         assert me.carrier is not None
-        return me.carrier.reactor.wait_bare(me, fd, events, deadline)
+        return me.carrier.reactor.wait_bare(me, fd, events, deadline, reason, publish)
     assert isinstance(me, PlatformThread)
-    return me.wait_descriptor(fd, events, _READABLE if events & READ else _WRITABLE, deadline, owner)
+    return me.wait_descriptor(fd, events, reason, deadline, owner, publish)

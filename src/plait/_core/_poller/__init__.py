@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from plait._core._poller._epoll import Epoll
+from plait._core._poller._epoll import Epoll, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ READ = 0x001  # POLLIN: there is something to read, or the end
 WRITE = 0x004  # POLLOUT: there is room to write
 TROUBLE = 0x2018  # POLLERR | POLLHUP | POLLRDHUP: the end; whoever waits for anything shall look
 
-__all__ = ("READ", "TROUBLE", "WRITE", "Poller", "open_poller")
+__all__ = ("READ", "TROUBLE", "WRITE", "Gathering", "Poller", "gather", "open_poller")
 
 
 class Poller(Protocol):
@@ -51,6 +51,24 @@ class Poller(Protocol):
         """Give the descriptors back."""
 
 
+class Gathering(Protocol):
+    """What `gather` gives: a descriptor that stands for several, readable while any of them is ready."""
+
+    def fileno(self) -> int:
+        """Its number."""
+
+    def close(self) -> None:
+        """Give it back."""
+
+
 def open_poller() -> Poller:
     """The best backend of this system."""
     return Epoll()
+
+
+def gather(watched: dict[int, int]) -> Gathering:
+    """One descriptor for all of `watched`, readable while any of them is ready for the events that it stands with.
+
+    It is the caller's to close. Raises `OSError` if one of them is not open.
+    """
+    return together(watched)

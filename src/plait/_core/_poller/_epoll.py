@@ -16,6 +16,19 @@ if TYPE_CHECKING:
 _BOTH = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
 
 
+def together(watched: dict[int, int]) -> epoll:
+    """See `gather`."""
+    one = epoll(len(watched))
+    try:
+        for fd, events in watched.items():
+            with suppress(PermissionError):  # EPERM: a file that is always ready; who looks first need not wait for it
+                one.register(fd, events)
+    except BaseException:
+        one.close()
+        raise
+    return one
+
+
 class Epoll:
     """See `Poller`.
 
