@@ -9,6 +9,7 @@
 #   _scopes                                time limits and shields
 #   _holding _deadlock                     what locks that own a value have in common; who waits for whom among them
 #   _mutex _rwlock                         such locks: for one thread at a time; for many readers or one writer
+#   _exchange _channels                    values handed over
 #   _collect                               many calls as one: pmap, gather, race, as_completed
 #   _offload                               calls that cannot be made to park, on other threads or executors
 #   patch/         the leaves of the standard library, made cooperative in place
@@ -16,6 +17,7 @@
 #   lowlevel       for people who write primitives
 
 from plait import patch as patch
+from plait._channels import Channel as Channel
 from plait._collect import as_completed as as_completed
 from plait._collect import gather as gather
 from plait._collect import pmap as pmap
@@ -25,6 +27,7 @@ from plait._default import excepthook as excepthook
 from plait._default import spawn as spawn
 from plait._errors import Cancelled as Cancelled
 from plait._errors import CancelledSwallowed as CancelledSwallowed
+from plait._errors import ChannelClosed as ChannelClosed
 from plait._errors import DeadlockError as DeadlockError
 from plait._errors import GroupClosed as GroupClosed
 from plait._errors import GroupFailed as GroupFailed

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = (
     "Cancelled",
     "CancelledSwallowed",
+    "ChannelClosed",
     "DeadlockError",
     "GroupClosed",
     "GroupFailed",
@@ -45,6 +46,18 @@ class GroupFailed(RuntimeError):  # noqa: N818 - the condition is the name, as i
 
 class GroupClosed(RuntimeError):  # noqa: N818 - see GroupFailed
     """Somebody tried to spawn into a group whose block has ended."""
+
+
+class ChannelClosed(RuntimeError):  # noqa: N818 - see GroupFailed
+    """Somebody tried to send into a closed channel, or to receive from one that is closed and has nothing left.
+
+    Attributes:
+        channel: Which. After `select` it tells which of them is closed.
+    """
+
+    def __init__(self, message: str, channel: object) -> None:
+        super().__init__(message)
+        self.channel = channel
 
 
 class DeadlockError(RuntimeError):

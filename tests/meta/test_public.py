@@ -42,6 +42,8 @@ def test_public_names():
         "Limiter",
         "GroupStatistics",
         "CancelledSwallowed",
+        "Channel",
+        "ChannelClosed",
         "DeadlockError",
         "Future",
         "GroupClosed",
@@ -102,7 +104,7 @@ def test_examples_run(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["ThreadGroup", "Future", "timeout", "move_on_after", "Mutex", "RWLock", "spawn", "configure"]
+    "name", ["ThreadGroup", "Future", "timeout", "move_on_after", "Mutex", "RWLock", "Channel", "spawn", "configure"]
 )
 def test_has_an_example(name):
     """The names that people use first show how."""

@@ -23,6 +23,7 @@ LOCK_ORDER = (
     "parking lot",
     "wait-for graph",
     "readers and writers",
+    "channel",  # select holds those of several: it takes them in the order of their addresses, so no circle can close
 )
 
 # Before whatever else plait does in a forked child: modules further up are imported later, and called later.

@@ -71,6 +71,8 @@ class WaitReason(enum.Enum):
     SNAPSHOT = "stacks of other threads"
     OFFLOAD = "offloaded call"
     PERMIT = "permit"
+    CHANNEL_SEND = "room in a channel"
+    CHANNEL_RECV = "a value from a channel"
 
 
 class Parker(Victim):
