@@ -43,6 +43,7 @@ UNTYPED = [
         "_options",
         "_rwlock",
         "_scopes",
+        "_select",
         "_spawning",
         "_starts",
         "testing/_faults",

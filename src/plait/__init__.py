@@ -10,6 +10,7 @@
 #   _holding _deadlock                     what locks that own a value have in common; who waits for whom among them
 #   _mutex _rwlock                         such locks: for one thread at a time; for many readers or one writer
 #   _exchange _channels                    values handed over
+#   _exchange _channels _select            values handed over; whichever of several comes first
 #   _collect                               many calls as one: pmap, gather, race, as_completed
 #   _offload                               calls that cannot be made to park, on other threads or executors
 #   patch/         the leaves of the standard library, made cooperative in place
@@ -53,5 +54,8 @@ from plait._scopes import deadline as deadline
 from plait._scopes import move_on_after as move_on_after
 from plait._scopes import shield as shield
 from plait._scopes import timeout as timeout
+from plait._select import Selected as Selected
+from plait._select import select as select
+from plait._select import writable as writable
 
 __version__ = "0.1.0"

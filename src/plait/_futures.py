@@ -253,22 +253,33 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
 
     def wait_done(self, me: Parker, deadline: float | None = None) -> bool:
         """Park until it is done; False when the instant `deadline` comes first. `me`, the caller, lends no slot."""
-        watchers = self._watch()
         while True:
             epoch = me.arm()
-            with _lock:
-                is_settled = self.is_settled()
-                if not is_settled:
-                    watchers.parked[me] = epoch
-            if is_settled:
+            if not watch(self, me, epoch):
                 me.withdraw()
                 return True
             try:
                 outcome = park(me, epoch, WaitReason.FUTURE, deadline)
             finally:
-                with _lock:
-                    watchers.parked.pop(me, None)
+                unwatch(self, me)
             if self.is_settled():
                 return True
             if outcome == TIMED_OUT:
                 return False
+
+
+def watch(future: Future[Any], me: Parker, epoch: int) -> bool:
+    """Have wait `epoch` of `me` ended when `future` is done; False if it is done. Owner of the wait only."""
+    watchers = future._watch()  # noqa: SLF001 - part of Future, for threads that wait for other things, too
+    with _lock:
+        if future.is_settled():
+            return False
+        watchers.parked[me] = epoch
+        return True
+
+
+def unwatch(future: Future[Any], me: Parker) -> None:
+    """The wait that `watch` was told of is over. Its owner's."""
+    watchers = future._watch()  # noqa: SLF001
+    with _lock:
+        watchers.parked.pop(me, None)

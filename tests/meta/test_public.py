@@ -54,6 +54,7 @@ def test_public_names():
         "OffloadStatistics",
         "PoisonedError",
         "RWLock",
+        "Selected",
         "ThreadGroup",
         "as_completed",
         "cancelled",
@@ -68,9 +69,11 @@ def test_public_names():
         "offload_statistics",
         "pmap",
         "race",
+        "select",
         "shield",
         "spawn",
         "timeout",
+        "writable",
     }
     assert PUBLIC["patch"] is plait.patch
     assert set(TESTING) == {"cancel_at_park", "every_park"}

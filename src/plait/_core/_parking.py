@@ -73,6 +73,7 @@ class WaitReason(enum.Enum):
     PERMIT = "permit"
     CHANNEL_SEND = "room in a channel"
     CHANNEL_RECV = "a value from a channel"
+    SELECT = "one of several"
 
 
 class Parker(Victim):
