@@ -18,6 +18,10 @@ BODIES = {
     "socket": "ours.recv(1)",
     "select": "select.select([reader], [], [])",
     "slot": "full.spawn(int)",
+    "send": "plait.Channel(0).send(1)",
+    "recv": "plait.Channel(0).recv()",
+    "choose": "plait.select(plait.Channel(0), futures[0])",
+    "choose-descriptor": "plait.select(plait.Channel(0), reader)",
     "computing": "[None for _ in iter(int, 1)]",
 }
 
