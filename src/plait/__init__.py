@@ -9,7 +9,6 @@
 #   _scopes                                time limits and shields
 #   _holding _deadlock                     what locks that own a value have in common; who waits for whom among them
 #   _mutex _rwlock                         such locks: for one thread at a time; for many readers or one writer
-#   _exchange _channels                    values handed over
 #   _exchange _channels _select            values handed over; whichever of several comes first
 #   _collect                               many calls as one: pmap, gather, race, as_completed
 #   _offload                               calls that cannot be made to park, on other threads or executors
