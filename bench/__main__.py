@@ -1,4 +1,4 @@
-"""The command line: ``python -m bench spawn|switch|parked|echo|all``."""
+"""The command line: ``python -m bench spawn|limited|cancel|switch|parked|echo|all``."""
 
 from __future__ import annotations
 

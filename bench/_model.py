@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from bench._process import Child
 
 #: Every benchmark, in the order in which ``all`` runs them. Each is a module with a ``BENCHMARK``.
-BENCHMARKS = ("spawn", "switch", "parked", "echo")
+BENCHMARKS = ("spawn", "limited", "cancel", "switch", "parked", "echo")
 
 #: The sizes of one case: counts, bytes, milliseconds.
 Params = Mapping[str, int]
