@@ -48,6 +48,7 @@ UNTYPED = [
         "_starts",
         "testing/_faults",
         "lowlevel",
+        "patch/_conditions",
         "patch/_locks",
         "patch/_queues",
         "patch/_registry",

@@ -1,5 +1,6 @@
 """The failure of a sibling interrupts whoever sits in a leaf, a group's body on the main thread included."""
 
+import queue
 import threading
 import time
 
@@ -7,7 +8,7 @@ import pytest
 from patch.helpers import LEAVES, is_parked, run_python, wait_parked, wait_until
 
 from plait import ThreadGroup
-from plait._core import current_thread
+from plait._core import WaitReason, current_thread
 
 SOON = 1.0  # seconds; what is meant is 0.1, which a loaded machine may miss
 
@@ -101,8 +102,6 @@ def _fail():
 
 def test_notification_that_meets_a_cancel_goes_to_another_waiter():
     """An item put into a queue just after a getter was cancelled is not lost: another getter gets it."""
-    import queue
-
     numbers = queue.Queue()
 
     def body(group):
@@ -140,6 +139,66 @@ def test_semaphore_release_that_meets_a_cancel_goes_to_another_waiter():
         else:
             assert first.result()
             second.cancel()
+
+    with ThreadGroup() as group:
+        group.spawn(body, group)
+
+
+def _parked_for(reason, thread):
+    wait_until(lambda: is_parked(thread) and thread.waits_for is reason)
+    return thread
+
+
+def test_notification_that_finds_a_waiter_on_its_way_out():
+    """A notification given to a waiter that was cancelled, and wants its lock back, completes its wait."""
+    condition = threading.Condition(threading.Lock())
+    notified = []
+
+    def wait():
+        with condition:
+            notified.append(condition.wait())
+        time.sleep(0)
+
+    def body(group):
+        first = _parked_for(WaitReason.CONDITION, group.spawn(wait))
+        second = _parked_for(WaitReason.CONDITION, group.spawn(wait))
+        with condition:
+            first.cancel()
+            _parked_for(WaitReason.LOCK, first)
+            condition.notify()
+        wait_until(first.done)
+        assert first.cancelled()  # at the next cancel point
+        assert notified == [True]
+        assert is_parked(second)
+        second.cancel()
+        wait_until(second.done)
+        assert notified == [True]
+        with condition:
+            assert not condition._waiters
+
+    with ThreadGroup() as group:
+        group.spawn(body, group)
+
+
+def test_item_that_finds_a_getter_on_its_way_out():
+    """An item put into a queue while a cancelled getter wants the queue's lock back is taken, by it or by another."""
+    numbers = queue.Queue()
+    got = []
+
+    def take():
+        got.append(numbers.get())
+
+    def body(group):
+        first = _parked_for(WaitReason.CONDITION, group.spawn(take))
+        second = _parked_for(WaitReason.CONDITION, group.spawn(take))
+        with numbers.mutex:
+            first.cancel()
+            _parked_for(WaitReason.LOCK, first)
+            numbers._put(1)
+            numbers.not_empty.notify()
+        wait_until(first.done)
+        wait_until(lambda: got == [1])
+        second.cancel()
 
     with ThreadGroup() as group:
         group.spawn(body, group)

@@ -13,6 +13,7 @@ import os
 
 from plait._core import runtime
 from plait.patch import (
+    _conditions,
     _descriptors,
     _identity,
     _locks,
@@ -33,6 +34,7 @@ _families = (
     _time,
     _locks,
     _rlocks,
+    _conditions,
     _threads,
     _identity,
     _queues,

@@ -1,0 +1,76 @@
+"""`threading.Condition.wait`, of which Queue, Event, Semaphore and Barrier are made: keeps what a cancelled waiter was told.
+
+It is built on locks and parks by itself. But a waiter that an exception gets out of its wait stays on the condition's
+list until it has the condition's lock again, and who notifies meanwhile may choose it: CPython's code then lets the
+exception go on, and the notification is lost, though an item is in the queue and others wait for it. Exceptions are
+rare in a wait of CPython's; here each cancel is one.
+
+    Waiter:   1. under the condition's lock: puts a lock of its own on the list; gives the condition's back
+              2. waits for its own   3. notified or cancelled: takes the condition's lock
+              4. not on the list any more: it was notified, and the wait has completed; else leaves the list
+    Notifier: under the condition's lock: takes the first off the list, and releases its lock
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from plait._core import Parker, WaitReason, check_entry, lot_wait, now
+from plait._errors import Cancelled
+from plait._native import cooperative
+from plait._originals import allocate_lock, lock_acquire
+from plait.patch._registry import ClassPatch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_wait = threading.Condition.wait
+
+
+def wait(self: Any, timeout: float | None = None) -> bool:
+    """Wait until notified or until a timeout occurs; the lock must be held. See `threading.Condition.wait`."""
+    me: Parker | None = cooperative()
+    if me is None or (timeout is not None and not 0 < timeout <= threading.TIMEOUT_MAX):
+        return _wait(self, timeout)  # does not park, or refuses
+    if not self._is_owned():
+        raise RuntimeError("cannot wait on un-acquired lock")
+    if me.scope is not None:
+        check_entry(me)
+    told = me.delivery
+    alive = None if told is None else told.alive
+    waiter = allocate_lock()
+    lock_acquire(waiter)
+    attempt = partial(lock_acquire, waiter, False)
+    self._waiters.append(waiter)
+    state = self._release_save()
+    try:
+        deadline = None if timeout is None else now() + timeout
+        is_notified = lot_wait(me, id(waiter), attempt, WaitReason.CONDITION, deadline)
+    except BaseException as error:
+        self._acquire_restore(state)
+        if _leave(self, waiter) or not isinstance(error, Cancelled):
+            raise
+        me.delivery = told  # the cancel has not been told: it comes at the next cancel point
+        if told is not None:
+            told.alive = alive  # type: ignore[assignment]
+        return True
+    self._acquire_restore(state)
+    if not is_notified:
+        _leave(self, waiter)
+    return is_notified
+
+
+def _leave(condition: Any, waiter: Any) -> bool:
+    """Take `waiter` off the list; False if whoever notified it has done so."""
+    try:
+        condition._waiters.remove(waiter)  # noqa: SLF001 - so that notify() finds us there
+    except ValueError:
+        return False
+    return True
+
+
+def leaves() -> Sequence[ClassPatch]:
+    """What this file makes cooperative."""
+    return [ClassPatch("threading.Condition.wait", threading.Condition, "wait", wait)]
