@@ -36,6 +36,7 @@ T = TypeVar("T")
 
 _lock = Lock()  # "future watchers": guards the lists of every _Watchers, for moments
 _log = logging.getLogger("concurrent.futures")
+_CALLBACK_FAILED = "exception calling callback for %r"
 
 # What `concurrent.futures` calls our states.
 _NAMES = {SUCCEEDED: "FINISHED", FAILED: "FINISHED", CANCELLED: "CANCELLED_AND_NOTIFIED"}
@@ -90,10 +91,11 @@ class _Watchers:
 
 
 def _call_back(callback: Callable[[Any], object], future: VirtualThread) -> None:
+    """Call it on the thread that has ended, which nothing that it raises concerns."""
     try:
         callback(future)
-    except BaseException:  # noqa: BLE001 - reported; nothing that it raises is the concern of the thread that has ended
-        _log.exception("exception calling callback for %r", future)
+    except BaseException:  # noqa: BLE001 - reported
+        _log.exception(_CALLBACK_FAILED, future)
 
 
 class Future(VirtualThread, concurrent.futures.Future[T]):
@@ -201,7 +203,8 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Call `fn(future)` when the outcome is at hand: on the finishing thread, or at once if it is already.
 
-        What `fn` raises is logged. Any thread; never waits.
+        An exception of `fn` is logged. Called at once, it may be cancelled or interrupted (`Cancelled`,
+        `KeyboardInterrupt`) as any part of the calling thread. Any thread; never waits.
         """
         watchers = self._watch()
         with _lock:
@@ -209,7 +212,10 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
             if not is_settled:
                 watchers.callbacks.append(fn)
         if is_settled:
-            _call_back(fn, self)
+            try:
+                fn(self)
+            except Exception:  # noqa: BLE001 - reported
+                _log.exception(_CALLBACK_FAILED, self)
 
     def set_result(self, result: T) -> NoReturn:
         """Not for users: the call sets it."""

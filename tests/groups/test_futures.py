@@ -377,6 +377,15 @@ def test_done_callback_that_raises(caplog):
     assert "late callback" in caplog.text
 
 
+def test_done_callback_called_at_once_may_be_interrupted():
+    """A callback that is called at once is part of what the caller does: an interrupt or a cancel of it passes through."""
+    with ThreadGroup() as group:
+        future = group.spawn(int)
+    for kind in KeyboardInterrupt, SystemExit, Cancelled:
+        with pytest.raises(kind):
+            future.add_done_callback(lambda f: fail(kind()))
+
+
 def test_done_callback_may_park():
     """A callback runs on a virtual thread that may park: the group waits for it, too."""
     calls = []

@@ -367,3 +367,15 @@ def test_interrupt_at_the_end_of_the_block():
         print(strike(functools.partial(group.__exit__, None, None, None)), child.cancelled(), current_thread().scope)
     """)
     assert out == "True True None\n"
+
+
+def test_interrupt_as_gather_opens_its_block():
+    """A Ctrl-C that comes just as `gather` has opened its block: the block is left, with its children."""
+    out, _ = run_program(f"""{STRIKE}
+        runtime.on_start.append(_thread.interrupt_main)  # in the midst of opening it
+        try:
+            plait.gather(functools.partial(time.sleep, 3600))
+        except KeyboardInterrupt:
+            print(current_thread().scope)
+    """)
+    assert out == "None\n"

@@ -59,6 +59,8 @@ class PlatformThread(Parker):
     end_timer: ClassVar[Callable[[Entry], None]]
 
     def __init__(self) -> None:
+        # First, for __del__: Ctrl-C may come while the thread is asked for its name.
+        self._wakeup: int | None = None  # an eventfd, made at the first wait for a descriptor
         self.scope = None
         self.owner = None
         self.cancelled_at = None
@@ -68,7 +70,6 @@ class PlatformThread(Parker):
         self._name = threading.current_thread().name
         self._bell = _originals.allocate_lock()
         lock_acquire(self._bell)
-        self._wakeup: int | None = None  # an eventfd, made at the first wait for a descriptor
         self._watched: tuple[int, int] | None = None  # descriptor and events of the present wait; owner
         self._owner: Owner | None = None  # what the descriptor belongs to, if that can be asked
         self._bound = 0  # how many scopes this thread has open
