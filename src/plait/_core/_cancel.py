@@ -362,15 +362,18 @@ def _end_of_grace(me: Victim, scope: Scope) -> float:
 
 
 def _wake_all_under(scope: Scope) -> None:
-    """Wake each thread that is parked under `scope` once. The tree is walked without recursion: it may be deep."""
+    """Wake each thread that is parked under `scope` once. The tree is walked without recursion: it may be deep.
+
+    In the order in which they have parked: whoever waits in a queue is then found at its head, not by a search through
+    all who wait there, and stacks made one after the other go one after the other.
+    """
     todo: list[tuple[Victim, Scope]] = []
+    if scope.container is not None:
+        todo.extend((member, scope) for member in scope.container.members())
     owner = scope.owner
     if owner is not None:
         todo.append((owner, scope))
-    if scope.container is not None:
-        todo.extend((member, scope) for member in scope.container.members())
-    while todo:
-        thread, until = todo.pop()
+    for thread, until in todo:  # grows meanwhile
         thread.nudge()
         WaitWord.latch(thread)
         inner = thread.scope

@@ -11,7 +11,7 @@ cdef class Container:
     cdef public object owner
     cdef public uint64_t joining
     cdef public Lock _members_lock
-    cdef public set _listed
+    cdef public dict _listed
     cdef public set _daemons
     cpdef enlist(self, thread)
     cpdef discharge(self, thread)

@@ -36,21 +36,21 @@ class Container:
         self.owner: Parker | None = None  # the thread that runs the body; written on entry
         self.joining = 0  # the epoch of its wait for the children; 0 before that. Written by the owner
         self._members_lock = Lock()
-        self._listed: set[VirtualThread] = set()  # under _members_lock
+        self._listed: dict[VirtualThread, None] = {}  # in the order in which they came. Under _members_lock
         self._daemons: set[VirtualThread] = set()  # likewise
 
     def enlist(self, thread: VirtualThread) -> None:
         """`thread` is about to park or to have children for the first time. Itself only."""
         with self._members_lock:
-            self._listed.add(thread)
+            self._listed[thread] = None
 
     def discharge(self, thread: VirtualThread) -> None:
         """`thread`, which is listed, has ended. Itself only."""
         with self._members_lock:
-            self._listed.discard(thread)
+            self._listed.pop(thread, None)
 
     def members(self) -> list[VirtualThread]:
-        """Those listed now. Any thread."""
+        """Those listed now, the first to park first. Any thread."""
         with self._members_lock:
             return list(self._listed)
 
@@ -61,7 +61,7 @@ class Container:
 
     def abandon(self) -> None:
         """After fork, in the child: none of them exists here."""
-        self._listed = set()
+        self._listed = {}
         self._daemons = set()
         self.inside.reset()
 
