@@ -89,6 +89,8 @@ PyObject *plait_switch_to(PyObject *stack);
 int plait_stack_init(PyObject *module);
 int plait_leaf_init(PyObject *module);
 int plait_words_init(PyObject *module);
+void plait_chunks_install(void);
+PyObject *plait_chunk_counts(void);
 int plait_socket_fd(PyObject *sock);            /* -2 with an exception */
 PyObject *plait_socket_timeout(PyObject *sock); /* as gettimeout() */
 

@@ -198,6 +198,7 @@ stack_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 static PyObject *
 stack_root(PyObject *Py_UNUSED(type), PyObject *Py_UNUSED(ignored))
 {
+    plait_chunks_install(); /* stacks are going to be made */
     Stack *self = stack_alloc();
     if (self == NULL)
         return NULL;
@@ -389,10 +390,18 @@ gc_gate(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *
+chunk_counts(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return plait_chunk_counts();
+}
+
 static PyMethodDef stack_functions[] = {
     {"mark_loop", mark_loop, METH_O, PyDoc_STR("Say whether an event loop runs on the running stack.")},
     {"set_loop_hooks", set_loop_hooks, METH_VARARGS,
      PyDoc_STR("set_loop_hooks(leave, enter): how asyncio's state is taken off a kernel thread and put back.")},
+    {"chunk_counts", chunk_counts, METH_NOARGS,
+     PyDoc_STR("chunk_counts() -> (used so far, free now): the pieces of memory for the frames of stacks.")},
     {"gc_gate", gc_gate, METH_VARARGS, PyDoc_STR("A gc callback: nothing parks while the collector is at work.")},
     {NULL, NULL, 0, NULL},
 };
