@@ -27,6 +27,7 @@ from plait._core._cancel import (
     deliver,
     is_under,
     pending,
+    retract,
 )
 from plait._core._clock import LONGEST_WAIT, now
 from plait._core._container import Container
@@ -128,6 +129,7 @@ __all__ = (
     "pending",
     "recv",
     "recv_into",
+    "retract",
     "runtime",
     "send",
     "send_rest",

@@ -17,7 +17,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from plait._core import Parker, WaitReason, check_entry, lot_wait, now
+from plait._core import Parker, WaitReason, check_entry, lot_wait, now, retract
 from plait._errors import Cancelled
 from plait._native import cooperative
 from plait._originals import allocate_lock, lock_acquire
@@ -38,8 +38,6 @@ def wait(self: Any, timeout: float | None = None) -> bool:
         raise RuntimeError("cannot wait on un-acquired lock")
     if me.scope is not None:
         check_entry(me)
-    told = me.delivery
-    alive = None if told is None else told.alive
     waiter = allocate_lock()
     lock_acquire(waiter)
     attempt = partial(lock_acquire, waiter, False)
@@ -52,9 +50,7 @@ def wait(self: Any, timeout: float | None = None) -> bool:
         self._acquire_restore(state)
         if _leave(self, waiter) or not isinstance(error, Cancelled):
             raise
-        me.delivery = told  # the cancel has not been told: it comes at the next cancel point
-        if told is not None:
-            told.alive = alive  # type: ignore[assignment]
+        retract(me)  # the cancel comes at the next cancel point
         return True
     self._acquire_restore(state)
     if not is_notified:
