@@ -29,10 +29,15 @@ class Cancelled(BaseException):
         source: The scope or group that was cancelled, or the future.
     """
 
-    def __init__(self, reason: object = None, source: object = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.source = source
+    @property
+    def reason(self) -> object:
+        """Why."""
+        return self.args[0] if self.args else None
+
+    @property
+    def source(self) -> object:
+        """By whom."""
+        return self.args[1] if len(self.args) > 1 else None
 
     def __str__(self) -> str:
         """Reason and source in one line."""

@@ -1,3 +1,5 @@
+cimport cython
+
 from plait._native._native cimport WaitWord
 
 cdef class Scope(WaitWord):
@@ -36,5 +38,11 @@ cpdef Scope pending(Scope scope)
 cdef bint _is_hurried(Scope scope) except -1
 cpdef horizon(Victim me)
 cpdef patience(Victim me, double since)
+cdef object _weakly, Cancelled, now
+@cython.locals(told=Delivery)
+cpdef deliver(Victim me, Scope scope)
+cdef double _end_of_grace(Victim me, Scope scope) except -1
+@cython.locals(told=Delivery)
 cpdef check_entry(Victim me)
+@cython.locals(told=Delivery)
 cpdef check_park(Victim me)

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
 GRACE = 5.0  # seconds that clean-up may take, unless the scope says otherwise
 
+_weakly = weakref.ref
 _cancelling = Lock()  # orders the first canceller of a scope before the others
 
 
@@ -246,12 +247,11 @@ class Delivery:
 
     __slots__ = ("alive", "former", "is_reported", "scope", "until")
 
-    def __init__(self, scope: Scope, error: Cancelled, until: float) -> None:
-        self.scope = scope
-        self.alive = weakref.ref(error)
-        self.former: weakref.ref[Cancelled] | None = None  # the one before, for `retract`; None: this is the first
-        self.until = until
-        self.is_reported = False
+    scope: Scope  # for which it was told
+    alive: weakref.ref[Cancelled]  # the exception that was raised last
+    former: weakref.ref[Cancelled] | None  # the one before, for `retract`; None: it is the first
+    until: float  # the instant when clean-up may park no more
+    is_reported: bool  # that it was swallowed
 
 
 def check_entry(me: Victim) -> None:
@@ -317,13 +317,19 @@ def check_patient(me: Victim, since: float) -> float | None:
 
 def deliver(me: Victim, scope: Scope) -> Cancelled:
     """The `Cancelled` to raise on `me` for `scope`, outside the rules of cancel points."""
-    check_openers(me)
+    if me.scope is not me:
+        check_openers(me)
     error = Cancelled(scope.cancel_reason, scope.cancel_source)
-    if me.delivery is None:
-        me.delivery = Delivery(scope, error, _end_of_grace(me, scope))
+    told = me.delivery
+    if told is None:
+        me.delivery = told = Delivery.__new__(Delivery)  # its __init__ would cost as much as all this
+        told.scope = scope
+        told.until = _end_of_grace(me, scope)
+        told.is_reported = False
+        told.former = None
     else:
-        me.delivery.former = me.delivery.alive
-        me.delivery.alive = weakref.ref(error)
+        told.former = told.alive
+    told.alive = _weakly(error)
     return error
 
 

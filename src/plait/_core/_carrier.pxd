@@ -15,6 +15,7 @@ cdef class Carrier:
     cdef public unsigned long long ident
     cdef public Queue runnable
     cdef public Queue unstarted
+    cdef public Queue spawners
     cdef public Queue calls
     cdef public Timers timers
     cdef public object poller
@@ -28,6 +29,7 @@ cdef class Carrier:
     cdef public double _thief_woken
     cpdef submit(self, VirtualThread thread)
     cpdef make_runnable(self, VirtualThread thread)
+    cpdef make_spawner_runnable(self, VirtualThread thread)
     cpdef next_stack(self, VirtualThread me)
     cpdef next_after(self, VirtualThread me)
     cpdef _take(self, stack)

@@ -13,10 +13,12 @@ to a number; beyond it the stack ends, which brings the root back.
 
 Queues. `runnable` holds started threads of this carrier: whoever wins the claim on a wait puts it there, from any kernel
 thread; only the carrier takes. `unstarted` holds threads that may run anywhere: the spawner puts them there, the carrier
-takes them, other carriers steal from there too. `calls` are functions that others want run here.
+takes them, other carriers steal from there too. `spawners` are like runnable ones, but have waited until they may spawn
+more: they go behind what they have spawned, and then find room for many at once, instead of one at a time. `calls` are
+functions that others want run here.
 
-Order: runnable first; every 8th turn an unstarted one first, so neither side starves; every 64th turn the poller is
-asked without waiting, so I/O and timers do not starve either.
+Order: runnable first; every 8th turn an unstarted one first, so neither side starves; spawners when there is neither, or
+every 64th turn. In that turn the poller is asked without waiting, so I/O and timers do not starve either.
 
 Sleep and wake (`_idle.py` has the proof): before it sleeps, a carrier announces it and looks at everything once more.
 """
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from plait._core._vthread import VirtualThread
 
 _FAIR = 7  # every 8th turn an unstarted thread goes first
-_POLL = 63  # every 64th turn the poller is asked
+_POLL = 63  # every 64th turn the poller is asked, and a spawner goes first
 _MOST_IDLE = 256  # idle stacks kept
 _MOST_STOLEN = 32
 _THIEF_EVERY = 0.001  # seconds between two wakes of thieves for a backlog
@@ -56,6 +58,7 @@ class Carrier:
         self.number = number
         self.runnable: Queue[VirtualThread] = Queue()  # any thread puts, the carrier takes
         self.unstarted: Queue[VirtualThread] = Queue()  # any thread puts, any carrier takes
+        self.spawners: Queue[VirtualThread] = Queue()  # any thread puts, the carrier takes
         self.calls: Queue[Callable[[], None]] = Queue()  # any thread puts, the carrier takes
         self.timers = Timers()  # the carrier's alone
         self.poller = open_poller()  # the carrier's alone, except wake()
@@ -89,6 +92,11 @@ class Carrier:
         self.runnable.put(thread)
         self.idler.notify()
 
+    def make_spawner_runnable(self, thread: VirtualThread) -> None:
+        """The same for one that has waited until it may spawn more."""
+        self.spawners.put(thread)
+        self.idler.notify()
+
     def call(self, function: Callable[[], None]) -> None:
         """Have `function` run on this carrier soon. It must not park."""
         self.calls.put(function)
@@ -99,6 +107,7 @@ class Carrier:
         self.number = 0
         self.runnable = Queue()
         self.unstarted = Queue()
+        self.spawners = Queue()
         self.calls = Queue()
         self.timers = Timers()
         self.poller.close()
@@ -192,6 +201,9 @@ class Carrier:
             self._turn = turn = self._turn + 1
             if not turn & _POLL:
                 self._attend(self.poller.wait(0.0))
+                thread = self.spawners.take()
+                if thread is not None:
+                    return thread
             if self.calls.size():
                 self._make_calls()
             if turn & _FAIR or not self.unstarted.size():
@@ -204,6 +216,9 @@ class Carrier:
                     self._invite_thief()
                 return thread
             thread = self.runnable.take()
+            if thread is not None:
+                return thread
+            thread = self.spawners.take()
             if thread is not None:
                 return thread
             if not self._steal():
@@ -220,7 +235,7 @@ class Carrier:
 
     def _has_work(self) -> bool:
         """Whether there is anything to run, here or to steal."""
-        if self.runnable.size() or self.unstarted.size() or self.calls.size():
+        if self.runnable.size() or self.unstarted.size() or self.spawners.size() or self.calls.size():
             return True
         for peer in self._peers:  # noqa: SIM110 - compiled, a loop costs less than a generator
             if peer.unstarted.size():

@@ -10,6 +10,7 @@ cdef class Parker(Victim):
     cdef public int holds
     cdef leave(self, uint64_t epoch, limit)
     cpdef resume(self)
+    cpdef resume_spawner(self)
     cpdef absorb(self)
     cpdef drop_timer(self)
     @cython.locals(outcome=int)

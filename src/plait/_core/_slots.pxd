@@ -2,13 +2,14 @@ cimport cython
 
 from plait._core._cancel cimport Scope, horizon, patience
 from plait._core._parking cimport Parker, park, park_shielded
-from plait._native._native cimport Lock, uint64_t
+from plait._native._native cimport Lock, WaitWord, uint64_t
 
 @cython.final
 cdef class _Waiter:
     cdef public Parker who
     cdef public uint64_t epoch
     cdef public Scope holder
+    cdef public bint is_back
 
 cdef class Slots:
     cdef Lock _lock

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from plait._core._cancel import horizon, patience
 from plait._core._clock import now
 from plait._core._parking import TIMED_OUT, WOKEN, Parker, WaitReason, park, park_shielded
-from plait._native._native import Lock
+from plait._native._native import Lock, WaitWord
 
 if TYPE_CHECKING:
     from plait._core._cancel import Scope
@@ -35,11 +35,12 @@ if TYPE_CHECKING:
 class _Waiter:
     """Somebody who waits for a slot."""
 
-    __slots__ = ("epoch", "holder", "who")
+    __slots__ = ("epoch", "holder", "is_back", "who")
 
-    def __init__(self, who: Parker, epoch: int, holder: Scope | None) -> None:
+    def __init__(self, who: Parker, epoch: int, holder: Scope | None, *, is_back: bool = False) -> None:
         self.who = who
         self.epoch = epoch
+        self.is_back = is_back  # it takes back what it has lent
         self.holder = holder  # the nearest holder above it, whose offer it may use
 
 
@@ -146,7 +147,11 @@ class Slots:
                     self._free += 1
                     return
                 waiter = self._waiting.popitem(last=False)[0]
-            if waiter.who.unpark(waiter.epoch):
+            if WaitWord.claim(waiter.who, waiter.epoch, WOKEN):
+                if waiter.is_back:
+                    waiter.who.resume()
+                else:
+                    waiter.who.resume_spawner()
                 return
 
     def lend(self, me: Parker, awaited: Slots | None) -> None:
@@ -171,7 +176,7 @@ class Slots:
         since = now()
         while True:
             epoch = me.arm()
-            waiter = _Waiter(me, epoch, None)
+            waiter = _Waiter(me, epoch, None, is_back=True)
             with self._lock:
                 is_taken = me in self._offers
                 if is_taken:

@@ -24,7 +24,7 @@ import enum
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from plait._core._cancel import GRACE, Victim, pending
+from plait._core._cancel import Victim, pending
 from plait._core._container import Container
 from plait._core._parking import TIMED_OUT, Parker
 from plait._errors import Cancelled
@@ -127,7 +127,7 @@ class VirtualThread(Parker):
         self.opener = None
         self.scope = self
         self.container = None
-        self.grace = GRACE
+        self.grace = group.scope.grace
         self.cancelled_at = None
         self.is_hurried = False
         self.is_shield = False
@@ -205,6 +205,11 @@ class VirtualThread(Parker):
         """Put it into its carrier's run queue."""
         assert self.carrier is not None
         self.carrier.make_runnable(self)
+
+    def resume_spawner(self) -> None:
+        """Put it behind the unstarted threads of its carrier."""
+        assert self.carrier is not None
+        self.carrier.make_spawner_runnable(self)
 
     def expire(self, epoch: int) -> None:
         """A timer of a wait has come. The carrier's own."""
