@@ -34,7 +34,10 @@ GRACE = pytest.mark.parametrize("grace", [0, 5.0])
 
 
 def sweep(where, code, check, *, grace=5.0):
-    """Cancel `code()` at each park in turn, and `check()` what it has left; how many attempts that took."""
+    """Cancel `code()` at each park in turn, and `check()` what it has left; how many attempts that took.
+
+    At least one more than `code()` sleeps; what waits for the kernel or for a lock may have it at once.
+    """
 
     def body():
         attempts = 0
@@ -106,7 +109,7 @@ def test_urllib3(where, path):
                     answers = [group.spawn(pool.request, "GET", f"/echo/{number}") for number in range(2 * size)]
                 assert [answer.result().data for answer in answers] == [b"%d" % number for number in range(2 * size)]
 
-            assert sweep(where, load, check) > 5
+            assert sweep(where, load, check) > 1
     gc.collect()
 
 
@@ -189,7 +192,7 @@ def test_pipeline_of_queues(where, grace):
         assert len(set(came)) == len(came)
         assert set(put) <= set(came)
 
-    assert sweep(where, load, check, grace=grace) > 5
+    assert sweep(where, load, check, grace=grace) > 4
 
 
 # ---- logging
@@ -270,7 +273,7 @@ def test_logging(where, grace, kind):
 
     reader.start()
     try:
-        assert sweep(where, load, check, grace=grace) > 5
+        assert sweep(where, load, check, grace=grace) > 1
     finally:
         stream.close()
         reader.join()
@@ -318,7 +321,7 @@ def test_sqlite(where, is_long, tmp_path):
             assert execute("SELECT sum(sum) FROM account") == [(200,)]
             assert offload_statistics().abandoned == 0
 
-        assert sweep(where, load, check) > 5
+        assert sweep(where, load, check) > 1
     connection.close()
 
 
@@ -397,7 +400,7 @@ def test_daemons_limits_and_shields(where):
     def check():
         assert halves[0] == halves[1]
 
-    assert sweep(where, load, check) > 5
+    assert sweep(where, load, check) > 3
 
 
 # ---- threading
@@ -507,7 +510,7 @@ def test_barrier(where, grace):
         load()
         assert len(passed) == parties
 
-    assert sweep(where, load, check, grace=grace) > 5
+    assert sweep(where, load, check, grace=grace) > 3
 
 
 @WHERE
