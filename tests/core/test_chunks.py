@@ -38,11 +38,11 @@ def test_chunks_are_used_again():
 
 
 def test_memory_of_many_stacks_is_given_back():
-    """Ten thousand parked threads hold memory; a moment after their end the process has less than half of it."""
+    """Many parked threads hold memory; a moment after their end the process has less than half of it."""
     out, _ = run_program(f"""{PARK}
         park(10)
         before = resident()
-        many = park(10_000) - before
+        many = park(20_000) - before
         gc.collect()
         after = resident() - before
         print(after < many / 2)
