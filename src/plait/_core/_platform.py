@@ -52,7 +52,7 @@ class Owner(Protocol):
 class PlatformThread(Parker):
     """The record of one OS thread."""
 
-    __slots__ = ("__weakref__", "_bell", "_bound", "_name", "_owner", "_wakeup", "_watched")
+    __slots__ = ("__weakref__", "_bell", "_bound", "_is_waiting", "_name", "_owner", "_wakeup", "_watched")
 
     # Set by the runtime: deadlines of scopes opened here are kept by a carrier.
     push_timer: ClassVar[Callable[[Entry], None]]
@@ -70,6 +70,7 @@ class PlatformThread(Parker):
         self._name = threading.current_thread().name
         self._bell = _originals.allocate_lock()
         lock_acquire(self._bell)
+        self._is_waiting = False  # in `wait_natively`, where signal handlers run
         self._watched: tuple[int, int] | None = None  # descriptor and events of the present wait; owner
         self._owner: Owner | None = None  # what the descriptor belongs to, if that can be asked
         self._bound = 0  # how many scopes this thread has open
@@ -127,15 +128,32 @@ class PlatformThread(Parker):
 
     def wait_natively(self, epoch: int, limit: float | None) -> None:
         """Wait for the bell or the descriptor."""
-        while self.waits(epoch):
-            _native.check_signals()  # one that has come since the last instruction of Python would not end the wait
-            patience = LONGEST_WAIT if limit is None else min(max(limit - now(), 0.0), LONGEST_WAIT)
-            if self._watched is None:
-                lock_acquire(self._bell, True, patience)
-            elif self._poll(patience):
-                self.claim(epoch, WOKEN)
-            if limit is not None and now() >= limit:
-                self.claim(epoch, TIMED_OUT)
+        is_inner = self._is_waiting
+        self._is_waiting = True
+        try:
+            while self.waits(epoch):
+                _native.check_signals()  # one that has come since the last instruction of Python would not end the wait
+                patience = LONGEST_WAIT if limit is None else min(max(limit - now(), 0.0), LONGEST_WAIT)
+                if self._watched is None:
+                    lock_acquire(self._bell, True, patience)
+                elif self._poll(patience):
+                    self.claim(epoch, WOKEN)
+                if limit is not None and now() >= limit:
+                    self.claim(epoch, TIMED_OUT)
+        finally:
+            self._is_waiting = is_inner
+            self._end_outer_wait()
+
+    def withdraw(self) -> int:
+        """As for any parker; what it was withdrawn over ends, too."""
+        outcome = super().withdraw()
+        self._end_outer_wait()
+        return outcome
+
+    def _end_outer_wait(self) -> None:
+        """A signal handler has begun a wait in the middle of another, whose epoch is thereby past: that one looks again."""
+        if self._is_waiting:
+            self.resume()
 
     def _poll(self, patience: float) -> bool:
         """Wait for the descriptor and the bell beside it; whether the descriptor is ready."""
@@ -167,6 +185,7 @@ class PlatformThread(Parker):
         """
         if self._wakeup is None:
             self._wakeup = os.eventfd(0, os.EFD_CLOEXEC)
+        interrupted = self._watched, self._owner  # by the signal handler that waits here
         self._watched = (fd, events)
         self._owner = owner
         try:
@@ -177,8 +196,9 @@ class PlatformThread(Parker):
                 return True
             return park(self, epoch, reason, deadline) != TIMED_OUT
         finally:
-            self._watched = self._owner = None
+            self._watched, self._owner = interrupted
             _watchers.pop(self, None)
+            self._end_outer_wait()
 
 
 def wake_watchers(fd: int) -> None:

@@ -172,6 +172,12 @@ def open_scope(scope: CancelScope, shelter: float = 0.0) -> Parker:
     scope.opener = suspendable_caller()
     if isinstance(me, PlatformThread):
         me.bind()
+        try:
+            # A handler that raises after __enter__ and before the block (3.14 runs them there) would leave it open.
+            _native.check_signals()
+        except BaseException:
+            close_scope(scope)
+            raise
     return me
 
 
