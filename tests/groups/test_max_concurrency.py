@@ -9,7 +9,7 @@ import pytest
 from support import is_parked, platform_thread, run_anywhere, run_in_vthread, until, wait_parked
 
 from plait import Cancelled, GroupFailed, ThreadGroup
-from plait._core import WaitReason, current_thread
+from plait._core import WaitReason, current_thread, observe_parks, runtime, unobserve_parks
 from plait._core._atomics import Counter
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
@@ -223,3 +223,27 @@ def test_spawners_waiting_get_slots_in_order():
 
     run_in_vthread(body)
     assert ran == list(range(8))
+
+
+@pytest.mark.parametrize("work", [int, lambda: time.sleep(0)], ids=["return", "yield"])
+def test_full_group_takes_many_spawns_at_a_time(work):
+    """A spawner that finds its group full goes on when there is room for many, not for each one."""
+    if len(runtime.carriers) > 1:
+        pytest.skip("other carriers free slots at moments of their own")
+    waits = []
+
+    def body():
+        with ThreadGroup(max_concurrency=100) as group:
+            for _ in range(5000):
+                group.spawn(work)
+
+    def observe(thread, reason):
+        if reason is WaitReason.SLOT:
+            waits.append(thread)
+
+    observe_parks(observe)
+    try:
+        run_in_vthread(body)
+    finally:
+        unobserve_parks(observe)
+    assert 1 <= len(waits) <= 500

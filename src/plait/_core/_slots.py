@@ -12,6 +12,9 @@ A *holder* is a thread that was started with a slot. It never waits for other th
 * It waits for other threads: the slot is *offered* to those below it alone, for one of them may need it to spawn where
   the holder came from, and they would wait for each other. An offer costs nothing when nobody takes it.
 
+A thread that is no holder, and has waited for a slot in order to spawn, goes behind the threads that have not begun:
+then it finds many slots free. (docs/adr/0007 has the reasons for all this.)
+
 Each time the holder takes a slot back, in front of all others, before it goes on: the number of runnable holders never
 exceeds the limit, and neither recursion nor waiting for each other can deadlock. Taking back is patient, as mutual
 exclusion is: a cancel ends it once the grace is over, and then the holder goes on with a slot that there is not
