@@ -114,7 +114,7 @@ def spawn_slowly(
     """Where `launch` could not: wait for a slot, or say why nothing can be spawned."""
     me = current_thread()
     slots = group.slots
-    if slots is None or group.owner is None or pending(group.scope) is not None:
+    if slots is None or group.owner is None or pending(group.scope) is not None or not group.inside.count():
         _refuse(group, me)
     is_holder = slots.is_held_by(me)
     if not is_holder:
@@ -124,10 +124,10 @@ def spawn_slowly(
             _refuse(group, me)
     # A holder hands its own slot to the child, and goes on when it has one again.
     child: Future[T] | None = start_child(group, Future, me, fn, args, kwargs, label, context)
+    if is_holder:
+        slots.take_back(me)  # also from a group that has closed meanwhile, where nobody got it
     if child is None:
         _refuse(group, me)
-    if is_holder:
-        slots.take_back(me)
     return child
 
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 from support import run_anywhere, until, wait_parked
 
-from plait import Cancelled, Limiter, ThreadGroup, move_on_after, timeout
+from plait import Cancelled, GroupClosed, Limiter, ThreadGroup, move_on_after, timeout
 from plait._core import WaitReason, current_thread
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
@@ -133,6 +133,38 @@ def test_limit_is_changed_meanwhile():
         gate.set()
         for future in waiting:
             future.result()
+    assert limiter.available == 1
+
+
+def test_spawning_into_a_closed_group_that_shares_the_limiter():
+    """A member keeps its one slot when another group of the limiter refuses its spawn, and nobody waits to be refused."""
+    limiter = Limiter(1)
+    with ThreadGroup(max_concurrency=limiter) as closed:
+        pass
+
+    def spawn_late():
+        for _ in range(3):
+            with pytest.raises(GroupClosed):
+                closed.spawn(int)
+        assert limiter.available == 0
+
+    with ThreadGroup(max_concurrency=limiter) as group:
+        group.spawn(spawn_late)
+    assert limiter.available == 1
+    with limiter, pytest.raises(GroupClosed):
+        closed.spawn(int)
+    assert limiter.available == 1
+
+
+def test_spawner_whose_group_closes_while_it_waits():
+    """An outsider that waits for a slot until the group has closed gives the slot back."""
+    limiter = Limiter(1)
+    with ThreadGroup(on_error="collect") as outsiders, pytest.raises(GroupClosed):
+        limiter.acquire()
+        with ThreadGroup(max_concurrency=limiter) as closing:
+            spawner = wait_parked(outsiders.spawn(pytest.raises, GroupClosed, closing.spawn, int), WaitReason.SLOT)
+        limiter.release()
+        raise spawner.result().value
     assert limiter.available == 1
 
 
