@@ -34,6 +34,7 @@ from plait._core import (
     check_seconds,
     close_scope,
     current_thread,
+    is_cancelled,
     is_under,
     launch,
     lend_slot,
@@ -413,7 +414,12 @@ class ThreadGroup(Container):
                 raise misuse
             error = self._end_inside(me, error or misuse)
         is_own = self._scope.absorbs(error)
-        if error is not None and not (isinstance(error, Cancelled) and pending(self.scope) is not None):
+        if isinstance(error, Cancelled) and is_cancelled(self.scope):
+            # On its way to the scope that was cancelled. If a shield hides that, the body alone has been told, by a spawn
+            # into a group outside; the children hear of it now.
+            if pending(self.scope) is None:
+                self.scope.cancel_scope("the body was cancelled", self)
+        elif error is not None:
             self._fail(error, f"the body failed: {type(error).__name__}")
         interrupt = None
         self._is_body_over = True

@@ -360,3 +360,33 @@ def test_cancelled_asks_for_the_calling_thread_alone():
         until(lambda: seen)
         assert not cancelled()
     assert seen == [True]
+
+
+@WHERE
+@pytest.mark.parametrize("spawner", ["body", "child"])
+def test_spawn_from_a_shielded_group_into_a_cancelled_one_outside(where, spawner):
+    """A group in a shield whose body or child is told, by such a spawn, of the cancel outside: no failure of anybody."""
+    ended = []
+
+    def spawn_out(outer):
+        try:
+            outer.spawn(int)
+        except Cancelled as error:
+            ended.append(error.source)
+            raise
+
+    def body():
+        with ThreadGroup() as outer:
+            outer.cancel()
+            with shield(timeout=3600), ThreadGroup() as inner:
+                if spawner == "body":
+                    sleeper = inner.spawn(sleep_forever)
+                    spawn_out(outer)
+                else:
+                    sleeper = inner.spawn(spawn_out, outer)
+            ended.append("quiet")
+        assert sleeper.cancelled()
+        assert inner.exception is None
+        assert ended == ([outer] if spawner == "body" else [outer, "quiet"])
+
+    run_anywhere(where, body)

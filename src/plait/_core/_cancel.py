@@ -221,6 +221,15 @@ def pending(scope: Scope | None) -> Scope | None:
     return found
 
 
+def is_cancelled(scope: Scope | None) -> bool:
+    """Whether `scope` or one above is cancelled, hidden by a shield or not."""
+    while scope is not None:
+        if scope.cancelled_at is not None:
+            return True
+        scope = scope.parent
+    return False
+
+
 def _is_hurried(scope: Scope | None) -> bool:
     """Whether `scope` or one above has no more patience."""
     while scope is not None:

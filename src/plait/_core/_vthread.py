@@ -24,7 +24,7 @@ import enum
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from plait._core._cancel import Victim, pending
+from plait._core._cancel import Victim, is_cancelled, pending
 from plait._core._container import Container
 from plait._core._parking import TIMED_OUT, Parker
 from plait._errors import Cancelled
@@ -296,7 +296,8 @@ class VirtualThread(Parker):
         return Verdict.CANCEL if verdict is Verdict.RESTART and pending(self) is not None else verdict
 
     def _fail(self, error: BaseException, verdict: Verdict) -> None:
-        if isinstance(error, Cancelled) and pending(self) is not None:
+        # A shield around the group may hide the cancel; a spawn into a group outside it was told of it all the same.
+        if isinstance(error, Cancelled) and is_cancelled(self):
             self.status = CANCELLED
         else:
             self.status = FAILED
