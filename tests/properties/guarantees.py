@@ -16,7 +16,7 @@ from plait._core import current_thread
 
 def check(world, *guarantees):
     """Raise if one of these, by default any, does not hold for `world`. Main thread, after the run."""
-    for look in (_lives, _spawns, _slots, _items, _errors, _outcomes):
+    for look in (_lives, _spawns, _slots, _items, _errors, _outcomes, _interrupts):
         look(world)
     faults = [fault for fault in world.faults if not guarantees or fault.partition(":")[0] in guarantees]
     if faults:
@@ -194,3 +194,21 @@ def _outcomes(world):
     for spawn in world.spawns:
         if spawn.future is not None:
             ask(world, me, spawn.future)
+
+
+def _interrupts(world):
+    """I10: Ctrl-C is raised in the main thread alone, and leaves its blocks as it is, unless the program has caught it."""
+    main = current_thread()
+    for here in world.interrupted:
+        if here.thread is not main:
+            world.fault("I10", f"{here.thread!r} got a KeyboardInterrupt")
+    out, raised = world.out, {id(error) for error in world.interrupts}
+    is_caught = any(isinstance(error, KeyboardInterrupt) for error in world.dropped)
+    if raised and not is_caught and id(out) not in raised:
+        world.fault("I10", f"KeyboardInterrupt came, and {out!r} left")
+    found = set()
+    for error in (out, *(spawn.runs[-1].left for spawn in world.spawns if spawn.runs)):
+        if isinstance(error, BaseExceptionGroup):
+            _collect(error, found)
+    if raised & found:
+        world.fault("I10", f"a KeyboardInterrupt left in {out!r}")

@@ -18,6 +18,7 @@ from properties.trees import (
     Forever,
     Get,
     Hold,
+    Interrupt,
     Limit,
     Nap,
     Outside,
@@ -42,12 +43,13 @@ def examples(count):
         derandomize=not EXAMPLES,
         database=None,
         deadline=None,
+        report_multiple_bugs=False,
         phases=(Phase.explicit, Phase.generate),
     )
 
 
 # What steps there are, and how often each is drawn: those that have no steps inside, those that have, and last ones.
-SIMPLE = {"nap": 5, "set": 2, "await": 3, "cancel block": 1, "cancel thread": 2, "put": 1, "get": 1}
+SIMPLE = {"nap": 5, "set": 2, "await": 3, "cancel block": 1, "cancel thread": 2, "put": 1, "get": 1, "interrupt": 0}
 NESTED = {"spawn": 24, "block": 6, "limit": 3, "try": 3, "bare": 1, "finally": 2, "hold": 1, "outside": 1}
 LAST = {"none": 6, "fail": 2, "crash": 1, "forever": 3}
 HOW = ("spawn", "spawn", "spawn", "try", "daemon", "start", "named", "context")
@@ -72,7 +74,9 @@ def programs(draw, weights=None, limits=LIMITS, policies=POLICIES, grace=20, siz
             case "crash":
                 first.append(Fail(is_crash=True))
             case "forever":
-                first.append(Forever())
+                # A lock is waited for until the grace is over.
+                ways = ("sleep", "event", "permit", "pipe", "lock") if grace < 1000 else ("sleep", "event", "permit")
+                first.append(Forever(draw(st.sampled_from(ways))))
         return tuple(first)
 
     def step(depth):
@@ -87,6 +91,8 @@ def programs(draw, weights=None, limits=LIMITS, policies=POLICIES, grace=20, siz
                 return Await(draw(st.integers(0, 9)), draw(st.booleans()))
             case "cancel block":
                 return CancelBlock(draw(st.integers(0, ANY + 7)))
+            case "interrupt":
+                return Interrupt()
             case "cancel thread":
                 return CancelThread(draw(st.integers(0, 9)))
             case "put":
