@@ -390,3 +390,26 @@ def test_spawn_from_a_shielded_group_into_a_cancelled_one_outside(where, spawner
         assert ended == ([outer] if spawner == "body" else [outer, "quiet"])
 
     run_anywhere(where, body)
+
+
+@pytest.mark.parametrize("wait", ["lock", "cleanup"])
+def test_end_of_a_shield_ends_the_patience_inside(wait):
+    """What waits with much grace, for a cancel inside a shield, hears when the shield ends of one outside with less."""
+    lock = threading.Lock()
+    lock.acquire()
+
+    def work():
+        with shield(timeout=0.05), ThreadGroup(grace=3600) as inner:
+            inner.cancel()
+            if wait == "lock":
+                lock.acquire()
+            try:
+                sleep_forever()
+            finally:
+                sleep_forever()
+
+    with ThreadGroup(grace=0) as outer:
+        child = outer.spawn(work)
+        wait_parked(child)
+        outer.cancel()
+    assert child.cancelled()

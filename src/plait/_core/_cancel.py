@@ -251,6 +251,14 @@ def horizon(me: Victim) -> float | None:
     return None
 
 
+def sooner(instant: float | None, me: Victim) -> float | None:
+    """`instant`, or the end of a shield before that: what it hides may have less grace."""
+    end = horizon(me)
+    if instant is None or end is None:
+        return end if instant is None else instant
+    return min(instant, end)
+
+
 class Delivery:
     """What a thread has been told: the `Cancelled` raised, for which scope, and until when clean-up may park."""
 
@@ -289,7 +297,7 @@ def check_park(me: Victim) -> float | None:
         _widen(me, scope)
     if told.alive() is not None:
         if now() < told.until and not _is_hurried(me.scope):
-            return told.until
+            return sooner(told.until, me)
     elif not told.is_reported:
         told.is_reported = True
         warnings.warn(
@@ -317,10 +325,8 @@ def patience(me: Victim, since: float) -> float | None:
 def check_patient(me: Victim, since: float) -> float | None:
     """As `check_park` for mutual exclusion: raise only when its patience is over."""
     until = patience(me, since)
-    if until is None:
-        return horizon(me)
-    if now() < until:
-        return until
+    if until is None or now() < until:
+        return sooner(until, me)
     raise deliver(me, pending(me.scope))  # type: ignore[arg-type]
 
 

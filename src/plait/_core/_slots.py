@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from plait._core._cancel import horizon, patience
+from plait._core._cancel import patience, sooner
 from plait._core._clock import now
 from plait._core._parking import TIMED_OUT, WOKEN, Parker, WaitReason, park, park_shielded
 from plait._native._native import Lock, WaitWord
@@ -195,8 +195,7 @@ class Slots:
                 return
             # Looked at while armed: a cancel that comes later finds the wait, and ends it.
             until = patience(me, since)
-            limit = horizon(me) if until is None else until
-            outcome = park_shielded(me, epoch, WaitReason.SLOT, limit)
+            outcome = park_shielded(me, epoch, WaitReason.SLOT, sooner(until, me))
             if outcome == WOKEN:
                 return
             is_over = until is not None and now() >= until
