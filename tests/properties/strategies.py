@@ -118,7 +118,11 @@ def programs(draw, weights=None, limits=LIMITS, policies=POLICIES, grace=20, siz
                 return Finally(steps(depth - 1, 3), steps(0, 2) if grace < 1000 else (Nap(0.3),))
             case "outside":
                 left -= 1
-                return Outside(steps(depth - 1, 3))
+                first = ()
+                if draw(st.booleans()):
+                    which = draw(st.integers(ANY, ANY + 3))
+                    first = (CancelBlock(which), Spawn((), draw(st.sampled_from(HOW)), which))
+                return Outside((*first, *steps(depth - 1, 3)))
 
     def block(depth, least=1):
         limit = draw(st.sampled_from(limits))

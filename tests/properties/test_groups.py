@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import queue
+import threading
 import weakref
 
 import pytest
@@ -26,11 +28,12 @@ from hypothesis import strategies as st
 from properties.guarantees import check
 from properties.strategies import examples, programs
 from properties.trees import Token, run
-from support import run_anywhere, until
+from support import run_anywhere, until, wait_parked
 
-from plait import ThreadGroup
+from plait import Limiter, ThreadGroup
 from plait._core import current_thread, runtime
 from plait._originals import allocate_lock, lock_acquire, lock_release
+from plait.lowlevel import park, unpark
 
 pytestmark = pytest.mark.filterwarnings("ignore::plait.CancelledSwallowed", "ignore::plait.TimeoutDoesNotReachChild")
 
@@ -137,6 +140,88 @@ def test_nothing_cancelled_parks_for_ever(program):
     check(run(program), "I4")
 
 
+class Wait:
+    """Something to wait for, and how a platform thread ends that wait."""
+
+    def __init__(self, kind):
+        self.who = None
+        self.is_used_up = kind in ("queue", "simple_queue", "semaphore", "limiter")  # by who has waited
+        getattr(self, kind)()
+
+    def queue(self):
+        line = queue.Queue()
+        self.wait, self.end, self.is_left = line.get, lambda: line.put(None), lambda: line.qsize() == 1
+
+    def simple_queue(self):
+        line = queue.SimpleQueue()
+        self.wait, self.end, self.is_left = line.get, lambda: line.put(None), lambda: line.qsize() == 1
+
+    def event(self):
+        event = threading.Event()
+        self.wait, self.end = event.wait, event.set
+
+    def semaphore(self):
+        semaphore = threading.Semaphore(0)
+        self.wait, self.end = semaphore.acquire, semaphore.release
+        self.is_left = lambda: semaphore.acquire(blocking=False)
+
+    def limiter(self):
+        limiter = Limiter(1)
+        limiter.acquire()
+        self.wait, self.end, self.is_left = limiter.acquire, limiter.release, limiter.try_acquire
+
+    def permit(self):
+        self.wait, self.end = park, lambda: unpark(self.who)
+
+    def condition(self):
+        condition = threading.Condition()
+
+        def wait():
+            with condition:
+                condition.wait()
+
+        def end():
+            with condition:
+                condition.notify()
+
+        self.wait, self.end = wait, end
+
+
+KINDS = ("queue", "simple_queue", "event", "semaphore", "limiter", "permit", "condition")
+
+
+@examples(80)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(KINDS), st.sampled_from(("end", "cancel", "end cancel", "cancel end"))), max_size=8
+    )
+)
+def test_who_comes_first_to_a_wait(waits):
+    """I5: a wait that was ended before it was cancelled returns; one that was cancelled before did not happen."""
+    returned = []
+
+    def victim(n, wait):
+        wait.who = current_thread()
+        wait.wait()
+        returned.append(n)
+
+    with ThreadGroup() as group:
+        pairs = [(Wait(kind), order.split()) for kind, order in waits]
+        victims = [wait_parked(group.spawn(victim, n, wait)) for n, (wait, _) in enumerate(pairs)]
+        with stalled_carriers():
+            for (wait, order), victim in zip(pairs, victims, strict=True):
+                for what in order:
+                    wait.end() if what == "end" else victim.cancel()
+    for n, ((wait, order), victim) in enumerate(zip(pairs, victims, strict=True)):
+        assert victim.cancelled() is (n not in returned)
+        if order[0] == "end":
+            assert n in returned
+        elif order == ["cancel"]:
+            assert victim.cancelled()
+        elif wait.is_used_up:  # the end may have come in time all the same, before the thread ran
+            assert wait.is_left() is victim.cancelled()
+
+
 @examples(120)
 @given(programs({"put": 16, "get": 16, "hold": 4, "cancel thread": 6, "fail": 0, "crash": 0}))
 def test_completed_waits_are_not_cancelled(program):
@@ -144,8 +229,15 @@ def test_completed_waits_are_not_cancelled(program):
     check(run(program), "I5")
 
 
-@examples(120)
-@given(programs({"fail": 6, "crash": 3, "try": 4, "await": 5, "finally": 4}))
+LOUD = ("cancel", "collect", "collect", "ignore", "ignore", "restart", "broken")
+
+
+@examples(200)
+@given(
+    programs(
+        {"fail": 6, "crash": 2, "try": 4, "await": 12, "finally": 4, "forever": 1, "cancel block": 0}, policies=LOUD
+    )
+)
 def test_every_exception_leaves_where_it_should(program):
     """I6: through its future, and once through its group, or the hook; and no cancellation does."""
     check(run(program), "I6")

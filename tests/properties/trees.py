@@ -35,7 +35,7 @@ from plait._core._atomics import Counter
 from plait._default import default_group
 from plait.lowlevel import park, unpark
 
-PROMPT = 6.0  # seconds after which something cancelled must have ended, on however busy a machine
+PROMPT = 4.0  # seconds after which something cancelled must have ended, on however busy a machine
 LONG = 2 * PROMPT  # what nobody waits for
 
 value = contextvars.ContextVar("value", default=0)
@@ -745,7 +745,7 @@ def ask(world, me, future):
         before = me.epoch()
         try:
             question(PROMPT)
-        except (Cancelled, *FAILURES):
+        except (Cancelled, KeyboardInterrupt, *FAILURES):
             pass
         if me.epoch() != before:
             world.fault("I8", f"{question!r} waited after the block")
