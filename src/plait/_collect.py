@@ -11,6 +11,7 @@ import concurrent.futures
 import reprlib
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from plait._core import (
@@ -21,7 +22,6 @@ from plait._core import (
     check_entry,
     check_seconds,
     current_thread,
-    lend_slot,
     lend_slot_to_all,
     lot_wait,
     lot_wake_one,
@@ -30,7 +30,7 @@ from plait._core import (
 )
 from plait._default import group_around
 from plait._errors import Cancelled, GroupClosed, GroupFailed
-from plait._futures import Future
+from plait._futures import lend_slot_for
 from plait._groups import ThreadGroup
 from plait._native import cooperative
 from plait._scopes import shield
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from plait._core import Parker, Slots
+    from plait._futures import Future
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -250,14 +251,9 @@ def _arriving(waiting: dict[F, None], span: float | None) -> Iterator[F]:
     arrivals = _Arrivals()
     for future in waiting:
         future.add_done_callback(arrivals.put)
-    slots = {future.group.slots for future in waiting if isinstance(future, Future)}
-
-    def lend(me: Parker) -> Slots | None:
-        return lend_slot(me, next((other for other in slots if other is not None and other.is_held_by(me)), None))
-
     for count in range(len(waiting), 0, -1):
         try:
-            yield _lending(lambda me: arrivals.take(me, deadline), lend)
+            yield _lending(lambda me: arrivals.take(me, deadline), partial(lend_slot_for, waiting))
         except TimeoutError:
             raise TimeoutError(f"{count} of {len(waiting)} futures are not done after {span} seconds") from None
 

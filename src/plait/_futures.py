@@ -30,7 +30,9 @@ from plait._core import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from plait._core import Slots
 
 T = TypeVar("T")
 
@@ -272,6 +274,14 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
                 return True
             if outcome == TIMED_OUT:
                 return False
+
+
+def lend_slot_for(futures: Iterable[object], me: Parker) -> Slots | None:
+    """`me` is about to wait for the first of `futures`, of whatever kind: as `lend_slot`."""
+    for future in futures:
+        if isinstance(future, Future) and future.group.slots is not None and future.group.slots.is_held_by(me):
+            return lend_slot(me, future.group.slots)
+    return lend_slot(me, None)
 
 
 def watch(future: Future[Any], me: Parker, epoch: int) -> bool:

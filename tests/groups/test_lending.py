@@ -7,7 +7,7 @@ import threading
 import pytest
 from support import until, wait_parked
 
-from plait import ThreadGroup, as_completed, pmap
+from plait import Channel, ThreadGroup, as_completed, pmap, select
 from plait._core import WaitReason
 
 
@@ -189,4 +189,25 @@ def test_pmap_by_a_member(ordered):
 
     with ThreadGroup(max_concurrency=1) as group:
         assert group.spawn(member).result() == [0, 1, 4, 9, 16]
+    assert group.available == 1
+
+
+def test_select_by_a_member():
+    """A child that waits for the future of a sibling among other things lends its slot, and goes on with one."""
+    never = Channel(0)
+    gate = threading.Event()
+    order = []
+
+    def member():
+        chosen = select(never, daemon)
+        order.append("member")
+        return chosen.source
+
+    with ThreadGroup(max_concurrency=1) as group:
+        daemon = group.spawn_daemon(gate.wait)
+        waiting = wait_parked(group.spawn(member), WaitReason.SELECT)
+        group.spawn(order.append, "other").result()
+        gate.set()
+        assert waiting.result() is daemon
+    assert order == ["other", "member"]
     assert group.available == 1
