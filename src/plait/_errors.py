@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = (
     "Cancelled",
     "CancelledSwallowed",
@@ -27,22 +29,56 @@ class Cancelled(BaseException):
     Attributes:
         reason: Why, as given to `cancel()`, or what happened ("deadline passed", "a child failed").
         source: The scope or group that was cancelled, or the future.
+        thread: The name of the thread that has cancelled it; None if it was the clock.
+        site: Where that thread was, as `file:line`; None if it was in no function of Python.
+
+    Example:
+        >>> import time
+        >>> from plait import Cancelled, ThreadGroup
+        >>> with ThreadGroup(name="readers") as group:
+        ...     group.cancel("enough")
+        ...     try:
+        ...         time.sleep(3600)
+        ...     except Cancelled as cancelled:
+        ...         print(cancelled.reason, cancelled.source, cancelled.thread)
+        ...         raise
+        enough <ThreadGroup 'readers'> MainThread
     """
+
+    # Read from the arguments, which BaseException stores by itself: no `__init__` has to run where thousands are raised.
 
     @property
     def reason(self) -> object:
         """Why."""
-        return self.args[0] if self.args else None
+        return self._argument(0)
 
     @property
     def source(self) -> object:
-        """By whom."""
-        return self.args[1] if len(self.args) > 1 else None
+        """What was cancelled."""
+        return self._argument(1)
+
+    @property
+    def thread(self) -> str | None:
+        """Who has cancelled it."""
+        name: str | None = self._argument(2)
+        return name
+
+    @property
+    def site(self) -> str | None:
+        """Where."""
+        site: str | None = self._argument(3)
+        return site
+
+    def _argument(self, place: int) -> Any:
+        return self.args[place] if place < len(self.args) else None
 
     def __str__(self) -> str:
-        """Reason and source in one line."""
+        """All of it in one line."""
         what = "cancelled" if self.reason is None else f"cancelled: {self.reason}"
-        return what if self.source is None else f"{what} (by {self.source!r})"
+        if self.source is None:
+            return what
+        who = "" if self.thread is None else f", on {self.thread!r}"
+        return f"{what} (by {self.source!r}{who}{'' if self.site is None else f' at {self.site}'})"
 
 
 class GroupFailed(RuntimeError):  # noqa: N818 - the condition is the name, as in GroupClosed

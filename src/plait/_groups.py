@@ -22,6 +22,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 from plait._core import (
+    DEADLINE_PASSED,
     GRACE,
     Container,
     DeadlineScope,
@@ -113,7 +114,7 @@ class GroupScope(DeadlineScope):
 
     def expire(self, epoch: int) -> None:
         """The group's time is up."""
-        super().expire(epoch)
+        self.cancel_scope(DEADLINE_PASSED, self.group)
         self.group.wake_owner()
 
 

@@ -768,3 +768,45 @@ def test_cancel_wakes_each_thread_once_and_a_finished_one_not_at_all():
             group.cancel()
         until(lambda: all(child.done() for child in children))
     assert len(wakes) == 10
+
+
+@WHERE
+def test_cancelled_says_who_and_where(where):
+    """Each Cancelled names its reason and source, and the thread that has cancelled, with the place."""
+    seen = []
+
+    def work():
+        try:
+            sleep_forever()
+        except Cancelled as cancelled:
+            seen.append(cancelled)
+            raise
+
+    def body():
+        seen.clear()
+        name = threading.current_thread().name
+        with ThreadGroup(name="mine") as group:
+            wait_parked(group.spawn(work))
+            group.cancel("enough")  # here
+        [cancelled] = seen
+        assert (cancelled.reason, cancelled.source, cancelled.thread) == ("enough", group, name)
+        with open(__file__) as file:
+            [line] = [
+                number for number, text in enumerate(file, 1) if text.endswith('cancel("enough")  # here' + chr(10))
+            ]
+        assert cancelled.site == f"{__file__}:{line}"
+        assert str(cancelled) == f"cancelled: enough (by <ThreadGroup 'mine'>, on {name!r} at {__file__}:{line})"
+
+    run_anywhere(where, body)
+
+
+def test_clock_that_cancels_has_no_place():
+    """A cancel by time names no thread."""
+    with pytest.raises(TimeoutError), ThreadGroup(name="late", timeout=0.001) as group:
+        try:
+            sleep_forever()
+        except Cancelled as cancelled:
+            assert (cancelled.reason, cancelled.source) == ("deadline passed", group)
+            assert (cancelled.thread, cancelled.site) == (None, None)
+            assert str(cancelled) == "cancelled: deadline passed (by <ThreadGroup 'late'>)"
+            raise

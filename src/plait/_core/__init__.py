@@ -32,7 +32,7 @@ from plait._core._cancel import (
 )
 from plait._core._clock import LONGEST_WAIT, now
 from plait._core._container import Container
-from plait._core._deadline import DeadlineScope, check_seconds
+from plait._core._deadline import DEADLINE_PASSED, DeadlineScope, check_seconds
 from plait._core._lot import wait as lot_wait
 from plait._core._lot import wait_shielded as lot_wait_shielded
 from plait._core._lot import wake_one as lot_wake_one
@@ -72,6 +72,7 @@ from plait._native import caller_code, caller_offset, line_at
 
 __all__ = (
     "CANCELLED",
+    "DEADLINE_PASSED",
     "FAILED",
     "GRACE",
     "INTERRUPTED",

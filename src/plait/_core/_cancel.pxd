@@ -14,8 +14,7 @@ cdef class Scope(WaitWord):
     cdef public bint is_time_limit
     cdef public double shelter
     cdef public double grace_end
-    cdef public object cancel_reason
-    cdef public object cancel_source
+    cdef public tuple cause
     cpdef bint cancel_scope(self, reason, source, grace=*) except -1
 
 cdef class Victim(Scope):

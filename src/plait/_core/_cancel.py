@@ -38,6 +38,7 @@ Protocol (cancel and park).
 
 from __future__ import annotations
 
+import threading
 import warnings
 import weakref
 from typing import TYPE_CHECKING, Protocol
@@ -46,7 +47,7 @@ from plait._core._atomics import Lock
 from plait._core._clock import now
 from plait._core._misuse import check_openers
 from plait._errors import Cancelled, CancelledSwallowed
-from plait._native._native import WaitWord
+from plait._native._native import WaitWord, caller_code, caller_offset, cooperative, current, line_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,9 +74,8 @@ class Scope(WaitWord):
     """
 
     __slots__ = (
-        "cancel_reason",
-        "cancel_source",
         "cancelled_at",
+        "cause",
         "container",
         "grace",
         "grace_end",
@@ -99,16 +99,23 @@ class Scope(WaitWord):
     is_shield: bool  # hides the cancels above it until `shelter`. Written once
     shelter: float  # the instant when this shield, or the nearest one above, ends; 0.0: there is none. Written once
     grace_end: float  # the end of the clean-up that this is part of; 0.0: of none. Written once
-    cancel_reason: object  # written before cancelled_at; unset until then
-    cancel_source: object  # likewise
+    # Reason, source, name of the canceller, its place: what each `Cancelled` says. Written before cancelled_at
+    cause: tuple[object, object, str | None, str | None]
+
+    @property
+    def cancel_reason(self) -> object:
+        """Why it was cancelled."""
+        return self.cause[0]
 
     def cancel_scope(self, reason: object, source: object, grace: float | None = None) -> bool:
         """Cancel everything under this scope; False if it was cancelled already. Any thread; never parks."""
+        if self.cancelled_at is not None:
+            return False
+        cause = (reason, source, *_whereabouts())
         with _cancelling:
             if self.cancelled_at is not None:
                 return False
-            self.cancel_reason = reason
-            self.cancel_source = source
+            self.cause = cause
             if grace is not None:
                 self.grace = grace
             self.cancelled_at = now()
@@ -334,7 +341,7 @@ def deliver(me: Victim, scope: Scope) -> Cancelled:
     """The `Cancelled` to raise on `me` for `scope`, outside the rules of cancel points."""
     if me.scope is not me:
         check_openers(me)
-    error = Cancelled(scope.cancel_reason, scope.cancel_source)
+    error = Cancelled(*scope.cause)
     told = me.delivery
     if told is None:
         me.delivery = told = Delivery.__new__(Delivery)  # its __init__ would cost as much as all this
@@ -356,6 +363,16 @@ def retract(me: Victim) -> None:
         me.delivery = None
     else:
         told.alive = told.former
+
+
+def _whereabouts() -> tuple[str | None, str | None]:
+    """The name of the calling thread, and where it is; nothing between the turns of threads, where timers are attended."""
+    me = current()
+    if me is not None and cooperative() is None:
+        return None, None
+    code = caller_code()
+    name = threading.current_thread().name if me is None else me.name
+    return name, None if code is None else f"{code.co_filename}:{line_at(code, caller_offset())}"
 
 
 def is_under(scope: Scope | None, ancestor: Scope) -> bool:
