@@ -52,7 +52,7 @@ def _spawns(world):
         restarts = sum(
             error is run.left and verdict == "restart"
             for run in spawn.runs[:-1]
-            for error, verdict in getattr(spawn.block, "asked", ())
+            for _, error, verdict in getattr(spawn.block, "asked", ())
         )
         if len(spawn.runs) > 1 + restarts:
             world.fault("I2", f"{spawn.future!r} ran {len(spawn.runs)} times")
@@ -102,7 +102,7 @@ def _errors(world):
             _collect(spawn.runs[-1].left, found)
     for block in world.blocks:
         _check_block(world, block)
-        for error, verdict in block.asked:
+        for _, error, verdict in block.asked:
             if verdict == "restart":
                 _collect(error, found)
     _check_hook(world)
@@ -140,14 +140,14 @@ def _check_future(world, spawn):
 def _failures(world, block):
     """What a block ought to raise, by identity."""
     failures = {}
-    ignored = {id(error) for error, verdict in block.asked if verdict == "ignore"}
+    ignored = {(id(future), id(error)) for future, error, verdict in block.asked if verdict == "ignore"}
     if block.body_error is not None and not isinstance(block.body_error, Cancelled):
         failures[id(block.body_error)] = block.body_error
     for spawn in world.spawns:
         if spawn.block is block and spawn.runs:
             left = spawn.runs[-1].left
             is_new = left is not None and not isinstance(left, Cancelled)
-            if is_new and id(left) not in ignored:
+            if is_new and (id(spawn.future), id(left)) not in ignored:
                 failures[id(left)] = left
     return failures
 

@@ -1,4 +1,9 @@
-"""Strategies that draw programs of `trees.py`, and how much they are run."""
+"""Strategies that draw programs of `trees.py`, and how many are run.
+
+    PLAIT_EXAMPLES=5000 python -m pytest --timeout=0 -o faulthandler_timeout=0 tests/properties
+
+runs so many others in each test.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +38,7 @@ EXAMPLES = int(os.environ.get("PLAIT_EXAMPLES", "0"))
 
 
 def examples(count):
-    """Settings to run `count` programs, the same ones each time; PLAIT_EXAMPLES as many others.
+    """Settings to run `count` programs, the same ones each time.
 
     What depends on the order in which threads run need not fail again, so nothing is shrunk or tried anew: the failure
     prints the program.

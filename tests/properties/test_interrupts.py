@@ -12,7 +12,10 @@ from properties.guarantees import check
 from properties.strategies import examples, programs
 from properties.trees import run
 
-pytestmark = pytest.mark.filterwarnings("ignore::plait.CancelledSwallowed", "ignore::plait.TimeoutDoesNotReachChild")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::plait.CancelledSwallowed", "ignore::plait.TimeoutDoesNotReachChild"),
+    pytest.mark.slow,
+]
 
 WEIGHTS = {"interrupt": 3, "cancel block": 0, "hold": 0, "put": 0, "get": 0, "nap": 8}
 

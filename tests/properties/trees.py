@@ -214,7 +214,7 @@ class OpenBlock:
         self.has_ended = False
         self.body_error = None
         self.out = None
-        self.asked = []  # (error, verdict) of the on_error function
+        self.asked = []  # (future, error, verdict) of the on_error function
         self.restarts = Counter()
 
     def __repr__(self):
@@ -244,7 +244,7 @@ class OpenBlock:
         if verdict == "restart" and self.restarts.add(1) > 2:
             verdict = "cancel"
         time.sleep(0)
-        self.asked.append((error, verdict))
+        self.asked.append((future, error, verdict))
         return verdict
 
 
@@ -309,6 +309,8 @@ def play(spawn, token, started=None):
     expected = spawn.runs[-1].value if spawn.runs else spawn.value  # run once more, it is in the same context
     spawn.runs.append(here)
     spawn.future = here.thread
+    if spawn.block is world.default and world.is_over:
+        world.stop(spawn)
     if here.value != expected:
         world.fault("I9", f"{here.thread!r} begins with {here.value}, its spawner had {expected}")
     if spawn.gauge is not None:
@@ -476,9 +478,8 @@ class Spawn:
                 spawn.future = future
                 spawn.is_accepted = True
                 world.accepted.append(spawn)
-                if block is world.default and world.is_over:
-                    world.stop(spawn)
-                future.add_done_callback(lambda future: tell(spawn, future))
+                if not world.program.interrupts:  # a callback that is called at once would have it logged
+                    future.add_done_callback(lambda future: tell(spawn, future))
 
 
 def tell(spawn, future):
@@ -835,8 +836,8 @@ def _stop_all(world):
     world.is_over = True
     for block in list(world.roots):
         block.cancel()
-    for spawn in list(world.accepted):
-        if spawn.block is world.default:
+    for spawn in list(world.spawns):
+        if spawn.block is world.default and spawn.runs:
             world.stop(spawn)
 
 
