@@ -63,7 +63,7 @@ POLICIES = ("cancel", "cancel", "collect", "ignore", "restart", "broken")
 
 
 @st.composite
-def programs(draw, weights=None, limits=LIMITS, policies=POLICIES, grace=20, size=20, where=None, **options):
+def programs(draw, weights=None, limits=LIMITS, policies=POLICIES, grace=20, size=20, least=6, where=None, **options):
     """A program with at most `size` threads and blocks. `weights` changes how often a step is drawn."""
     weights = {**SIMPLE, **NESTED, **LAST, **(weights or {})}
     simple = [kind for kind in SIMPLE for _ in range(weights[kind])]
@@ -135,4 +135,4 @@ def programs(draw, weights=None, limits=LIMITS, policies=POLICIES, grace=20, siz
         return Block(steps(depth, least + 4, least), limit, timeout, grace, draw(st.sampled_from(policies)))
 
     kind = where or draw(st.sampled_from(("main", "platform", "virtual")))
-    return Program(block(4, least=6), kind, **options)
+    return Program(block(4, least), kind, **options)

@@ -17,12 +17,12 @@ pytestmark = [
     pytest.mark.slow,
 ]
 
-WEIGHTS = {"interrupt": 3, "cancel block": 0, "hold": 0, "put": 0, "get": 0, "nap": 8}
+WEIGHTS = {"interrupt": 3, "cancel block": 0, "hold": 0, "put": 0, "get": 0, "nap": 8, "spawn": 48}
 
 
 @pytest.mark.parametrize("times", [1, 2])
 @examples(80)
-@given(program=programs(WEIGHTS, where="main"))
+@given(program=programs(WEIGHTS, least=3, where="main"))
 def test_interrupts_reach_the_main_thread_alone(times, program):
     """Each leaves the block as it is, after all children have ended."""
     world = run(program.interrupted(times))
