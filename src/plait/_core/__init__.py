@@ -19,6 +19,7 @@ Everything above uses only the names below.
 
 from plait._core._atomics import Counter, Flag, Lock
 from plait._core._cancel import (
+    DEADLINE_PASSED,
     GRACE,
     CancelScope,
     Scope,
@@ -32,7 +33,7 @@ from plait._core._cancel import (
 )
 from plait._core._clock import LONGEST_WAIT, now
 from plait._core._container import Container
-from plait._core._deadline import DEADLINE_PASSED, DeadlineScope, check_seconds
+from plait._core._deadline import DeadlineScope, check_seconds
 from plait._core._lot import wait as lot_wait
 from plait._core._lot import wait_shielded as lot_wait_shielded
 from plait._core._lot import wake_one as lot_wake_one

@@ -47,12 +47,13 @@ from plait._core._atomics import Lock
 from plait._core._clock import now
 from plait._core._misuse import check_openers
 from plait._errors import Cancelled, CancelledSwallowed
-from plait._native._native import WaitWord, caller_code, caller_offset, cooperative, current, line_at
+from plait._native._native import WaitWord, caller_code, caller_offset, current, line_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import FrameType
 
+DEADLINE_PASSED = "deadline passed"  # the reason of a cancel by time, told from others by identity
 GRACE = 5.0  # seconds that clean-up may take, unless the scope says otherwise
 
 _weakly = weakref.ref
@@ -111,7 +112,8 @@ class Scope(WaitWord):
         """Cancel everything under this scope; False if it was cancelled already. Any thread; never parks."""
         if self.cancelled_at is not None:
             return False
-        cause = (reason, source, *_whereabouts())
+        who, where = (None, None) if reason is DEADLINE_PASSED else _whereabouts()
+        cause = (reason, source, who, where)
         with _cancelling:
             if self.cancelled_at is not None:
                 return False
@@ -366,10 +368,8 @@ def retract(me: Victim) -> None:
 
 
 def _whereabouts() -> tuple[str | None, str | None]:
-    """The name of the calling thread, and where it is; nothing between the turns of threads, where timers are attended."""
+    """The name of the calling thread, and where it is."""
     me = current()
-    if me is not None and cooperative() is None:
-        return None, None
     code = caller_code()
     name = threading.current_thread().name if me is None else me.name
     return name, None if code is None else f"{code.co_filename}:{line_at(code, caller_offset())}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from plait._core._cancel import GRACE, CancelScope
+from plait._core._cancel import DEADLINE_PASSED, GRACE, CancelScope
 from plait._core._clock import now
 from plait._core._runtime import close_scope, open_scope
 
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from plait._core._cancel import Container
     from plait._core._parking import Parker
     from plait._core._timers import Entry
-
-DEADLINE_PASSED = "deadline passed"  # the reason of a cancel by time, told from others by identity
 
 
 class DeadlineScope(CancelScope):
