@@ -778,7 +778,7 @@ def run(program):
     hook, handler = plait.excepthook, signal.getsignal(signal.SIGINT)
     plait.excepthook = lambda future, error: world.hooked.append((future, error))
     if program.interrupts:
-        signal.signal(signal.SIGINT, lambda number, frame: _interrupt(world))
+        signal.signal(signal.SIGINT, lambda number, frame: _interrupt(world, frame))
     backstop = threading.Thread(target=_stand_back, args=(world, over))
     backstop.start()
     try:
@@ -793,12 +793,26 @@ def run(program):
     return world
 
 
-def _interrupt(world):
+# Callbacks of weak references, of the collector (Hypothesis's), and the hook for what those raise (pytest's).
+_DROPPING = {"weakref.py", "_weakrefset.py", "junkdrawer.py", "unraisableexception.py"}
+
+
+def _interrupt(world, frame):
     """The handler of Ctrl-C."""
-    if world.is_armed and len(world.interrupts) < world.program.interrupts:
+    if world.is_armed and len(world.interrupts) < world.program.interrupts and not _is_dropped(frame):
         error = KeyboardInterrupt(next(world.serials))
         world.interrupts.append(error)
         raise error
+
+
+def _is_dropped(frame):
+    """Whether CPython drops what is raised here: in finalizers and callbacks of weak references and of the collector."""
+    while frame is not None:
+        where = os.path.basename(frame.f_code.co_filename)
+        if frame.f_code.co_name == "__del__" or where in _DROPPING:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _play_root(world):
