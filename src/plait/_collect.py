@@ -26,6 +26,7 @@ from plait._core import (
     lot_wait,
     lot_wake_one,
     now,
+    runtime,
     sleep,
 )
 from plait._default import group_around
@@ -47,6 +48,9 @@ S = TypeVar("S")
 T = TypeVar("T")
 F = TypeVar("F", bound="concurrent.futures.Future[Any]")
 
+_reprs = reprlib.Repr()
+_reprs.maxstring = _reprs.maxother = 200
+_shortened = _reprs.repr
 _LIMIT = 64  # calls of pmap at a time, unless told otherwise
 
 
@@ -106,8 +110,10 @@ class _Calls:
         def call() -> T:
             try:
                 return fn(*args)
-            except Exception as error:
-                error.add_note(f"raised by call {place} of {self.group.name}: {reprlib.repr(what)}")
+            except Cancelled:
+                raise
+            except BaseException as error:
+                error.add_note(f"raised by call {place} of {self.group.name}: {_shortened(what)}")
                 raise
 
         call.__qualname__ = getattr(fn, "__qualname__", type(fn).__name__)  # the thread is called so
@@ -131,6 +137,10 @@ class _Calls:
         except BaseExceptionGroup as failures:
             first = self.group.exception
             assert first is not None
+            if first is not failures:  # what it came from itself is not lost
+                failures.__cause__ = first.__cause__
+                if failures.__cause__ is None and not first.__suppress_context__:
+                    failures.__context__ = first.__context__
             raise first from failures
 
 
@@ -165,6 +175,8 @@ class _Host:
 
     def close(self) -> None:
         """Cancel the calls at work, and wait for their end, as far as the calling thread may wait."""
+        if self._thread.done() or not runtime.is_started:  # at the end of the process nothing can be waited for
+            return
         self._thread.cancel()
         if isinstance(current_thread(), VirtualThread) and cooperative() is None:
             return  # dropped by the garbage collector, which cannot wait
@@ -206,20 +218,26 @@ def race(*fns: Callable[[], T]) -> T:
     won.set()
     winner: list[T] = []
 
-    def run(fn: Callable[[], T]) -> None:
-        try:
-            result = fn()
-        except Exception:
+    def runner(fn: Callable[[], T]) -> Callable[[], None]:
+        def run() -> None:
+            try:
+                result = fn()
+            except Exception:
+                if won.take():
+                    raise
+                return
             if won.take():
-                raise
-            return
-        if won.take():
-            winner.append(result)
-            calls.group.cancel("the race is over")
+                winner.append(result)
+                calls.group.cancel("the race is over")
+
+        run.__qualname__ = getattr(fn, "__qualname__", type(fn).__name__)  # the thread is called so
+        return run
 
     with _Calls("race") as calls:
         for fn in fns:
-            calls.spawn(fn, run, fn)
+            calls.spawn(fn, runner(fn))
+    if not winner:
+        raise concurrent.futures.CancelledError("the race was cancelled before any of its calls had returned")
     return winner[0]
 
 
@@ -262,7 +280,8 @@ def pmap(fn: Callable[[S], T], iterable: Iterable[S], *, limit: int | None = Non
     """As `map`, with up to `limit` calls at a time (None: 64), each on a virtual thread. An iterator.
 
     Lazy: an item is taken from `iterable`, on the consumer's thread, when there is room for its call; a result that
-    nobody has asked for yet occupies its room. So an endless iterable is fine. `ordered=False` gives results as they
+    nobody has asked for yet occupies its room. So an endless iterable is fine; one that waits for the results of earlier
+    items is not, unless `limit` is 1, since there is no look at results before there are `limit` calls. `ordered=False` gives results as they
     come. A call that fails cancels the others; its error is raised by the iterator.
 
     Each step is a cancel point. An iterator that is not wanted any more is closed with `close()`, or by dropping it
@@ -296,6 +315,7 @@ def _mapped(fn: Callable[[S], T], items: Iterator[S], limit: int, *, ordered: bo
     in_order: deque[Future[T]] = deque()
     at_work = 0
     is_exhausted = False
+    refusal: Exception | None = None
     try:
         while True:
             while at_work < limit and not is_exhausted and host.calls.group.exception is None:
@@ -306,7 +326,9 @@ def _mapped(fn: Callable[[S], T], items: Iterator[S], limit: int, *, ordered: bo
                     break
                 try:
                     future = host.calls.spawn(item, fn, item)
-                except (GroupFailed, GroupClosed):  # a call has failed just now: said below, by its future
+                except (GroupFailed, GroupClosed) as error:
+                    # A call has failed just now: its future says so below. Or the group around is over or cancelled.
+                    refusal, is_exhausted = error, True
                     break
                 at_work += 1
                 if ordered:
@@ -314,6 +336,8 @@ def _mapped(fn: Callable[[S], T], items: Iterator[S], limit: int, *, ordered: bo
                 else:
                     future.add_done_callback(arrivals.put)
             if not at_work:
+                if refusal is not None:
+                    raise refusal
                 return
             if ordered:
                 future = in_order.popleft()

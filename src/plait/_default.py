@@ -13,7 +13,7 @@ import threading
 import traceback
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from plait._core import Lock, VirtualThread, WaitReason, current_thread, park_shielded
+from plait._core import OVER, Lock, VirtualThread, WaitReason, current_thread, park_shielded, runtime
 from plait._groups import GroupScope, ThreadGroup
 
 if TYPE_CHECKING:
@@ -49,8 +49,13 @@ class DefaultGroup(ThreadGroup):
         super().__init__(name="default")
         self.owner = current_thread()
         # Not `atexit`, which comes after threading has waited for its threads. Threads may not be startable any more
-        # when it runs (3.12); the carriers are there already.
-        threading._register_atexit(self._join_at_exit)  # type: ignore[attr-defined]  # noqa: SLF001
+        # when it runs (3.12); the carriers are there already, and one worker.
+        try:
+            threading._register_atexit(self._join_at_exit)  # type: ignore[attr-defined]  # noqa: SLF001
+        except RuntimeError:
+            raise RuntimeError(OVER) from None
+        if sys.version_info[:2] == (3, 12):
+            runtime.offload.keep_one()
 
     def child_failed(self, thread: VirtualThread, error: BaseException) -> None:
         """Report it; the others go on."""

@@ -242,7 +242,8 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
         """Park until settled."""
         deadline = None
         if timeout is not None:
-            deadline = now() + check_seconds(max(timeout, 0), "timeout")
+            is_past = isinstance(timeout, (int, float)) and timeout < 0  # as for concurrent.futures
+            deadline = now() + check_seconds(0 if is_past else timeout, "timeout")
         me = current_thread()
         if me.scope is not None:
             check_entry(me)

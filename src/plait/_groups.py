@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from contextvars import Context
     from types import TracebackType
 
+    from plait._core import Scope
     from plait._starts import Started
 
 P = ParamSpec("P")
@@ -317,7 +318,7 @@ class ThreadGroup(Container):
             ...     socket.create_connection(address).close()
         """
         checked(fn, "start")
-        return start(self.spawn, fn, args, kwargs)  # type: ignore[no-any-return]
+        return start(self, fn, args, kwargs)  # type: ignore[no-any-return]
 
     def options(
         self, *, name: str | None = None, context: Context | None = None, on: Executor | None = None
@@ -368,12 +369,20 @@ class ThreadGroup(Container):
                 raise ValueError(
                     f'the on_error function of {self!r} must answer "cancel", "ignore" or "restart", not {answer!r}'
                 )
-            return _VERDICTS[answer]
-        except Cancelled:  # while it waited; what it was asked about is still to be told
-            return Verdict.CANCEL
+            verdict = _VERDICTS[answer]
+            return self._overtaken() if verdict is Verdict.RESTART and pending(thread) is not None else verdict
+        except Cancelled:
+            return self._overtaken()
         except BaseException as failure:  # noqa: BLE001 - it leaves through the group, beside what it was asked about
             self._fail(failure, f"on_error failed: {type(failure).__name__}")
             return Verdict.CANCEL
+
+    def _overtaken(self) -> Verdict:
+        """A cancel has come while it was asked what to do: there is no further attempt.
+
+        What was going to be put right is no failure of a group that is cancelled quietly; beside others it is one.
+        """
+        return Verdict.CANCEL if self._failures else Verdict.IGNORE
 
     def child_failed(self, thread: VirtualThread, error: BaseException) -> None:
         """Keep the failure, and cancel everybody else."""
@@ -413,7 +422,7 @@ class ThreadGroup(Container):
             )
             if me is not self.owner or not is_under(me.scope, self.scope):
                 raise misuse
-            error = self._end_inside(me, error or misuse)
+            error = self.end_inside(me, self.scope, error or misuse)
         is_own = self._scope.absorbs(error)
         if isinstance(error, Cancelled) and is_cancelled(self.scope):
             # On its way to the scope that was cancelled. If a shield hides that, the body alone has been told, by a spawn
@@ -430,12 +439,12 @@ class ThreadGroup(Container):
         self._scope.leave()
         return self._conclude(me, error, interrupt, is_own=is_own)
 
-    def _end_inside(self, me: Parker, error: BaseException) -> BaseException:
-        """End the scopes that were left open inside this one, by a suspended generator say: no child may outlive them.
+    def end_inside(self, me: Parker, outer: Scope, error: BaseException) -> BaseException:
+        """End the scopes that were left open inside `outer`, by a suspended generator say: no child may outlive them.
 
         Gives what leaves them: `error`, or what a group among them makes of it.
         """
-        while (inner := me.scope) is not self.scope:
+        while (inner := me.scope) is not outer:
             if isinstance(inner, GroupScope):
                 try:
                     inner.group.__exit__(type(error), error, None)
@@ -463,7 +472,7 @@ class ThreadGroup(Container):
                 if not self.inside.count():
                     me.withdraw()
                     break
-                due = self._report_due(since)
+                due = self._report_due(since, interrupt)
                 if not is_impatient and (due is None or now() < due):
                     park_shielded(me, epoch, WaitReason.GROUP, due)
                     continue
@@ -484,10 +493,10 @@ class ThreadGroup(Container):
             slots.take_back(me)
         return interrupt
 
-    def _report_due(self, since: float) -> float | None:
+    def _report_due(self, since: float, interrupt: BaseException | None) -> float | None:
         """When it is to be said that this group has failed and still waits, as it does since `since`; None: never."""
         cancelled_at = self.scope.cancelled_at
-        has_failed = self._failures or self._scope.has_expired
+        has_failed = self._failures or self._scope.has_expired or interrupt is not None
         if cancelled_at is None or not has_failed or self._is_reported:
             return None
         return max(cancelled_at, since) + _REPORT_AFTER
@@ -506,7 +515,7 @@ class ThreadGroup(Container):
             if bare is error:
                 return False
             raise bare
-        if failures == [error] and isinstance(error, GeneratorExit):
+        if len(failures) == 1 and failures[0] is error and isinstance(error, GeneratorExit):
             return False  # a generator that is closed inside its block: close() must get it back
         if self._scope.has_expired:
             late = TimeoutError(f"{self!r} has not ended within {self._timeout} seconds")

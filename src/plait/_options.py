@@ -58,18 +58,18 @@ class Options:
 
     def start(self, fn: Callable[Concatenate[Started[V], P], Any], /, *args: P.args, **kwargs: P.kwargs) -> V:
         """As `ThreadGroup.start`, with these options."""
-        checked(fn, "start")
-        return start(self.spawn, fn, args, kwargs)  # type: ignore[no-any-return]
+        fn = self._placed(checked(fn, "start"), "start")
+        return start(self._group, fn, args, kwargs, self._name, self._context)  # type: ignore[no-any-return]
 
     def _placed(self, fn: Callable[P, T], caller: str) -> Callable[P, T]:
         """`fn` where it shall run: here, or on the executor, while the thread waits for it."""
         executor = self._on
         if executor is None:
             return fn
-        checked(fn, caller)
+        called = checked(fn, caller)
 
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
-            return call_on(executor, fn, args, kwargs)
+            return call_on(executor, called, args, kwargs)
 
         call.__qualname__ = getattr(fn, "__qualname__", type(fn).__name__)  # the thread is called so
         return call

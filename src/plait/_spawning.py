@@ -43,10 +43,12 @@ def spawn(
     kwargs: dict[str, Any],
     label: str | None = None,
     context: Context | None = None,
+    *,
+    is_reached: bool = False,
 ) -> Future[T]:
     """As `ThreadGroup.spawn`."""
     fn = checked(fn, "spawn")
-    child = launch(group, Future, fn, args, kwargs, label, context)
+    child = launch(group, Future, fn, args, kwargs, label, context, is_reached)
     return child if child is not None else spawn_slowly(group, fn, args, kwargs, label, context)
 
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from plait._core import Flag, WaitReason, check_entry, current_thread, lend_slot, lot_wait, lot_wake_one
+from plait._spawning import spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextvars import Context
 
     from plait._futures import Future
+    from plait._groups import ThreadGroup
 
 V = TypeVar("V")
 
@@ -55,8 +58,13 @@ class Started(Generic[V]):
 
 
 def start(
-    spawn: Callable[..., Future[Any]], fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    group: ThreadGroup,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    label: str | None = None,
+    context: Context | None = None,
 ) -> Any:
-    """`spawn` the function with a `Started` before its arguments; the value that it is called with."""
+    """As `ThreadGroup.start`: a time limit of the caller does concern the child, until that has started."""
     started: Started[Any] = Started()
-    return started.wait(spawn(fn, started, *args, **kwargs))
+    return started.wait(spawn(group, fn, (started, *args), kwargs, label, context, is_reached=True))

@@ -34,15 +34,19 @@ def report_stragglers(me: Parker, group: ThreadGroup, waited: float) -> None:
     try:
         threads = group.members()
         snapshot = take_snapshot(me, threads[:_MOST], runtime.carriers, _PATIENCE)
-        _log.error("%s", "\n".join(_lines(group, threads, snapshot, waited)))
+        if count := len(group):  # they may have ended meanwhile
+            _log.error("%s", "\n".join(_lines(group, count, threads, snapshot, waited)))
     except Cancelled:  # it has taken too long
         pass
+    except Exception:  # noqa: BLE001 - a filter's, say: whatever logging makes of it, it is not what the block raises
+        traceback.print_exc()
     finally:
         close_scope(refuge)
 
 
-def _lines(group: ThreadGroup, threads: list[VirtualThread], snapshot: Snapshot, waited: float) -> Iterator[str]:
-    count = len(group)
+def _lines(
+    group: ThreadGroup, count: int, threads: list[VirtualThread], snapshot: Snapshot, waited: float
+) -> Iterator[str]:
     yield f"{group!r} was cancelled ({group.scope.cancel_reason}), and has waited {waited:.1f} s for {_threads(count)} to end."
     if group.exception is not None:
         yield f"It failed with:\n{_indented(''.join(traceback.format_exception(group.exception)))}"

@@ -12,8 +12,9 @@ import weakref
 import pytest
 from support import is_parked, run_anywhere, run_in_vthread, run_program, until, wait_parked
 
-from plait import Cancelled, CancelledSwallowed, Mutex, ThreadGroup, cancelled, move_on_after, timeout
+from plait import Cancelled, CancelledSwallowed, Mutex, ThreadGroup, cancelled, move_on_after, shield, timeout
 from plait._core import WaitReason, current_thread, observe_parks, unobserve_parks
+from plait._originals import monotonic
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
 
@@ -40,8 +41,32 @@ INSTANT = {
     "mutex": lambda: Mutex(0).update(abs),
     "future": lambda: FUTURE[0].result(),
     "spawn": lambda: ThreadGroup.current.spawn(int),
+    "event": lambda: set_event().wait(),
+    "semaphore": lambda: threading.Semaphore(1).acquire(),
+    "semaphore block": lambda: threading.Semaphore(1).__enter__(),
+    "threads' queue": lambda: full(queue.Queue()).get(),
+    "join of a queue": lambda: queue.Queue().join(),
+    "barrier": lambda: threading.Barrier(1).wait(),
+    "condition": lambda: condition_for(lambda: True),
 }
 FUTURE = []
+
+
+def set_event():
+    event = threading.Event()
+    event.set()
+    return event
+
+
+def full(items):
+    items.put(1)
+    return items
+
+
+def condition_for(predicate):
+    condition = threading.Condition()
+    with condition:
+        return condition.wait_for(predicate)
 
 
 @WHERE
@@ -810,3 +835,133 @@ def test_clock_that_cancels_has_no_place():
             assert (cancelled.thread, cancelled.site) == (None, None)
             assert str(cancelled) == "cancelled: deadline passed (by <ThreadGroup 'late'>)"
             raise
+
+
+def test_consumer_of_a_queue_that_is_never_empty():
+    """A thread that always finds something is cancelled all the same."""
+    items = queue.Queue()
+    items.put(1)
+
+    def consume():
+        while True:
+            items.put(items.get())
+
+    with ThreadGroup() as group:
+        consumer = group.spawn(consume)
+        until(consumer.running)
+        group.cancel()
+    assert consumer.cancelled()
+
+
+@WHERE
+def test_cancelled_wait_takes_back_a_lock_of_any_class(where):
+    """A cancelled Condition.wait holds its lock again, whatever that is, and however long somebody else has it."""
+
+    class Wrapped:
+        """A lock that hands on to another, as multiprocessing's does: nothing but acquire and release."""
+
+        def __init__(self):
+            self._lock = threading.Lock()
+
+        def acquire(self, *args):
+            return self._lock.acquire(*args)
+
+        def release(self):
+            self._lock.release()
+
+        __enter__ = acquire
+
+        def __exit__(self, *exc_info):
+            self.release()
+
+    held = []
+
+    def wait(condition):
+        with condition:
+            try:
+                condition.wait()
+            finally:
+                held.append(condition._lock._lock.locked() and len(condition._waiters) == 0)
+
+    def body():
+        held.clear()
+        condition = threading.Condition(Wrapped())
+        with ThreadGroup(grace=0) as group:
+            waiting = wait_parked(group.spawn(wait, condition))
+            with shield(timeout=3600):
+                condition.acquire()
+                waiting.cancel()
+                until(lambda: waiting.waits_for is WaitReason.LOCK and waiting.is_waiting())
+                condition.release()
+                until(waiting.done)
+        assert held == [True]
+
+    run_anywhere(where, body)
+
+
+def test_thread_that_swallows_for_ever_burns_no_cpu():
+    """Whoever swallows each Cancelled in a loop gets them ever more slowly."""
+    rounds = []
+
+    def swallow():
+        while not is_over:
+            rounds.append(1)
+            try:
+                sleep_forever()
+            except BaseException:
+                pass
+
+    is_over = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CancelledSwallowed)
+        with ThreadGroup() as group:
+            thread = wait_parked(group.spawn(swallow))
+            group.cancel()
+            with shield(timeout=3600):
+                until(lambda: len(rounds) > 8)
+                began, count = monotonic(), len(rounds)
+                until(lambda: len(rounds) > count + 3)
+                spent = monotonic() - began
+            is_over.append(1)
+    assert thread.done()
+    assert spent >= 5e-5 * 2**8  # three pauses, each twice as long as the one before
+
+
+@pytest.mark.parametrize("kind", ["swallowed", "generator"])
+def test_warnings_may_wait(kind):
+    """What is done with a warning, logging say, may wait for others: no wait is announced meanwhile."""
+    mutex = Mutex(0)
+    shown = []
+
+    def show(message, category, *args, **kwargs):
+        with mutex.lock():
+            shown.append(category)
+
+    def swallow():
+        try:
+            sleep_forever()
+        except BaseException:
+            pass
+        sleep_forever()
+
+    def suspended():
+        with move_on_after(3600):
+            yield
+
+    def inside():
+        generator = suspended()
+        next(generator)
+        try:
+            sleep_forever()
+        finally:
+            generator.close()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = show
+        with ThreadGroup() as group:
+            thread = wait_parked(group.spawn(swallow if kind == "swallowed" else inside))
+            with mutex.lock():
+                thread.cancel()
+                wait_parked(thread, WaitReason.MUTEX)
+    assert shown

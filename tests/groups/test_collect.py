@@ -8,11 +8,12 @@ import itertools
 import queue
 import threading
 import time
+import traceback
 
 import pytest
-from support import run_anywhere, until, wait_parked
+from support import run_anywhere, run_program, until, wait_parked
 
-from plait import Cancelled, ThreadGroup, as_completed, gather, pmap, race
+from plait import Cancelled, GroupClosed, GroupFailed, ThreadGroup, as_completed, gather, pmap, race
 from plait._core import current_thread
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
@@ -382,3 +383,74 @@ def test_pmap_misuse(arguments, keywords, kind, text):
     """Wrong arguments are refused at once, in words."""
     with pytest.raises(kind, match=text):
         pmap(*arguments, **keywords)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_pmap_whose_group_is_over(ordered):
+    """An iterator that goes on when the group it began in is over says so: it does not seem to have come to its end."""
+    with ThreadGroup():
+        squares = pmap(lambda n: n * n, itertools.count(), limit=2, ordered=ordered)
+        next(squares)
+    with pytest.raises((GroupClosed, GroupFailed, concurrent.futures.CancelledError)):
+        list(squares)
+
+
+def test_causes_of_a_failure_are_kept():
+    """What a failure came from itself is still to be seen in its traceback."""
+
+    def fail():
+        try:
+            raise OSError("origin")
+        except OSError as error:
+            raise ConnectionError("outer") from error
+
+    with pytest.raises(ConnectionError) as caught:
+        gather(fail)
+    assert isinstance(caught.value.__cause__, ExceptionGroup)
+    assert "origin" in "".join(traceback.format_exception(caught.value))
+
+
+def test_race_that_is_cancelled_quietly():
+    """A race that a runner cancels before anybody has finished has no winner, and says so."""
+
+    def cancel():
+        ThreadGroup.current.cancel()
+        time.sleep(3600)
+
+    with pytest.raises(concurrent.futures.CancelledError) as caught:
+        race(cancel, lambda: time.sleep(3600))
+    assert str(caught.value) == "the race was cancelled before any of its calls had returned"
+
+
+def test_note_names_long_items_and_crashes():
+    """The note on a failure has the whole item, if that is of a sensible length, whatever the failure is."""
+    url = "https://example.org/" + "x" * 100
+
+    def crash(item):
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit) as caught:
+        list(pmap(crash, [url]))
+    assert f"raised by call 0 of pmap: {url!r}" in caught.value.__notes__
+
+
+def test_threads_of_a_race_are_called_after_their_functions():
+    """So that messages name them."""
+    names = []
+
+    def runner():
+        names.append(threading.current_thread().name)
+
+    race(runner)
+    assert "runner-" in names[0]
+
+
+def test_iterator_that_is_alive_at_the_end_of_the_process():
+    """It is dropped without a word."""
+    out, err = run_program("""
+        import itertools, time
+        from plait import pmap
+        squares = pmap(lambda n: n * n if n < 1 else time.sleep(3600), itertools.count(), limit=4)
+        print(next(squares))
+    """)
+    assert (out, err) == ("0\n", "")

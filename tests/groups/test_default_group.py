@@ -262,3 +262,17 @@ def test_wrong_strict_groups():
     """strict_groups is true or false."""
     with pytest.raises(TypeError, match="strict_groups must be True or False, not 1"):
         plait.configure(strict_groups=1)
+
+
+def test_offload_while_the_process_ends():
+    """A thread that outlives the main module can still hand calls to workers, though none can be started any more."""
+    out, _ = run_program("""
+        import threading, plait
+        gate = threading.Event()
+        def work():
+            gate.wait()
+            print(plait.offload(sum, [1, 2, 3]), flush=True)
+        plait.spawn(work)
+        threading._register_atexit(gate.set)
+    """)
+    assert out == "6\n"

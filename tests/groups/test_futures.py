@@ -480,3 +480,51 @@ def test_many_futures_racing_with_their_watchers():
 
     body()
     run_in_vthread(body)
+
+
+def test_callback_that_spawns_into_its_own_full_group():
+    """A callback runs as a member of the group: it hands its slot over like any other."""
+    with ThreadGroup(max_concurrency=1) as group:
+        spawned = []
+        gate = threading.Event()
+        first = group.spawn(gate.wait)
+        first.add_done_callback(lambda _: spawned.append(ThreadGroup.current.spawn(int)))
+        gate.set()
+        until(lambda: spawned)
+        assert spawned[0].group is group
+    assert spawned[0].result() == 0
+    assert group.available == 1
+
+
+def test_callback_that_waits_is_cancelled_with_the_group(caplog):
+    """A callback that waits for ever ends with its group, as clean-up does, within the grace."""
+    seen = []
+
+    def wait_for_ever(future):
+        try:
+            time.sleep(3600)
+        except Cancelled as cancelled:
+            seen.append(cancelled.source)
+            raise
+
+    with ThreadGroup(grace=0.02) as group:
+        thread = group.spawn(time.sleep, 3600)
+        thread.add_done_callback(wait_for_ever)
+        wait_parked(thread, WaitReason.SLEEP)
+        group.cancel()
+    assert seen == [group]
+    assert thread.cancelled()
+    assert "exception calling callback" in caplog.text
+
+
+@pytest.mark.parametrize("timeout", ["1", None, True])
+def test_wrong_timeout_of_result(timeout):
+    """A timeout is a number of seconds; one that is past does not wait."""
+    with ThreadGroup() as group:
+        waiting = group.spawn(time.sleep, 3600)
+        if timeout is not None:
+            with pytest.raises(TypeError, match=f"^timeout must be a number of seconds, not {timeout!r}$"):
+                waiting.result(timeout)
+        with pytest.raises(TimeoutError):
+            waiting.result(-1)
+        waiting.cancel()

@@ -68,14 +68,12 @@ def test_limit_inside_the_group(where, limit):
     run_anywhere(where, body)
 
 
-@pytest.mark.parametrize("way", ["spawn", "try_spawn", "spawn_daemon", "start", "options"])
+@pytest.mark.parametrize("way", ["spawn", "try_spawn", "spawn_daemon", "options"])
 def test_every_way_to_spawn(way):
     """However it is spawned."""
     with ThreadGroup() as group, timeout(60):
         with pytest.warns(TimeoutDoesNotReachChild):
-            if way == "start":
-                group.start(lambda started: started())
-            elif way == "options":
+            if way == "options":
                 group.options(name="x").spawn(int)
             else:
                 getattr(group, way)(int)
@@ -101,6 +99,7 @@ def test_limits_that_do_reach():
             group.spawn(member)
             with shield(timeout=1):
                 group.spawn(int)
+                group.start(lambda started: started())  # the limit is for its word, too
         assert gather(int, int) == [0, 0]
         assert list(pmap(int, ["1", "2"])) == [1, 2]
     with ThreadGroup(timeout=60) as group:
@@ -175,6 +174,21 @@ def test_generators_that_are_blocks():
     with block() as group, ThreadGroup() as inner:
         inner.spawn(int)
         assert group.owner is inner.owner
+
+
+def test_blocks_that_delegate():
+    """So may one that it delegates to."""
+
+    def inner():
+        with timeout(60):
+            yield
+
+    @contextlib.contextmanager
+    def block():
+        yield from inner()
+
+    with block(), timeout(60):
+        pass
 
 
 @pytest.fixture

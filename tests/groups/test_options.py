@@ -6,11 +6,12 @@ import concurrent.futures
 import contextvars
 import threading
 import time
+import warnings
 
 import pytest
 from support import run_anywhere, run_program, until, wait_parked
 
-from plait import ThreadGroup
+from plait import RebindAfterSpawn, ThreadGroup
 from plait._core import WaitReason
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
@@ -101,7 +102,7 @@ def test_on_processes():
         """
         import multiprocessing
         from concurrent.futures import ProcessPoolExecutor
-        from plait import ThreadGroup
+        from plait import RebindAfterSpawn, ThreadGroup
 
         if __name__ == "__main__":
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
@@ -149,3 +150,40 @@ def test_options_need_something_to_call():
             with pytest.raises(TypeError) as caught:
                 getattr(options, way)(3)
             assert str(caught.value) == f"{way} needs something to call, not 3: write {way}(fn, x), not {way}(fn(x))"
+
+
+def test_context_that_is_in_use():
+    """A second thread in one context fails, in words, and nothing else is harmed."""
+    context = contextvars.copy_context()
+    with pytest.raises(ExceptionGroup) as caught, ThreadGroup(on_error="collect") as group:
+        shared = group.options(name="second", context=context)
+        gate = threading.Event()
+        first = wait_parked(shared.spawn(gate.wait))
+        second = shared.spawn(int)
+        until(second.done)
+        gate.set()
+        assert first.result() is True
+        context.run(lambda: until(group.options(name="third", context=context).spawn(int).done))
+    assert [str(error) for error in caught.value.exceptions] == [
+        f"the context given for {name!r} is in use: one thread at a time can be in a context; give it one of its own, "
+        "context.copy()"
+        for name in ("second", "third")
+    ]
+    with ThreadGroup() as group:
+        assert group.options(context=context).spawn(pow, 2, 3).result() == 8
+
+
+def test_variables_of_a_call_on_an_executor(monkeypatch):
+    """In development mode the variables of a function for an executor are looked at, too."""
+    monkeypatch.setattr("plait._spawning.is_development", True)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, ThreadGroup() as group:
+        gate = threading.Event()
+        value = 1
+        group.options(on=pool).spawn(gate.wait)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            future = group.options(on=pool).spawn(lambda: value)
+            value = 2
+            gate.set()
+            assert future.result() == 2
+    assert [warning.category for warning in caught] == [RebindAfterSpawn]

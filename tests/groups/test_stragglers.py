@@ -183,3 +183,37 @@ def test_threads_of_nested_groups(reports):
     [report] = reports()
     assert "waiting for: children of the group" in report
     assert "in outer\n" in report
+
+
+def test_functions_without_a_frame(reports):
+    """A child that is no function of Python is shown without a stack."""
+    lock = threading.Lock()
+    lock.acquire()
+    with platform_thread(lambda: (until(reports), lock.release())):
+        with pytest.raises(ExceptionGroup), ThreadGroup(grace=3600) as group:
+            wait_parked(group.options(name="builtin").spawn(lock.acquire))
+            raise Oops
+    [report] = reports()
+    assert "'builtin', spawned at " in report
+    assert "(no function of Python)" in report
+    assert "at work" not in report
+
+
+def test_logging_that_fails_changes_nothing(reports, capfd):
+    """What a filter raises is printed, and the block raises what it would have."""
+    gate = threading.Event()
+    error = Oops("the failure")
+
+    def refuse(record):
+        gate.set()
+        raise ValueError("broken filter")
+
+    logging.getLogger("plait").addFilter(refuse)
+    try:
+        with pytest.raises(ExceptionGroup) as caught, ThreadGroup() as group:
+            wait_parked(group.spawn(refuse_to_end, gate))
+            group.spawn(fail, error)
+    finally:
+        logging.getLogger("plait").removeFilter(refuse)
+    assert caught.value.exceptions == (error,)
+    assert "broken filter" in capfd.readouterr().err

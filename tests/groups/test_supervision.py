@@ -162,18 +162,36 @@ def test_restarts_keep_the_context():
 
 
 def test_function_may_wait_and_is_cancelled_with_the_group():
-    """A pause before the next attempt is cut short when the group is cancelled; the failure it was about is not lost."""
+    """A pause before the next attempt is cut short when the group is cancelled; what was to be put right stays quiet."""
     error = Oops()
 
     def later(future, exception):
         time.sleep(3600)
         return "restart"
 
+    for cancel in (lambda group, child: group.cancel(), lambda group, child: child.cancel()):
+        with ThreadGroup(on_error=later) as group:
+            child = wait_parked(group.spawn(fail, error), WaitReason.SLEEP)
+            cancel(group, child)
+        assert child.exception() is error
+
+
+def test_failure_that_was_to_be_put_right_beside_another():
+    """In a group that fails for another reason it is raised with that."""
+    first, second = Oops("first"), Oops("second")
+    asked = []
+
+    def later(future, exception):
+        asked.append(exception)
+        if exception is second:
+            return "cancel"
+        time.sleep(3600)
+
     with pytest.raises(ExceptionGroup) as caught:
         with ThreadGroup(on_error=later) as group:
-            wait_parked(group.spawn(fail, error), WaitReason.SLEEP)
-            group.cancel()
-    assert caught.value.exceptions == (error,)
+            wait_parked(group.spawn(fail, first), WaitReason.SLEEP)
+            group.spawn(fail, second)
+    assert caught.value.exceptions == (second, first)
 
 
 def test_function_that_swallows_the_cancel_restarts_nothing():
@@ -192,11 +210,10 @@ def test_function_that_swallows_the_cancel_restarts_nothing():
         runs.append(1)
         raise error
 
-    with pytest.raises(ExceptionGroup) as caught:
-        with ThreadGroup(on_error=stubborn) as group:
-            wait_parked(group.spawn(work), WaitReason.SLEEP)
-            group.cancel()
-    assert caught.value.exceptions == (error,)
+    with ThreadGroup(on_error=stubborn) as group:
+        child = wait_parked(group.spawn(work), WaitReason.SLEEP)
+        group.cancel()
+    assert child.exception() is error
     assert runs == [1]
 
 

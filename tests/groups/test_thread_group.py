@@ -889,3 +889,41 @@ def test_error_that_takes_no_note():
     with pytest.raises(ExceptionGroup) as caught, ThreadGroup() as group:
         group.spawn(fail, Bare())
     assert [type(error) for error in caught.value.exceptions] == [Bare]
+
+
+@pytest.mark.parametrize("way", ["generator", "enter", "failure"])
+def test_scope_left_open_by_a_child(way):
+    """A child that ends inside a block which it has opened fails in words, and that block ends with it."""
+    inside = []
+
+    def suspended():
+        with ThreadGroup(name="left open") as inner:
+            inside.append(inner.spawn(time.sleep, 3600))
+            yield inner
+
+    def work():
+        if way == "generator":
+            return next(kept)
+        inner = ThreadGroup(name="left open").__enter__()
+        inside.append(inner.spawn(time.sleep, 3600))
+        if way == "failure":
+            raise Oops
+        return inner
+
+    kept = suspended()
+    with pytest.raises(ExceptionGroup) as caught, ThreadGroup() as group:
+        group.options(name="careless").spawn(work)
+    assert inside[0].cancelled()
+    [error] = caught.value.exceptions
+    while isinstance(error, ExceptionGroup):
+        [error] = error.exceptions
+    if way == "failure":
+        assert type(error) is Oops
+    else:
+        assert str(error) == (
+            "<Future of 'careless' running> has ended inside <ThreadGroup 'left open'>, which it has opened and not closed: "
+            "leave each block in the function that enters it, and do not return a generator that is suspended inside one"
+        )
+    if way == "generator":
+        with pytest.raises(RuntimeError, match="must end on the thread that began it"):
+            kept.close()

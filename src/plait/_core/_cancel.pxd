@@ -20,6 +20,7 @@ cdef class Scope(WaitWord):
 cdef class Victim(Scope):
     cdef public Scope scope
     cdef public Delivery delivery
+    cdef public bint is_deaf
     cpdef set_scope(self, Scope scope)
     cpdef nudge(self)
 
@@ -31,7 +32,11 @@ cdef class Delivery:
     cdef public object alive
     cdef public object former
     cdef public double until
+    cdef public double quiet_until
+    cdef public double pause
+    cdef public bint is_swallowed
     cdef public bint is_reported
+    cdef public bint is_due
 
 cpdef Scope pending(Scope scope)
 cdef bint _is_hurried(Scope scope) except -1
@@ -40,8 +45,13 @@ cpdef patience(Victim me, double since)
 cdef object _weakly, Cancelled, now
 @cython.locals(told=Delivery)
 cpdef deliver(Victim me, Scope scope)
+@cython.locals(told=Delivery)
+cpdef complain(Victim me)
+@cython.locals(told=Delivery)
+cpdef begin_clean_up(Victim me)
 cdef double _end_of_grace(Victim me, Scope scope) except -1
 @cython.locals(told=Delivery)
 cpdef check_entry(Victim me)
-@cython.locals(told=Delivery)
+cdef double _PAUSE, _LONGEST_PAUSE
+@cython.locals(told=Delivery, moment=double)
 cpdef check_park(Victim me)

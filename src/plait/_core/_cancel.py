@@ -47,7 +47,7 @@ from plait._core._atomics import Lock
 from plait._core._clock import now
 from plait._core._misuse import check_openers
 from plait._errors import Cancelled, CancelledSwallowed
-from plait._native._native import WaitWord, caller_code, caller_offset, current, line_at
+from plait._native._native import WaitWord, caller_code, caller_offset, cooperative, current, line_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 DEADLINE_PASSED = "deadline passed"  # the reason of a cancel by time, told from others by identity
 GRACE = 5.0  # seconds that clean-up may take, unless the scope says otherwise
 
+_PAUSE, _LONGEST_PAUSE = 5e-5, 1.0  # seconds
 _weakly = weakref.ref
 _cancelling = Lock()  # orders the first canceller of a scope before the others
 
@@ -137,10 +138,11 @@ class Scope(WaitWord):
 class Victim(Scope):
     """A thread as cancellation sees it: it has an innermost scope, and may have been told."""
 
-    __slots__ = ("delivery", "scope")
+    __slots__ = ("delivery", "is_deaf", "scope")
 
     scope: Scope | None  # the innermost. Written by the owner, read by cancellers: both under the latch
     delivery: Delivery | None  # what it was told of its cancellation. The owner's alone
+    is_deaf: bool  # it hears of no cancel now: it takes back a lock that its caller counts on. Likewise
 
     def set_scope(self, scope: Scope | None) -> None:
         """Make `scope` the innermost. Owner only."""
@@ -271,19 +273,23 @@ def sooner(instant: float | None, me: Victim) -> float | None:
 class Delivery:
     """What a thread has been told: the `Cancelled` raised, for which scope, and until when clean-up may park."""
 
-    __slots__ = ("alive", "former", "is_reported", "scope", "until")
+    __slots__ = ("alive", "former", "is_due", "is_reported", "is_swallowed", "pause", "quiet_until", "scope", "until")
 
     scope: Scope  # for which it was told
     alive: weakref.ref[Cancelled]  # the exception that was raised last
     former: weakref.ref[Cancelled] | None  # the one before, for `retract`; None: it is the first
     until: float  # the instant when clean-up may park no more
-    is_reported: bool  # that it was swallowed
+    quiet_until: float  # until this instant who has swallowed it may park
+    pause: float  # for how long that was granted last
+    is_swallowed: bool  # it has died before it reached its scope
+    is_reported: bool  # that has been said
+    is_due: bool  # there may be something to say
 
 
 def check_entry(me: Victim) -> None:
     """A cancel point begins: raise `Cancelled` if `me` is cancelled and has not been told yet. Calling thread only."""
     scope = pending(me.scope)
-    if scope is not None:
+    if scope is not None and not me.is_deaf:
         told = me.delivery
         if told is None:
             raise deliver(me, scope)
@@ -297,7 +303,7 @@ def check_park(me: Victim) -> float | None:
     Calling thread only.
     """
     scope = pending(me.scope)
-    if scope is None:
+    if scope is None or me.is_deaf:
         return horizon(me)
     told = me.delivery
     if told is None:
@@ -307,14 +313,16 @@ def check_park(me: Victim) -> float | None:
     if told.alive() is not None:
         if now() < told.until and not _is_hurried(me.scope):
             return sooner(told.until, me)
-    elif not told.is_reported:
-        told.is_reported = True
-        warnings.warn(
-            f"{me!r} was cancelled ({scope.cancel_reason}), and the Cancelled that it got was swallowed; it gets another at "
-            f"each operation that would park. Let Cancelled pass: catch Exception, or raise it again after clean-up",
-            CancelledSwallowed,
-            stacklevel=1,  # the core is compiled and has no frames: the first is that of the function which waits
-        )
+    else:
+        if not told.is_reported:
+            told.is_swallowed = told.is_due = True
+            complain(me)
+        # Who swallows it again and again, in a loop, gets it ever more slowly, and burns no CPU.
+        moment = now()
+        if moment < told.quiet_until:
+            return told.quiet_until
+        told.pause = min(2 * told.pause, _LONGEST_PAUSE)
+        told.quiet_until = moment + told.pause
     raise deliver(me, scope)
 
 
@@ -325,7 +333,7 @@ def patience(me: Victim, since: float) -> float | None:
     pool must get its connection back.
     """
     scope = pending(me.scope)
-    if scope is None:
+    if scope is None or me.is_deaf:
         return None
     assert scope.cancelled_at is not None
     return since if _is_hurried(me.scope) else max(scope.cancelled_at, since) + scope.grace
@@ -341,20 +349,42 @@ def check_patient(me: Victim, since: float) -> float | None:
 
 def deliver(me: Victim, scope: Scope) -> Cancelled:
     """The `Cancelled` to raise on `me` for `scope`, outside the rules of cancel points."""
-    if me.scope is not me:
-        check_openers(me)
     error = Cancelled(*scope.cause)
     told = me.delivery
     if told is None:
         me.delivery = told = Delivery.__new__(Delivery)  # its __init__ would cost as much as all this
         told.scope = scope
         told.until = _end_of_grace(me, scope)
-        told.is_reported = False
+        told.is_swallowed = told.is_reported = told.is_due = False
+        told.quiet_until = 0.0
+        told.pause = _PAUSE
         told.former = None
     else:
         told.former = told.alive
     told.alive = _weakly(error)
+    if me.scope is not me:
+        told.is_due = True
+        complain(me)
     return error
+
+
+def begin_clean_up(me: Victim) -> None:
+    """If `me` is cancelled, it is as if it had just been told: what follows may park until the grace is over."""
+    scope = pending(me.scope)
+    if scope is not None:
+        me.delivery = told = Delivery.__new__(Delivery)
+        told.scope = scope
+        told.until = _end_of_grace(me, scope)
+        told.is_swallowed = told.is_reported = told.is_due = False
+        told.quiet_until = 0.0
+        told.pause = _PAUSE
+        told.former = None
+        told.alive = _always  # type: ignore[assignment]
+
+
+def _always() -> bool:
+    """In place of a weak reference: there is no exception that could die."""
+    return True
 
 
 def retract(me: Victim) -> None:
@@ -373,6 +403,24 @@ def _whereabouts() -> tuple[str | None, str | None]:
     code = caller_code()
     name = threading.current_thread().name if me is None else me.name
     return name, None if code is None else f"{code.co_filename}:{line_at(code, caller_offset())}"
+
+
+def complain(me: Victim) -> None:
+    """Issue the warnings that are due, unless a wait is announced: they run code of others, which may wait itself."""
+    told = me.delivery
+    if told is None or not told.is_due or cooperative() is None:
+        return
+    told.is_due = False
+    check_openers(me)
+    if told.is_swallowed and not told.is_reported:
+        told.is_reported = True
+        warnings.warn(
+            f"{me!r} was cancelled ({told.scope.cancel_reason}), and the Cancelled that it got was swallowed; it gets "
+            f"another at each operation that would park. Let Cancelled pass: catch Exception, or raise it again after "
+            f"clean-up",
+            CancelledSwallowed,
+            stacklevel=1,  # the core is compiled and has no frames: the first is that of the function which waits
+        )
 
 
 def is_under(scope: Scope | None, ancestor: Scope) -> bool:

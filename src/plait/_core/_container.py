@@ -78,6 +78,10 @@ class Container:
         for daemon in daemons:
             daemon.cancel_scope("all others in its group are done", daemon)
 
+    def end_inside(self, me: Parker, outer: Scope, error: BaseException) -> BaseException:
+        """End the scopes that `me`, the caller, has left open inside `outer`; what leaves them of `error`."""
+        raise NotImplementedError
+
     def judge(self, thread: VirtualThread, error: Exception) -> Verdict:
         """What to do about `error`, which a child of a supervised group has raised. On the child, in its scopes."""
         raise NotImplementedError

@@ -33,6 +33,8 @@ def suspendable_caller() -> FrameType | None:
         return None
     frame = sys._getframe()  # noqa: SLF001 - of whoever called us: compiled functions have none
     behind = frame.f_back
+    while behind is not None and behind.f_code.co_flags & _SUSPENDABLE:  # that delegates to it, by `yield from`
+        behind = behind.f_back
     if behind is not None and behind.f_globals.get("__name__") in _BLOCK_MAKERS:
         return None
     return frame
@@ -66,7 +68,7 @@ def check_reach(me: Victim, target: Scope) -> None:
 def _check_opener(scope: Scope) -> None:
     frame = scope.opener
     assert frame is not None
-    if frame.f_back is not None or frame is _outermost():
+    if frame.f_back is not None or is_outermost(frame):
         return
     scope.opener = None
     code = frame.f_code
@@ -79,9 +81,11 @@ def _check_opener(scope: Scope) -> None:
     )
 
 
-def _outermost() -> FrameType:
-    """The frame with which the calling thread began."""
-    frame = sys._getframe()  # noqa: SLF001 - as above
-    while frame.f_back is not None:
-        frame = frame.f_back
-    return frame
+def is_outermost(frame: FrameType) -> bool:
+    """Whether the calling thread began with `frame`."""
+    if caller_code() is None:
+        return False
+    above = sys._getframe()  # noqa: SLF001 - as above
+    while above.f_back is not None:
+        above = above.f_back
+    return above is frame

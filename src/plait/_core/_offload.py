@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from plait import _originals
 from plait._core._atomics import Lock
 from plait._core._cancel import check_entry
-from plait._core._clock import now
+from plait._core._clock import LONGEST_WAIT, now
 from plait._core._parking import TIMED_OUT, WOKEN, Parker, WaitReason, park
 from plait._native import kernel_ident
 from plait._originals import lock_acquire, lock_release
@@ -99,6 +99,7 @@ class Offload:
         self._lock = Lock()
         self._jobs: deque[OffloadJob] = deque()  # that nobody has begun. Under _lock
         self._idle: list[Any] = []  # gates of idle workers, last idle first out. Under _lock
+        self._has_kept = False  # there is a worker that does not end. Under _lock
         self._workers = 0  # without those whose job is abandoned. Under _lock
         self._abandoned = 0  # jobs that run though their caller has gone. Under _lock
         self._abandoned_total = 0  # that have ever done so. Under _lock
@@ -232,7 +233,16 @@ class Offload:
                 job.error = error
                 self.finish(job)
 
-    def _work(self) -> None:
+    def keep_one(self) -> None:
+        """Have one worker that never ends: where none can be started while the process ends, it is all there is then."""
+        with self._lock:
+            if self._has_kept:
+                return
+            self._has_kept = True
+            self._workers += 1
+        _originals.start_new_thread(self._work, (LONGEST_WAIT,))
+
+    def _work(self, patience: float = _PATIENCE) -> None:
         gate = _originals.allocate_lock()
         lock_acquire(gate)
         ident = kernel_ident()
@@ -250,7 +260,7 @@ class Offload:
                     return
                 job = None
                 continue
-            if not lock_acquire(gate, True, _PATIENCE):
+            if not lock_acquire(gate, True, patience):
                 with self._lock:
                     if gate in self._idle:
                         self._idle.remove(gate)

@@ -30,7 +30,7 @@ import enum
 from typing import TYPE_CHECKING
 
 from plait._core._atomics import Lock
-from plait._core._cancel import Victim, check_park, retract
+from plait._core._cancel import Victim, check_park, complain, retract
 from plait._errors import Cancelled
 from plait._native import outcomes
 from plait._native._native import Counter, WaitWord, switch_to
@@ -189,6 +189,7 @@ def is_complete(me: Parker, error: BaseException) -> bool:
     Then the error is not to be raised.
     """
     if me.withdraw() != WOKEN:
+        complain(me)
         return False
     if isinstance(error, Cancelled):
         retract(me)

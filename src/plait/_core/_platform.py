@@ -65,6 +65,7 @@ class PlatformThread(Parker):
         self.owner = None
         self.cancelled_at = None
         self.delivery = None
+        self.is_deaf = False
         self.waits_for = None
         self.holds = 0
         self._name = threading.current_thread().name

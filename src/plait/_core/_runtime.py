@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 V = TypeVar("V", bound=VirtualThread)
 
-_OVER = "virtual threads cannot be started any more: the process is ending"
+OVER = "virtual threads cannot be started any more: the process is ending"
 
 
 class Runtime:
@@ -76,7 +76,7 @@ class Runtime:
     def start(self) -> list[Carrier]:
         """Start the carriers, if they are not started. Any platform thread."""
         if self._is_over:  # the steps below would only fail on what is left of the interpreter
-            raise RuntimeError(_OVER)
+            raise RuntimeError(OVER)
         # Before anybody can see a carrier: who sees one may spawn, and a thread must not run over unpatched leaves. Not
         # under the lock: the steps import modules. Two threads that start at a time both run them, which is harmless.
         for step in self.on_start:
@@ -85,7 +85,7 @@ class Runtime:
             if self._carriers:
                 return self._carriers
             if self._is_over:
-                raise RuntimeError(_OVER)
+                raise RuntimeError(OVER)
             count = self._wanted if self._wanted is not None else default_carriers()
             carriers: list[Carrier] = []
             carriers.extend(Carrier(number, carriers) for number in range(count))
@@ -197,16 +197,18 @@ def launch(
     kwargs: dict[str, Any],
     label: str | None = None,
     context: Context | None = None,
+    is_reached: bool = False,  # noqa: FBT001, FBT002 - compiled functions take no keyword-only arguments
 ) -> V | None:
     """Start `fn(*args, **kwargs)` as a child of `group`, made by `make`; None if it cannot be started just so.
 
     That is, if the group is not open, is cancelled or full: the caller finds out why. A cancel point. Any thread.
+    `is_reached`: the time limits of the caller do concern the child.
     """
     me: Parker = current_thread()
     if me.scope is not None:
         check_entry(me)
         scope = me.scope
-        if scope is not me and (scope is not group.scope or scope.opener is not None):
+        if scope is not me and not is_reached and (scope is not group.scope or scope.opener is not None):
             check_reach(me, group.scope)
     if group.owner is None or pending(group.scope) is not None:
         return None

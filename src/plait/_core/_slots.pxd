@@ -16,6 +16,7 @@ cdef class Slots:
     cdef long long _limit
     cdef long long _free
     cdef object _waiting
+    cdef long long _below
     cdef set _offers
     cpdef bint try_take(self) except -1
     @cython.locals(epoch=uint64_t, waiter=_Waiter, is_taken=bint, outcome=int)
@@ -28,6 +29,9 @@ cdef class Slots:
     cpdef take_back(self, Parker me)
     @cython.locals(waiter=_Waiter)
     cdef _Waiter _take_below(self, Parker me)
+    @cython.locals(waiter=_Waiter)
+    cdef _Waiter _take_first(self)
+    cdef _drop(self, _Waiter waiter)
     @cython.locals(scope=Scope)
     cdef Scope _holder_above(self, Parker me)
 

@@ -5,12 +5,14 @@
 A slot goes from hand to hand: it is never free while somebody waits, so nobody can overtake. A taker whose wait was
 WOKEN owns the slot, cancelled or not.
 
-A *holder* is a thread that was started with a slot. It never waits for other threads with its slot in its hands:
+A *holder* is a thread that was started with a slot. It does not keep that to itself while it waits for the end of others:
 
 * It spawns into its own full group: the slot goes to the child.
 * It waits for threads that have slots like its own: the slot is *lent*, to anybody.
 * It waits for other threads: the slot is *offered* to those below it alone, for one of them may need it to spawn where
   the holder came from, and they would wait for each other. An offer costs nothing when nobody takes it.
+
+Other waits (a lock, a queue, a channel) are work like any other, and keep the slot.
 
 A thread that is no holder, and has waited for a slot in order to spawn, goes behind the threads that have not begun:
 then it finds many slots free. (docs/adr/0007 has the reasons for all this.)
@@ -50,13 +52,14 @@ class _Waiter:
 class Slots:
     """A number of slots, and who waits for one. Any thread."""
 
-    __slots__ = ("_free", "_limit", "_lock", "_offers", "_waiting")
+    __slots__ = ("_below", "_free", "_limit", "_lock", "_offers", "_waiting")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit  # under _lock
         self._lock = Lock()
         self._free = limit  # under _lock; above zero only while nobody waits, below while more are taken than there are
         self._waiting: OrderedDict[_Waiter, None] = OrderedDict()  # in the order of their turns. Under _lock
+        self._below = 0  # how many of them are below a holder. Under _lock
         self._offers: set[Parker] = set()  # holders that wait, and whose slots nobody has used. Under _lock
 
     def get_limit(self) -> int:
@@ -71,7 +74,7 @@ class Slots:
             self._limit = limit
             while self._free > 0 and self._waiting:
                 self._free -= 1
-                served.append(self._waiting.popitem(last=False)[0])
+                served.append(self._take_first())
         for waiter in served:
             if not waiter.who.unpark(waiter.epoch):
                 Slots.release(self)
@@ -93,6 +96,7 @@ class Slots:
         """All slots are free: in a child process after fork."""
         self._free = self._limit
         self._waiting = OrderedDict()
+        self._below = 0
         self._offers = set()
 
     def is_held_by(self, me: Parker) -> bool:
@@ -125,6 +129,7 @@ class Slots:
                     is_taken = True
                 else:
                     self._waiting[waiter] = None
+                    self._below += holder is not None
             if is_taken:
                 me.withdraw()
                 return True
@@ -136,7 +141,7 @@ class Slots:
                 raise
             finally:
                 with self._lock:
-                    self._waiting.pop(waiter, None)
+                    self._drop(waiter)
             if outcome == WOKEN:
                 return True
             if outcome == TIMED_OUT:
@@ -149,7 +154,7 @@ class Slots:
                 if self._free < 0 or not self._waiting:
                     self._free += 1
                     return
-                waiter = self._waiting.popitem(last=False)[0]
+                waiter = self._take_first()
             if WaitWord.claim(waiter.who, waiter.epoch, WOKEN):
                 if waiter.is_back:
                     waiter.who.resume()
@@ -200,7 +205,7 @@ class Slots:
                 return
             is_over = until is not None and now() >= until
             with self._lock:
-                self._waiting.pop(waiter, None)
+                self._drop(waiter)
                 if is_over:
                     self._free -= 1
             if is_over:
@@ -208,11 +213,24 @@ class Slots:
 
     def _take_below(self, me: Parker) -> _Waiter | None:
         """Take the first off who may use the slot that `me` offers. Under _lock."""
-        for waiter in self._waiting:
-            if waiter.holder is me:
-                del self._waiting[waiter]
-                return waiter
+        if self._below:
+            for waiter in self._waiting:
+                if waiter.holder is me:
+                    self._drop(waiter)
+                    return waiter
         return None
+
+    def _take_first(self) -> _Waiter:
+        """Take the first off. Under _lock."""
+        waiter: _Waiter = self._waiting.popitem(last=False)[0]
+        self._below -= waiter.holder is not None
+        return waiter
+
+    def _drop(self, waiter: _Waiter) -> None:
+        """Take it off, wherever it stands, if it is there. Under _lock."""
+        if waiter in self._waiting:
+            del self._waiting[waiter]
+            self._below -= waiter.holder is not None
 
     def _holder_above(self, me: Parker) -> Scope | None:
         """The nearest thread above `me` that was started with one of these slots."""

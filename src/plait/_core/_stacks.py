@@ -18,7 +18,7 @@ from plait._core._atomics import Lock
 from plait._core._clock import now
 from plait._core._continuation import frame_of
 from plait._core._parking import Parker, WaitReason, park_shielded
-from plait._native._native import current
+from plait._native._native import caller_code, current
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,8 +57,7 @@ class _Inquiry:
         stacks = {}
         for thread in self.threads:
             frame = _frame(thread)
-            if frame is not None:
-                stacks[thread] = _read(frame)
+            stacks[thread] = StackSummary() if frame is None else _read(frame)
         with self._lock:
             self.stacks = stacks
             epoch = self._epoch
@@ -102,7 +101,8 @@ def take_snapshot(
 
 def _frame(thread: VirtualThread) -> FrameType | None:
     if thread is current():
-        return sys._getframe()  # noqa: SLF001 - the scheduler runs on the stack of the thread that parks, without frames
+        # The scheduler runs on the stack of the thread that parks, and has no frames; neither has, say, lock.acquire.
+        return None if caller_code() is None else sys._getframe()  # noqa: SLF001 - the only way
     return None if thread.stack is None else frame_of(thread.stack)
 
 

@@ -33,5 +33,7 @@ cdef class VirtualThread(Parker):
     cpdef run(self)
     cpdef prepare(self, fn, args, kwargs, context, Container group, label)
     cdef _release(self)
+    cdef _notify(self)
+    cpdef refuse_context(self)
     cdef _judge(self, BaseException error)
     cdef _fail(self, BaseException error, verdict)

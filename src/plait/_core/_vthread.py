@@ -22,9 +22,10 @@ from __future__ import annotations
 
 import enum
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from plait._core._cancel import Victim, is_cancelled, pending
+from plait._core._cancel import Victim, begin_clean_up, is_cancelled, pending
 from plait._core._container import Container
 from plait._core._parking import TIMED_OUT, Parker
 from plait._errors import Cancelled
@@ -32,7 +33,6 @@ from plait._native._native import WaitWord, line_at, switch_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextvars import Context
     from types import CodeType
 
     from plait._core._carrier import Carrier
@@ -60,6 +60,13 @@ class Watchers(Protocol):
 
     def notify(self, thread: VirtualThread) -> None:
         """`thread` has settled. Called on it, once; may park."""
+
+
+def _context_in_use(name: str) -> NoReturn:
+    raise RuntimeError(
+        f"the context given for {name!r} is in use: one thread at a time can be in a context; give it one of its own, "
+        f"context.copy()"
+    )
 
 
 class VirtualThread(Parker):
@@ -135,6 +142,7 @@ class VirtualThread(Parker):
         self.shelter = group.scope.shelter
         self.grace_end = group.scope.grace_end
         self.delivery = None
+        self.is_deaf = False
         self.waits_for = None
         self.holds = 0
         self.carrier = None
@@ -167,6 +175,15 @@ class VirtualThread(Parker):
     def name(self) -> str:
         """The name given, or the function's name with a number. Any thread."""
         return self._label if self.is_named else f"{self._label}-{self.number()}"
+
+    def refuse_context(self) -> Context:
+        """Its context is in use by somebody else: the call fails instead of being made, in the context that this gives.
+
+        The carrier's, before it runs.
+        """
+        self._fn, self._args, self._kwargs = _context_in_use, (self.name,), None
+        self.context = Context()
+        return self.context
 
     def leave(self, epoch: int, limit: float | None) -> Stack | None:
         """Set the timer, and let the carrier choose who runs next."""
@@ -240,8 +257,8 @@ class VirtualThread(Parker):
     def run(self) -> None:
         """Call the function and settle the outcome. The carrier's, on the thread's own stack; never raises.
 
-        Whatever the outcome sets off (destructors of thread-locals, callbacks of the future) still runs on this thread
-        and may park, but is no longer cancelled. After `child_ended` nothing runs.
+        Whatever the outcome sets off (destructors of thread-locals, callbacks of the future) still runs on this thread,
+        in the scope of its group. After `child_ended` nothing runs.
         """
         if self.cancelled_at is not None or pending(self.parent) is not None:
             self._release()
@@ -255,7 +272,14 @@ class VirtualThread(Parker):
                         self._result = self._fn(*self._args)
                     else:
                         self._result = self._fn(*self._args, **self._kwargs)
+                    if self.scope is not self:
+                        raise RuntimeError(
+                            f"{self!r} has ended inside {self.scope!r}, which it has opened and not closed: leave each block "
+                            f"in the function that enters it, and do not return a generator that is suspended inside one"
+                        )
                 except BaseException as error:  # noqa: BLE001 - every outcome is settled
+                    if self.scope is not self:
+                        error = self.group.end_inside(self, self, error)
                     verdict = self._judge(error)
                     if verdict is Verdict.RESTART:
                         is_over = False
@@ -267,7 +291,7 @@ class VirtualThread(Parker):
                     self.status = SUCCEEDED
         WaitWord.settle(self)
         if self.watchers is not None:
-            self.watchers.notify(self)
+            self._notify()
         if self.has_ident:  # callbacks, too, may have asked who they are
             for forget in on_ident_end:
                 forget(self)
@@ -288,12 +312,22 @@ class VirtualThread(Parker):
         self._fn = self._args = self._kwargs = self.context = None  # type: ignore[assignment]
         self.stack.drop_locals()  # type: ignore[union-attr]
 
+    def _notify(self) -> None:
+        """Tell the watchers. They run as members of the group, and if that is cancelled, as its clean-up."""
+        scope = self.group.scope
+        self.owner = self
+        Victim.set_scope(self, scope)
+        begin_clean_up(self)
+        self.watchers.notify(self)  # type: ignore[union-attr]
+        Victim.set_scope(self, None)
+        self.owner = None
+        self.delivery = None
+
     def _judge(self, error: BaseException) -> Verdict:
         """What to do about `error`. A cancelled thread, and what is no `Exception`, are nothing to be supervised."""
         if not self.group.is_supervised or not isinstance(error, Exception) or pending(self) is not None:
             return Verdict.CANCEL
-        verdict = self.group.judge(self, error)
-        return Verdict.CANCEL if verdict is Verdict.RESTART and pending(self) is not None else verdict
+        return self.group.judge(self, error)
 
     def _fail(self, error: BaseException, verdict: Verdict) -> None:
         # A shield around the group may hide the cancel; a spawn into a group outside it was told of it all the same.

@@ -46,7 +46,7 @@ typedef struct Stack {
 } Stack;
 
 static PyTypeObject Stack_Type;
-static PyObject *str_context, *str_run, *str_stack;
+static PyObject *str_context, *str_run, *str_stack, *str_refuse_context;
 static PyObject *loop_leave, *loop_enter; /* hooks: () -> state, (state) -> None */
 
 static void
@@ -111,8 +111,16 @@ mount(Stack *self, PyObject *thread)
         return -1;
     int failed = PyContext_Enter(context);
     Py_DECREF(context); /* the thread state holds it */
-    if (failed)
-        return -1;
+    if (failed) { /* it was given by the spawner, and is in use: the thread gets another, in which it fails */
+        PyErr_Clear();
+        context = PyObject_CallMethodNoArgs(thread, str_refuse_context);
+        if (context == NULL)
+            return -1;
+        failed = PyContext_Enter(context);
+        Py_DECREF(context);
+        if (failed)
+            return -1;
+    }
     Py_XSETREF(self->thread, Py_NewRef(thread));
     if (PyObject_SetAttr(thread, str_stack, (PyObject *)self) < 0)
         return -1;
@@ -410,9 +418,10 @@ int
 plait_stack_init(PyObject *module)
 {
     str_context = PyUnicode_InternFromString("context");
+    str_refuse_context = PyUnicode_InternFromString("refuse_context");
     str_run = PyUnicode_InternFromString("run");
     str_stack = PyUnicode_InternFromString("stack");
-    if (str_context == NULL || str_run == NULL || str_stack == NULL)
+    if (str_refuse_context == NULL || str_context == NULL || str_run == NULL || str_stack == NULL)
         return -1;
     PyGreenlet_Import();
     if (_PyGreenlet_API == NULL)

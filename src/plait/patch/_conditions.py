@@ -47,15 +47,24 @@ def wait(self: Any, timeout: float | None = None) -> bool:
         deadline = None if timeout is None else now() + timeout
         is_notified = lot_wait(me, id(waiter), attempt, WaitReason.CONDITION, deadline)
     except BaseException as error:
-        self._acquire_restore(state)
+        _take_back(me, self, state)
         if _leave(self, waiter) or not isinstance(error, Cancelled):
             raise
         retract(me)  # the cancel comes at the next cancel point
         return True
-    self._acquire_restore(state)
+    _take_back(me, self, state)
     if not is_notified:
         _leave(self, waiter)
     return is_notified
+
+
+def _take_back(me: Parker, condition: Any, state: Any) -> None:
+    """Take the condition's lock again, of whatever class it is: the caller counts on it (docs/adr/0004)."""
+    me.is_deaf = True
+    try:
+        condition._acquire_restore(state)  # noqa: SLF001 - Condition's own
+    finally:
+        me.is_deaf = False
 
 
 def _leave(condition: Any, waiter: Any) -> bool:

@@ -1,0 +1,81 @@
+"""Waits of the standard library that are written in Python: cancel points, even where they need not wait.
+
+They park by themselves, in the locks and conditions that they are made of. But those are looked at only if they wait,
+and taking a lock is not interrupted at once; so a thread whose queue is never empty would not hear of a cancel. Each
+looks at the scopes of its thread first (design §3.2, rule 1), and then does what it has always done.
+
+`Queue.put` is left out: pools give a connection back with it, in a `finally`, and a thread that has not yet been told of
+its cancel would lose the connection there. So are the futures of `concurrent.futures`: the outcome of one that is done is
+at hand. Both are interrupted while they wait, as before.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from plait._core import Parker, check_entry
+from plait._native import cooperative
+from plait.patch._registry import ClassPatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+# `with semaphore:` has a name of its own for the same function.
+_WAITS = (
+    (threading.Condition, "wait_for"),
+    (threading.Semaphore, "acquire"),
+    (threading.Semaphore, "__enter__"),
+    (threading.Barrier, "wait"),
+    (queue.Queue, "join"),
+)
+
+
+def _look() -> None:
+    me: Parker | None = cooperative()
+    if me is not None and me.scope is not None:
+        check_entry(me)
+
+
+def _looking(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    def wait(*args: Any, **kwargs: Any) -> Any:
+        _look()
+        return original(*args, **kwargs)
+
+    return wait
+
+
+def event_wait(self: Any, timeout: float | None = None) -> bool:
+    """Block until the event is set, or until `timeout` seconds have passed. See `threading.Event.wait`.
+
+    Its few lines stand here, not behind the look, since thousands of threads may be parked in it: it costs them a frame
+    less instead of one more.
+    """
+    _look()
+    with self._cond:
+        return bool(self._flag or self._cond.wait(timeout))
+
+
+_get = queue.Queue.get
+
+
+def queue_get(self: Any, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002 - CPython's
+    """Remove and return an item from the queue. See `queue.Queue.get`; without `block` it is no wait."""
+    if block:
+        _look()
+    return _get(self, block, timeout)
+
+
+def leaves() -> Sequence[ClassPatch]:
+    """What this file makes cooperative."""
+    return [
+        ClassPatch("threading.Event.wait", threading.Event, "wait", event_wait),
+        ClassPatch("queue.Queue.get", queue.Queue, "get", queue_get),
+        *(
+            ClassPatch(f"{cls.__module__}.{cls.__qualname__}.{name}", cls, name, _looking(getattr(cls, name)))
+            for cls, name in _WAITS
+        ),
+    ]
