@@ -187,7 +187,8 @@ class _Host:
 def gather(*fns: Callable[[], T]) -> list[T]:
     """Call all of `fns` concurrently; their results, in the order of `fns`. A cancel point.
 
-    The first that fails cancels the others, and is raised when they have ended.
+    The first that fails cancels the others, and is raised when they have ended. Raises `TypeError` if one of `fns`
+    cannot be called; then none is.
 
     Example:
         >>> from functools import partial
@@ -195,16 +196,26 @@ def gather(*fns: Callable[[], T]) -> list[T]:
         >>> gather(partial(pow, 2, 3), partial(pow, 3, 2))
         [8, 9]
     """
+    _check_functions("gather", fns)
     with _Calls("gather") as calls:
         futures = [calls.spawn(fn, fn) for fn in fns]
     return [future.result() for future in futures]
+
+
+def _check_functions(caller: str, fns: tuple[object, ...]) -> None:
+    for fn in fns:
+        if not callable(fn):
+            raise TypeError(
+                f"{caller} needs functions to call without arguments, not {fn!r}: write {caller}(partial(fn, x)), not "
+                f"{caller}(fn(x))"
+            )
 
 
 def race(*fns: Callable[[], T]) -> T:
     """Call all of `fns` concurrently; the outcome of the first that returns or raises. A cancel point.
 
     The others are cancelled, and have ended when this returns; what they still return or raise is dropped. Raises
-    `ValueError` without any function to call.
+    `ValueError` without any function to call, and `TypeError` if one of `fns` cannot be called; then none is.
 
     Example:
         >>> import time
@@ -214,6 +225,7 @@ def race(*fns: Callable[[], T]) -> T:
     """
     if not fns:
         raise ValueError("race needs at least one function to call")
+    _check_functions("race", fns)
     won = Flag()
     won.set()
     winner: list[T] = []
@@ -245,7 +257,7 @@ def as_completed(futures: Iterable[F], timeout: float | None = None) -> Iterator
     """The futures, each once, in the order in which they end. Waits for the next when asked for it: a cancel point.
 
     Any futures of `concurrent.futures`. Raises `TimeoutError` when `timeout` seconds have passed since the first was
-    asked for.
+    asked for, `TypeError` at once if something else than a future is among them.
 
     Example:
         >>> import threading
@@ -259,8 +271,12 @@ def as_completed(futures: Iterable[F], timeout: float | None = None) -> Iterator
         8
         True
     """
-    waiting = dict.fromkeys(futures)
     span = None if timeout is None else check_seconds(timeout, "timeout")
+    waiting: dict[F, None] = {}
+    for future in futures:
+        if not callable(getattr(future, "add_done_callback", None)):
+            raise TypeError(f"as_completed needs futures, as spawn() and submit() give them, not {future!r}")
+        waiting[future] = None
     return _arriving(waiting, span)
 
 

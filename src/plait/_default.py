@@ -13,7 +13,7 @@ import threading
 import traceback
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from plait._core import OVER, Lock, VirtualThread, WaitReason, current_thread, park_shielded, runtime
+from plait._core import Lock, VirtualThread, WaitReason, current_thread, park_shielded, runtime
 from plait._groups import GroupScope, ThreadGroup
 
 if TYPE_CHECKING:
@@ -53,7 +53,10 @@ class DefaultGroup(ThreadGroup):
         try:
             threading._register_atexit(self._join_at_exit)  # type: ignore[attr-defined]  # noqa: SLF001
         except RuntimeError:
-            raise RuntimeError(OVER) from None
+            raise RuntimeError(
+                "the default group cannot begin any more, for the process is ending and would not wait for it: open a "
+                "block, `with ThreadGroup() as group:`"
+            ) from None
         if sys.version_info[:2] == (3, 12):
             runtime.offload.keep_one()
 

@@ -39,6 +39,7 @@ T = TypeVar("T")
 _lock = Lock()  # "future watchers": guards the lists of every _Watchers, for moments
 _log = logging.getLogger("concurrent.futures")
 _CALLBACK_FAILED = "exception calling callback for %r"
+_OWN_FUTURE = "for an outcome that you set, make a concurrent.futures.Future"
 
 # What `concurrent.futures` calls our states.
 _NAMES = {SUCCEEDED: "FINISHED", FAILED: "FINISHED", CANCELLED: "CANCELLED_AND_NOTIFIED"}
@@ -221,15 +222,15 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
 
     def set_result(self, result: T) -> NoReturn:
         """Not for users: the call sets it."""
-        raise RuntimeError(f"the outcome of {self!r} is set by the call that it stands for")
+        raise RuntimeError(f"the outcome of {self!r} is set by the call that it stands for: {_OWN_FUTURE}")
 
     def set_exception(self, exception: BaseException | None) -> NoReturn:
         """Not for users: the call sets it."""
-        raise RuntimeError(f"the outcome of {self!r} is set by the call that it stands for")
+        raise RuntimeError(f"the outcome of {self!r} is set by the call that it stands for: {_OWN_FUTURE}")
 
     def set_running_or_notify_cancel(self) -> NoReturn:
         """Not for users: carriers start it."""
-        raise RuntimeError(f"{self!r} is started by plait")
+        raise RuntimeError(f"{self!r} is started by plait: {_OWN_FUTURE}")
 
     def _refuse(self) -> NoReturn:
         """The call was cancelled: say so, unless the same cancel is for the calling thread, which comes first."""

@@ -54,7 +54,10 @@ class Started(Generic[V]):
         if me.scope is not None:
             check_entry(me)  # what has failed may have cancelled the caller, too
         child.result()
-        raise RuntimeError(f"{child!r} has ended without calling started(): nobody knows whether it was ready")
+        raise RuntimeError(
+            f"{child!r} has ended without calling started(): nobody knows whether it was ready. Its function gets "
+            f"`started` as its first argument, and calls it when others may go on"
+        )
 
 
 def start(

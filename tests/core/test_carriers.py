@@ -69,9 +69,14 @@ def test_configure_carriers():
         "3",
         "the runtime has started with 3 carriers: call plait.configure(carriers=...) before the first spawn",
     ]
-    for wrong, kind in ((0, ValueError), (-1, ValueError), ("2", TypeError), (True, TypeError), (1.5, TypeError)):
-        with pytest.raises(kind, match="carriers must be"):
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match="^carriers must be at least 1") as caught:
             plait.configure(carriers=wrong)
+        assert str(caught.value) == f"carriers must be at least 1, not {wrong}: with none nothing could ever run"
+    for wrong in ("2", True, 1.5):
+        with pytest.raises(TypeError) as caught:
+            plait.configure(carriers=wrong)
+        assert str(caught.value) == f"carriers must be a whole number from 1 up, not {wrong!r}"
 
 
 def test_virtual_threads_run_on_carriers():

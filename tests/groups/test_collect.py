@@ -139,8 +139,22 @@ def test_race_may_be_won_by_a_failure():
 
 def test_race_without_runners():
     """It has no outcome, and says so."""
-    with pytest.raises(ValueError, match="race needs at least one function to call"):
+    with pytest.raises(ValueError, match="^race needs at least one function to call$"):
         race()
+
+
+@pytest.mark.parametrize("collect", [gather, race])
+@pytest.mark.parametrize("wrong", [3, "fetch", [abs]])
+def test_call_of_something_that_is_not_callable(collect, wrong):
+    """What cannot be called is refused before anything is called, with how to write it."""
+    called = []
+    name = collect.__name__
+    with pytest.raises(TypeError) as caught:
+        collect(lambda: called.append(1), wrong)
+    assert str(caught.value) == (
+        f"{name} needs functions to call without arguments, not {wrong!r}: write {name}(partial(fn, x)), not {name}(fn(x))"
+    )
+    assert called == []
 
 
 # ---- as_completed
@@ -170,9 +184,17 @@ def test_as_completed_in_time():
     """Past its timeout it raises TimeoutError, and says how many are missing."""
     with ThreadGroup() as group:
         future = group.spawn(sleep_forever)
-        with pytest.raises(TimeoutError, match=r"1 of 1 futures are not done after 0\.005 seconds"):
+        with pytest.raises(TimeoutError, match=r"^1 of 1 futures are not done after 0\.005 seconds$"):
             list(as_completed([future], timeout=0.005))
         group.cancel()
+
+
+@pytest.mark.parametrize("wrong", [3, "future", abs, [concurrent.futures.Future()]])
+def test_as_completed_of_something_that_is_no_future(wrong):
+    """What is no future is refused at once, by its name."""
+    with pytest.raises(TypeError) as caught:
+        as_completed([concurrent.futures.Future(), wrong])
+    assert str(caught.value) == f"as_completed needs futures, as spawn() and submit() give them, not {wrong!r}"
 
 
 # ---- pmap
@@ -372,17 +394,18 @@ def test_pmap_runs_calls_on_virtual_threads():
 @pytest.mark.parametrize(
     ("arguments", "keywords", "kind", "text"),
     [
-        ((3, []), {}, TypeError, r"pmap needs something to call, not 3: write pmap\(fn, items\)"),
-        ((abs, 3), {}, TypeError, "not iterable"),
-        ((abs, []), {"limit": 0}, ValueError, "limit must be at least 1, not 0"),
+        ((3, []), {}, TypeError, "pmap needs something to call, not 3: write pmap(fn, items), not pmap(fn(x), items)"),
+        ((abs, 3), {}, TypeError, "'int' object is not iterable"),
+        ((abs, []), {"limit": 0}, ValueError, "limit must be at least 1, not 0: with none nothing could ever run"),
         ((abs, []), {"limit": 1.5}, TypeError, "limit must be a whole number or None, not 1.5"),
         ((abs, []), {"limit": True}, TypeError, "limit must be a whole number or None, not True"),
     ],
 )
 def test_pmap_misuse(arguments, keywords, kind, text):
     """Wrong arguments are refused at once, in words."""
-    with pytest.raises(kind, match=text):
+    with pytest.raises(kind) as caught:
         pmap(*arguments, **keywords)
+    assert str(caught.value) == text
 
 
 @pytest.mark.parametrize("ordered", [True, False])

@@ -67,8 +67,9 @@ def test_spawn_inside_a_group_belongs_to_it():
 
 def test_default_group_has_no_block():
     """It cannot be entered, and is there before and after."""
-    with pytest.raises(RuntimeError, match="was entered before"):
+    with pytest.raises(RuntimeError) as caught:
         default_group().__enter__()
+    assert str(caught.value) == "<ThreadGroup 'default'> was entered before: a group is used once, make a new one"
     assert default_group().name == "default"
 
 
@@ -86,6 +87,28 @@ def test_joined_at_exit():
     """)
     assert out.split("\n")[:-1] == ["main is over", "worked 2", "worked 1", "worked 0"]
     assert err == ""
+
+
+def test_spawn_when_the_process_is_ending():
+    """Who spawns after the join is told that it is too late for that, and what would still do."""
+    late = """
+        import atexit, plait
+        def late():
+            try:
+                plait.spawn(int)
+            except RuntimeError as error:
+                print(error)
+        atexit.register(late)
+    """
+    assert run_program(late) == (
+        (
+            "the default group cannot begin any more, for the process is ending and would not wait for it: open a block, "
+            "`with ThreadGroup() as group:`\n"
+        ),
+        "",
+    )
+    out, err = run_program(f"{late}    plait.spawn(int)\n")
+    assert (out, err) == ("virtual threads cannot be started any more: the process is ending\n", "")
 
 
 def test_failure_at_top_level_cancels_nobody():

@@ -87,13 +87,22 @@ def test_result_with_a_timeout(where):
     run_anywhere(where, body)
 
 
-@pytest.mark.parametrize(("wrong", "error"), [("1", TypeError), (float("nan"), ValueError)])
-def test_result_with_a_wrong_timeout(wrong, error):
-    """A timeout that is no number of seconds is refused."""
+@pytest.mark.parametrize(
+    ("wrong", "error", "text"),
+    [
+        ("1", TypeError, "timeout must be a number of seconds, not '1'"),
+        (True, TypeError, "timeout must be a number of seconds, not True"),
+        (float("nan"), ValueError, "timeout must be 0 or more seconds, not nan"),
+    ],
+)
+def test_result_with_a_wrong_timeout(wrong, error, text):
+    """A timeout that is no number of seconds is refused, by name and value."""
     with ThreadGroup() as group:
         future = group.spawn(sleep_forever)
-        with pytest.raises(error):
-            future.result(wrong)
+        for wait in (future.result, future.exception):
+            with pytest.raises(error) as caught:
+                wait(wrong)
+            assert str(caught.value) == text
         group.cancel()
 
 
@@ -267,11 +276,15 @@ def test_it_is_a_concurrent_future():
         future = group.spawn(int)
         assert isinstance(future, concurrent.futures.Future)
         assert isinstance(future, Future)
+        until(future.done)
+        advice = "for an outcome that you set, make a concurrent.futures.Future"
         for call in (lambda: future.set_result(1), lambda: future.set_exception(Oops())):
-            with pytest.raises(RuntimeError, match="is set by the call that it stands for"):
+            with pytest.raises(RuntimeError) as caught:
                 call()
-        with pytest.raises(RuntimeError, match="is started by plait"):
+            assert str(caught.value) == f"the outcome of {future!r} is set by the call that it stands for: {advice}"
+        with pytest.raises(RuntimeError) as caught:
             future.set_running_or_notify_cancel()
+        assert str(caught.value) == f"{future!r} is started by plait: {advice}"
 
 
 @WHERE
@@ -372,7 +385,8 @@ def test_done_callback_that_raises(caplog):
         future.add_done_callback(calls.append)
         gate.set()
     assert calls == [future]
-    assert "exception calling callback" in caplog.text
+    [record] = caplog.records
+    assert record.getMessage() == f"exception calling callback for {future!r}"
     future.add_done_callback(lambda f: fail(Oops("late callback")))
     assert "late callback" in caplog.text
 

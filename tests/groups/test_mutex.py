@@ -264,7 +264,8 @@ def test_block_left_without_being_entered():
         mutex.lock(),
         pytest.raises(
             RuntimeError,
-            match=r"a block of Mutex-\d+ .* is left that was not entered, or has been left already: write `with`",
+            match=r"^a block of Mutex-\d+ \(made at .*test_mutex.py:\d+\) is left that was not entered, or has been left "
+            r"already: write `with`, which does both in turn$",
         ),
     ):
         block.__exit__(None, None, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import re
 import threading
 import time
 
@@ -112,8 +113,13 @@ def test_failure_before_started_seen_from_outside():
 def test_end_without_started():
     """A thread that ends without a word is an error for who waits for it."""
     with ThreadGroup() as group:
-        with pytest.raises(RuntimeError, match=r"has ended without calling started\(\): nobody knows whether"):
+        with pytest.raises(RuntimeError) as caught:
             group.start(lambda started: None)
+    assert re.fullmatch(
+        r"<Future of '.*<lambda>-\d+' .*> has ended without calling started\(\): nobody knows whether it was ready\. Its "
+        r"function gets `started` as its first argument, and calls it when others may go on",
+        str(caught.value),
+    )
 
 
 def test_thread_cancelled_before_started():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from support import run_program
 
 
@@ -43,6 +44,38 @@ def test_import_is_enough():
         print(future.result())
     """)
     assert (out, err) == ("None\n", "")
+
+
+@pytest.mark.parametrize(
+    ("version", "sentence"),
+    [
+        (
+            (3, 13, 7, "final", 0),
+            "plait does not support free-threaded Python 3.13: use free-threaded 3.14.4 or later, or a build with a GIL",
+        ),
+        (
+            (3, 14, 3, "final", 0),
+            (
+                "plait needs free-threaded Python 3.14.4 or later: greenlet's builds for 3.14t crash on earlier patch releases "
+                "(this is 3.14.3)"
+            ),
+        ),
+    ],
+)
+def test_interpreter_that_is_refused(version, sentence):
+    """On an interpreter that would crash nothing is loaded: the ImportError says what to use instead."""
+    out, _ = run_program(f"""
+        import concurrent.futures, dataclasses, logging, queue, sys, sysconfig, threading, traceback
+        sys.version_info = {version!r}
+        sys.version = {".".join(map(str, version[:3]))!r} + " free-threading build"
+        sysconfig.get_config_var = lambda name: 1
+        try:
+            import plait
+        except ImportError as error:
+            print(error)
+        print("greenlet" in sys.modules)
+    """)
+    assert out.splitlines() == [sentence, "False"]
 
 
 def test_patch_can_be_turned_off():

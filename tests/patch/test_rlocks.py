@@ -7,7 +7,9 @@ import time
 import pytest
 from patch.helpers import PlatformCall, described, on_virtual, run_python, wait_parked
 
-from plait import ThreadGroup
+from plait import InternalError, ThreadGroup
+from plait.patch import _rlocks
+from plait.patch._rlocks import check_layout
 
 _made_at_import = threading.RLock()
 
@@ -264,3 +266,16 @@ def test_lock_of_logging_made_before_install():
         print("done")
     """
     assert run_python(code, PLAIT_CARRIERS="1") == "done\n"
+
+
+def test_layout_that_is_unknown(monkeypatch):
+    """Where an RLock is not what plait takes it for, in use or after it, plait refuses to run, and says on what account."""
+    check_layout()
+    for name, says in (("rlock_read", (0, 0)), ("rlock_owner", 1)):
+        with monkeypatch.context() as patched:
+            patched.setattr(_rlocks, name, lambda lock, says=says: says)
+            with pytest.raises(InternalError) as caught:
+                check_layout()
+        assert str(caught.value) == (
+            "the RLock of this interpreter is laid out in an unknown way: plait cannot run on it"
+        )

@@ -11,7 +11,8 @@ import time
 import pytest
 from patch.helpers import PlatformCall, described, fill, is_parked, on_virtual, run_python, wait_parked, wait_until
 
-from plait import ThreadGroup
+from plait import InternalError, ThreadGroup
+from plait.patch import _polling
 
 
 @pytest.fixture
@@ -314,3 +315,14 @@ def test_asyncio_imported(when):
         print([future.result() for future in futures])
     """
     assert run_python(code, PLAIT_CARRIERS="1") == "[0, 1, 2, 3, 4]\n"
+
+
+def test_layout_that_is_unknown(monkeypatch):
+    """Where a poll object is not what plait takes it for, plait refuses to run, and says on what account."""
+    _polling.check_layout()
+    monkeypatch.setattr(_polling, "poll_registered", lambda poll: {})
+    with pytest.raises(InternalError) as caught:
+        _polling.check_layout()
+    assert str(caught.value) == (
+        "the poll object of this interpreter is laid out in an unknown way: plait cannot run on it"
+    )

@@ -55,7 +55,7 @@ from plait._core._parking import (
 from plait._core._platform import PlatformThread, wake_watchers
 from plait._core._poller import READ, WRITE, gather
 from plait._core._reactor import Descriptor, wait_descriptor
-from plait._core._runtime import OVER, close_scope, current_thread, launch, open_scope, runtime, start_child
+from plait._core._runtime import close_scope, current_thread, launch, open_scope, runtime, start_child
 from plait._core._sleep import sleep
 from plait._core._slots import Slots, lend_slot, lend_slot_to_all
 from plait._core._stacks import Snapshot, take_snapshot
@@ -78,7 +78,6 @@ __all__ = (
     "GRACE",
     "INTERRUPTED",
     "LONGEST_WAIT",
-    "OVER",
     "PENDING",
     "READ",
     "SUCCEEDED",

@@ -201,7 +201,7 @@ class CancelScope(Scope):
         """Stop being the innermost scope of the calling thread, which opened this one last."""
         owner = self.owner
         if owner is None:
-            raise RuntimeError(f"{self!r} is not open")
+            raise RuntimeError(f"{self!r} is not open: write `with`, which enters it and leaves it, once")
         if owner.scope is not self:
             raise RuntimeError(
                 f"scopes must be closed in the reverse order of opening, by the thread that opened them: {self!r} is "

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 V = TypeVar("V", bound=VirtualThread)
 
-OVER = "virtual threads cannot be started any more: the process is ending"
+_OVER = "virtual threads cannot be started any more: the process is ending"
 
 
 class Runtime:
@@ -62,9 +62,9 @@ class Runtime:
     def configure_carriers(self, count: int) -> None:
         """How many carriers to start."""
         if not isinstance(count, int) or isinstance(count, bool):
-            raise TypeError(f"carriers must be a whole number, not {count!r}")
+            raise TypeError(f"carriers must be a whole number from 1 up, not {count!r}")
         if count < 1:
-            raise ValueError(f"carriers must be at least 1, not {count}")
+            raise ValueError(f"carriers must be at least 1, not {count}: with none nothing could ever run")
         with self._lock:
             if self._carriers and len(self._carriers) != count:
                 raise RuntimeError(
@@ -76,7 +76,7 @@ class Runtime:
     def start(self) -> list[Carrier]:
         """Start the carriers, if they are not started. Any platform thread."""
         if self._is_over:  # the steps below would only fail on what is left of the interpreter
-            raise RuntimeError(OVER)
+            raise RuntimeError(_OVER)
         # Before anybody can see a carrier: who sees one may spawn, and a thread must not run over unpatched leaves. Not
         # under the lock: the steps import modules. Two threads that start at a time both run them, which is harmless.
         for step in self.on_start:
@@ -85,7 +85,7 @@ class Runtime:
             if self._carriers:
                 return self._carriers
             if self._is_over:
-                raise RuntimeError(OVER)
+                raise RuntimeError(_OVER)
             count = self._wanted if self._wanted is not None else default_carriers()
             carriers: list[Carrier] = []
             carriers.extend(Carrier(number, carriers) for number in range(count))

@@ -103,7 +103,7 @@ def check_layout() -> None:
     poll = select.poll()
     poll.register(0, select.POLLIN)
     if poll_registered(poll) != {0: select.POLLIN}:
-        raise InternalError("the poll object of this interpreter is laid out in an unknown way")
+        raise InternalError("the poll object of this interpreter is laid out in an unknown way: plait cannot run on it")
 
 
 def leaves() -> Sequence[Leaf | ClassPatch]:
