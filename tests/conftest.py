@@ -20,6 +20,20 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "stress: large numbers, for many seconds; -m 'not stress' leaves them out")
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leave out programs that run with another number of carriers than this run, which has a run of its own for them."""
+    wanted = os.environ.get("PLAIT_CARRIERS", "")
+    if wanted not in {"1", "2", "4"}:
+        return
+    other = [item for item in items if hasattr(item, "callspec") and _carriers(item) not in (None, int(wanted))]
+    config.hook.pytest_deselected(items=other)
+    items[:] = [item for item in items if item not in set(other)]
+
+
+def _carriers(item):
+    return item.callspec.params.get("carriers")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def running_runtime():
     """What the runtime opens once and keeps: the carriers' pollers, and the main thread's wake-up."""

@@ -31,7 +31,8 @@ def refuse_to_end(gate):
 
 
 @pytest.fixture
-def reports(caplog):
+def reports(caplog, monkeypatch):
+    monkeypatch.setattr("plait._groups._REPORT_AFTER", 0.05)
     caplog.set_level(logging.ERROR, "plait")
 
     def said():
@@ -138,10 +139,10 @@ def test_no_report_of_what_ends_in_time(reports):
         group.spawn(time.sleep, 3600)
         group.spawn(fail, Oops())
     with ThreadGroup() as group:
-        group.spawn(sleep, 1.2)
+        group.spawn(sleep, 0.2)
         group.cancel()
     with ThreadGroup() as group:
-        group.spawn(time.sleep, 1.2)
+        group.spawn(time.sleep, 0.2)
     assert not reports()
 
 

@@ -129,7 +129,7 @@ def test_cancelled_before_the_start(where, spawns, data):
     assert not any(ref() is not None for ref in refs)
 
 
-@examples(120)
+@examples(50)
 @given(programs({"spawn": 40, "await": 6, "cancel block": 0}, LIMITED, ("cancel", "collect"), LENIENT))
 def test_never_more_at_work_than_the_limit(program):
     """I3: at work is who has begun, and waits neither for others nor for a slot; every slot comes back."""
