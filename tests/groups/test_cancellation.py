@@ -875,6 +875,9 @@ def test_cancelled_wait_takes_back_a_lock_of_any_class(where):
         def release(self):
             self._lock.release()
 
+        def locked(self):
+            return self._lock.locked()
+
         __enter__ = acquire
 
         def __exit__(self, *exc_info):

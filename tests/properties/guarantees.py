@@ -196,6 +196,19 @@ def _outcomes(world):
             ask(world, me, spawn.future)
 
 
+def _replaced(out):
+    """What the exceptions in `out` have taken the place of, in clean-up that has failed, each by its identity."""
+    found, todo = set(), [out]
+    while todo:
+        error = todo.pop()
+        if error is None or id(error) in found:
+            continue
+        found.add(id(error))
+        todo.extend(getattr(error, "exceptions", ()))
+        todo.append(error.__context__)
+    return found
+
+
 def _interrupts(world):
     """I10: Ctrl-C is raised in the main thread alone, and leaves its blocks as it is, unless the program has caught it."""
     main = current_thread()
@@ -204,7 +217,7 @@ def _interrupts(world):
             world.fault("I10", f"{here.thread!r} got a KeyboardInterrupt")
     out, raised = world.out, {id(error) for error in world.interrupts}
     is_caught = any(isinstance(error, KeyboardInterrupt) for error in world.dropped)
-    if raised and not is_caught and id(out) not in raised:
+    if raised and not is_caught and id(out) not in raised and not _replaced(out) & raised:
         world.fault("I10", f"KeyboardInterrupt came, and {out!r} left")
     found = set()
     for error in (out, *(spawn.runs[-1].left for spawn in world.spawns if spawn.runs)):
