@@ -41,6 +41,8 @@ cdef class Delivery:
 cpdef Scope pending(Scope scope)
 cdef bint _is_hurried(Scope scope) except -1
 cpdef horizon(Victim me)
+cpdef bint is_cancelled(Scope scope) except -1
+cpdef sooner(instant, Victim me)
 cpdef patience(Victim me, double since)
 cdef object _weakly, Cancelled, now
 @cython.locals(told=Delivery)
