@@ -13,7 +13,8 @@ once, and from then on each cancel point looks at the state by itself.
 Delivery. `Cancelled` is raised for the outermost cancelled scope, and the first delivery happens at any cancel point,
 even one that would not block. The thread then cleans up: as long as that exception is alive (a weak reference tells) it
 may park, until the scope's grace, counted from the delivery, is over. If the exception has died without reaching its
-scope, somebody swallowed it: it is raised again at the next operation that would park, and reported once. The grace of
+scope, somebody swallowed it: it is raised again at the next operation that would park, and reported once; to who
+swallows it in a loop it comes ever more slowly. The grace of
 a scope is granted once, so no loop of swallowing can last longer.
 
 A *shield* is a scope that hides the cancels above it from what is below it, until an instant (`shelter`) that all below

@@ -3,7 +3,8 @@
 Waiting for a lock is patient (design §3.2, rule 4), with two exceptions, both told by the caller's code, on the slow path
 alone. `Condition.wait` waits on a lock of its own that nobody holds for mutual exclusion, and is interrupted at once.
 Then it takes the Condition's lock again, and that is not interrupted at all: its caller releases the lock, held or not,
-so it would release it for whoever holds it (docs/adr/0004).
+so it would release it for whoever holds it (docs/adr/0004). The first is asked for only by a `Condition.wait` that was
+taken from its class before it was replaced there (`_conditions.py`).
 """
 
 from __future__ import annotations
