@@ -416,10 +416,7 @@ class ThreadGroup(Container):
         """Wait for the children, then say what failed."""
         me = current_thread()
         if me.scope is not self.scope:
-            misuse = RuntimeError(
-                f"the block of {self!r} must end on the thread that began it, and after the scopes inside it: it was "
-                f"begun by {self.owner!r}, and the innermost scope of {me!r} is {me.scope!r}"
-            )
+            misuse = self._misplaced(me)
             if me is not self.owner or not is_under(me.scope, self.scope):
                 raise misuse
             error = self.end_inside(me, self.scope, error or misuse)
@@ -438,6 +435,16 @@ class ThreadGroup(Container):
             interrupt = self._join(me, int(isinstance(error, KeyboardInterrupt)))
         self._scope.leave()
         return self._conclude(me, error, interrupt, is_own=is_own)
+
+    def _misplaced(self, me: Parker) -> BaseException:
+        """What to raise if the block ends where it must not; or what a signal handler raises meanwhile, for the same."""
+        try:
+            return RuntimeError(
+                f"the block of {self!r} must end on the thread that began it, and after the scopes inside it: it was "
+                f"begun by {self.owner!r}, and the innermost scope of {me!r} is {me.scope!r}"
+            )
+        except BaseException as error:  # noqa: BLE001 - repr() lets handlers run
+            return error
 
     def end_inside(self, me: Parker, outer: Scope, error: BaseException) -> BaseException:
         """End the scopes that were left open inside `outer`, by a suspended generator say: no child may outlive them.

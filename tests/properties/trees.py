@@ -829,6 +829,8 @@ def _play_root(world):
         world.out = kept(error)
     if here.thread.scope is not scope:
         world.fault("I1", f"{here.thread.scope!r} was left open")
+        # Or every later test would run inside.
+        world.roots[0].group.end_inside(here.thread, scope, RuntimeError("left open"))
 
 
 def _stand_back(world, over):

@@ -1,6 +1,6 @@
 cimport cython
 
-from plait._native._native cimport WaitWord
+from plait._native._native cimport WaitWord, caller_code, caller_offset, cooperative, current, line_at
 
 cdef class Scope(WaitWord):
     cdef public Scope parent

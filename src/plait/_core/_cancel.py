@@ -399,7 +399,11 @@ def retract(me: Victim) -> None:
 
 
 def _whereabouts() -> tuple[str | None, str | None]:
-    """The name of the calling thread, and where it is."""
+    """The name of the calling thread, and where it is.
+
+    A block that ends asks, so no signal handler may run here: no repr(), no str() of anything but a string. The line
+    is a number of C.
+    """
     me = current()
     code = caller_code()
     name = threading.current_thread().name if me is None else me.name

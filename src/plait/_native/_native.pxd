@@ -22,6 +22,7 @@ cpdef cooperative()
 cpdef copied_context()
 cpdef caller_code()
 cpdef int caller_offset()
+cpdef int line_at(code, int offset) except? -1
 cpdef int socket_fd(sock) except -2
 cpdef socket_timeout(sock)
 cpdef recv(int fd, Py_ssize_t size, int flags=*)

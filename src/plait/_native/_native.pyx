@@ -177,7 +177,7 @@ cpdef int caller_offset():
     return plait_caller_offset()
 
 
-def line_at(code, int offset):
+cpdef int line_at(code, int offset) except? -1:
     """The line of that place in `code`, a code object."""
     if not isinstance(code, _Code):
         raise TypeError(f"line_at() needs a code object, not {code!r}")

@@ -14,6 +14,7 @@ rare in a wait of CPython's; here each cancel is one.
 from __future__ import annotations
 
 import threading
+from _thread import LockType
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,11 @@ def wait(self: Any, timeout: float | None = None) -> bool:
     lock_acquire(waiter)
     attempt = partial(lock_acquire, waiter, False)
     self._waiters.append(waiter)
-    state = self._release_save()
+    try:
+        state = _give_back(self)
+    except BaseException:
+        _leave(self, waiter)
+        raise
     try:
         deadline = None if timeout is None else now() + timeout
         is_notified = lot_wait(me, id(waiter), attempt, WaitReason.CONDITION, deadline)
@@ -56,6 +61,19 @@ def wait(self: Any, timeout: float | None = None) -> bool:
     if not is_notified:
         _leave(self, waiter)
     return is_notified
+
+
+def _give_back(condition: Any) -> Any:
+    """Release the condition's lock, of whatever class it is; what is needed to take it again.
+
+    A plain lock in one step of C: CPython's function for it lets a signal handler run when the lock is free already, and
+    `with` then releases what is not held, so that a RuntimeError hides the handler's exception.
+    """
+    lock = condition._lock  # noqa: SLF001 - Condition's own
+    if type(lock) is LockType and type(condition) is threading.Condition:
+        lock.release()
+        return None
+    return condition._release_save()  # noqa: SLF001
 
 
 def _take_back(me: Parker, condition: Any, state: Any) -> None:
