@@ -19,6 +19,7 @@ from plait._core import (
     open_scope,
     pending,
 )
+from plait._errors import Cancelled
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -258,7 +259,9 @@ def checkpoint() -> None:
     """
     me = current_thread()
     if me.scope is not None:
-        check_park(me)
+        told = check_park(me)
+        if isinstance(told, Cancelled):
+            raise told
     if isinstance(me, VirtualThread):
         me.yield_now()
 

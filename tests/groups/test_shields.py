@@ -110,15 +110,20 @@ def test_shield_without_a_cancel_changes_nothing():
 def test_scopes_inside_a_shield_work():
     """A time limit inside a shield ends its own block."""
 
+    is_cancelled = threading.Event()
+
     def work():
-        with shield(timeout=3600), move_on_after(0.005) as scope:
-            sleep_forever()
+        with shield(timeout=3600):
+            is_cancelled.wait()
+            with move_on_after(0.005) as scope:
+                sleep_forever()
         return scope.cancelled_caught
 
     with ThreadGroup() as group:
         future = group.spawn(work)
         wait_parked(future)
         group.cancel()
+        is_cancelled.set()
     assert future.result() is True
 
 

@@ -114,16 +114,27 @@ def tcp_pair():
 
 
 def fill(sock):
-    """Send until the socket takes nothing more; how much it took."""
+    """Send until the socket takes nothing more, now and later; how much it took."""
     total = 0
     sock.setblocking(False)
     try:
         while True:
-            total += sock.send(bytes(1 << 16))
-    except BlockingIOError:
-        return total
+            is_settled = not _in_flight(sock)
+            try:
+                total += sock.send(bytes(1 << 16))
+            except BlockingIOError:
+                if is_settled:
+                    return total
     finally:
         sock.setblocking(True)
+
+
+def _in_flight(sock):
+    """How many segments the other side has not acknowledged yet: each that it does makes room."""
+    if sock.family != socket.AF_INET:
+        return 0
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+    return int.from_bytes(info[24:28], sys.byteorder)  # tcpi_unacked
 
 
 def drain(sock, *, until):

@@ -298,17 +298,18 @@ def check_entry(me: Victim) -> None:
             _widen(me, scope)
 
 
-def check_park(me: Victim) -> float | None:
-    """`me` is about to park: raise `Cancelled` if it must not, else the instant until which it may (None: any).
+def check_park(me: Victim) -> float | Cancelled | None:
+    """`me` is about to park: the instant until which it may (None: any), or what is to be raised instead.
 
-    Calling thread only.
+    Calling thread only. Not raised here: each compiled function that an exception leaves adds a line to its traceback,
+    which costs as much as the rest, and tells the user nothing.
     """
     scope = pending(me.scope)
     if scope is None or me.is_deaf:
         return horizon(me)
     told = me.delivery
     if told is None:
-        raise deliver(me, scope)
+        return deliver(me, scope)
     if told.scope is not scope:
         _widen(me, scope)
     if told.alive() is not None:
@@ -324,7 +325,7 @@ def check_park(me: Victim) -> float | None:
             return told.quiet_until
         told.pause = min(2 * told.pause, _LONGEST_PAUSE)
         told.quiet_until = moment + told.pause
-    raise deliver(me, scope)
+    return deliver(me, scope)
 
 
 def patience(me: Victim, since: float) -> float | None:

@@ -162,12 +162,17 @@ def park(me: Parker, epoch: int, reason: WaitReason, deadline: float | None = No
     if me.scope is not None:
         try:
             grace = check_park(me)
-        except BaseException as error:
+        except BaseException as error:  # a warning's, or a signal handler's
             if not is_complete(me, error):
                 raise
             return WOKEN
-        if grace is not None and (limit is None or grace < limit):
-            limit = grace
+        if isinstance(grace, float):
+            if limit is None or grace < limit:
+                limit = grace
+        elif grace is not None:
+            if not is_complete(me, grace):
+                raise grace
+            return WOKEN
     me.waits_for = reason
     stack = me.leave(epoch, limit)
     if stack is not None:
@@ -179,7 +184,9 @@ def park(me: Parker, epoch: int, reason: WaitReason, deadline: float | None = No
     if outcome == WOKEN or (outcome == TIMED_OUT and limit is deadline):
         return outcome
     # Cancelled, or its grace is over, or a nudge for a scope that it has left.
-    check_park(me)
+    grace = check_park(me)
+    if isinstance(grace, Cancelled):
+        raise grace
     return INTERRUPTED
 
 

@@ -5,7 +5,5 @@ from plait._core._parking cimport Parker, park
 from plait._core._vthread cimport VirtualThread
 from plait._native._native cimport WaitWord, cooperative
 
-@cython.locals(me=Parker)
+@cython.locals(me=Parker, span=double, until=double)
 cpdef sleep(seconds)
-@cython.locals(span=double, until=double)
-cdef _sleep(Parker me, seconds)

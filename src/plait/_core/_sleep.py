@@ -23,12 +23,7 @@ def sleep(seconds: float, /) -> None:
         if me.scope is not None:
             check_entry(me)
         VirtualThread.yield_now(me)
-    else:
-        _sleep(me, seconds)
-
-
-def _sleep(me: Parker, seconds: float) -> None:
-    """A frame of its own, so that a thread which only yields has a smaller one."""
+        return
     span = seconds
     if not 0 <= span <= 9e9:  # more than this CPython may refuse, and says so itself
         _originals.sleep(seconds)  # refuses it

@@ -281,7 +281,7 @@ class VirtualThread(Parker):
                     if self.scope is not self:
                         error = self.group.end_inside(self, self, error)
                     verdict = self._judge(error)
-                    if verdict is Verdict.RESTART:
+                    if verdict is not None and verdict is Verdict.RESTART:
                         is_over = False
                     else:
                         self._release()
@@ -323,13 +323,16 @@ class VirtualThread(Parker):
         self.owner = None
         self.delivery = None
 
-    def _judge(self, error: BaseException) -> Verdict:
-        """What to do about `error`. A cancelled thread, and what is no `Exception`, are nothing to be supervised."""
+    def _judge(self, error: BaseException) -> Verdict | None:
+        """What to do about `error`; None: it was not asked, and the failure is the group's, too.
+
+        A cancelled thread, and what is no `Exception`, are nothing to be supervised.
+        """
         if not self.group.is_supervised or not isinstance(error, Exception) or pending(self) is not None:
-            return Verdict.CANCEL
+            return None
         return self.group.judge(self, error)
 
-    def _fail(self, error: BaseException, verdict: Verdict) -> None:
+    def _fail(self, error: BaseException, verdict: Verdict | None) -> None:
         # A shield around the group may hide the cancel; a spawn into a group outside it was told of it all the same.
         if isinstance(error, Cancelled) and is_cancelled(self):
             self.status = CANCELLED

@@ -50,6 +50,8 @@ keep(char *chunk)
         return;
     if (chunk + CHUNK == cold_to)
         cold_to = chunk;
+    else if (chunk == cold_from)
+        cold_from += CHUNK;
     else
         give_back();
 }
@@ -86,11 +88,18 @@ chunk_free(void *Py_UNUSED(ctx), void *memory, size_t size)
         pthread_mutex_unlock(&chunks_lock);
         return;
     }
-    if (chunk != cold_to || (size_t)(cold_to - cold_from) >= AT_ONCE) {
+    if ((size_t)(cold_to - cold_from) >= AT_ONCE)
         give_back();
+    /* Chunks that are used again come last freed first, so threads that end in order free them in either direction. */
+    if (chunk + CHUNK == cold_from)
         cold_from = chunk;
+    else {
+        if (chunk != cold_to) {
+            give_back();
+            cold_from = chunk;
+        }
+        cold_to = chunk + CHUNK;
     }
-    cold_to = chunk + CHUNK;
     if (cold_count == cold_room) {
         size_t room = cold_room ? 2 * cold_room : WARM;
         uint32_t *more = PyMem_RawRealloc(cold, room * sizeof *more);
