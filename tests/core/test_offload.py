@@ -176,20 +176,18 @@ def test_more_calls_than_workers(monkeypatch):
     assert pool._workers <= 3
 
 
-def test_idle_workers_end(monkeypatch):
+def test_idle_workers_end():
     """A worker that has had nothing to do for a while ends, and the next call starts another."""
-    monkeypatch.setattr(_offload, "_PATIENCE", 0.002)
-    pool = Offload()
+    pool = Offload(patience=0.002)
     assert pool.call(current_thread(), int) == 0
     until(lambda: pool._workers == 0)
     assert pool.call(current_thread(), int) == 0
     until(lambda: pool._workers == 0)
 
 
-def test_calls_racing_with_workers_that_end(monkeypatch):
+def test_calls_racing_with_workers_that_end():
     """A call that comes as its worker gives up is not lost."""
-    monkeypatch.setattr(_offload, "_PATIENCE", 0.0005)
-    pool = Offload()
+    pool = Offload(patience=0.0005)
 
     def body():
         for _ in range(200):

@@ -93,9 +93,10 @@ class OffloadCounts(NamedTuple):
 
 
 class Offload:
-    """The pool. Any thread submits."""
+    """The pool. Any thread submits. An idle worker waits `patience` seconds for another job."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = _PATIENCE) -> None:
+        self._patience = patience
         self._lock = Lock()
         self._jobs: deque[OffloadJob] = deque()  # that nobody has begun. Under _lock
         self._idle: list[Any] = []  # gates of idle workers, last idle first out. Under _lock
@@ -221,7 +222,7 @@ class Offload:
     def _start_worker(self) -> None:
         """Start the kernel thread of a worker that is counted already."""
         try:
-            _originals.start_new_thread(self._work, ())
+            _originals.start_new_thread(self._work, (self._patience,))
         except BaseException as error:  # noqa: BLE001 - raised by every job that was queued for it
             with self._lock:
                 self._workers -= 1
@@ -242,7 +243,7 @@ class Offload:
             self._workers += 1
         _originals.start_new_thread(self._work, (LONGEST_WAIT,))
 
-    def _work(self, patience: float = _PATIENCE) -> None:
+    def _work(self, patience: float) -> None:
         gate = _originals.allocate_lock()
         lock_acquire(gate)
         ident = kernel_ident()
