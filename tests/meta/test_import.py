@@ -27,7 +27,7 @@ def test_import_starts_nothing_and_changes_nothing():
         for was, then in zip(before, picture()):
             print(was == then)
         print([name for name in ("asyncio", "ssl") if name in sys.modules])
-        print(plait.patch.status())
+        print(dict(plait.patch.status()))
         from plait._core import runtime
         print(runtime.is_started)
     """)

@@ -207,7 +207,7 @@ def test_nothing_happens_by_import_alone():
         import threading, sys, time
         count = threading.active_count()
         import plait
-        print(plait.patch.status(), threading.active_count() - count, "asyncio" in sys.modules, "ssl" in sys.modules)
+        print(dict(plait.patch.status()), threading.active_count() - count, "asyncio" in sys.modules, "ssl" in sys.modules)
         with plait.ThreadGroup() as group:
             group.spawn(time.sleep, 0.001)
         print(any(plait.patch.status().values()))

@@ -174,6 +174,7 @@ def park(me: Parker, epoch: int, reason: WaitReason, deadline: float | None = No
                 raise grace
             return WOKEN
     me.waits_for = reason
+    me.park_count += 1
     stack = me.leave(epoch, limit)
     if stack is not None:
         switch_to(stack)
@@ -214,6 +215,7 @@ def park_shielded(me: Parker, epoch: int, reason: WaitReason, limit: float | Non
     if Counter.value(_watched):
         _tell_observers(me, reason)
     me.waits_for = reason
+    me.park_count += 1
     stack = me.leave(epoch, limit)
     if stack is not None:
         switch_to(stack)

@@ -37,6 +37,7 @@ cdef class WaitWord:
     cdef uint64_t latched
     cdef uint64_t serial
     cdef readonly int outcome
+    cdef public uint64_t park_count
     cpdef uint64_t arm(self, bint shielded=*)
     cpdef int disarm(self)
     cpdef hold(self)

@@ -92,6 +92,7 @@ cdef extern from "here.h":
     void plait_hold(int step)
     object plait_current()
     object plait_cooperative()
+    Py_ssize_t plait_parks_at
     void plait_bind(object parker)
     object plait_switch_to(object stack)
     int plait_stack_init(object module) except -1
@@ -225,6 +226,7 @@ cdef class WaitWord:
 
     Attributes:
         outcome: How the last wait stood when it was disarmed. The owner's; for who is left by an exception.
+        park_count: How often the owner has parked. Written by the owner; trampolines compare it before and after a call.
     """
 
     cpdef uint64_t arm(self, bint shielded=False):
@@ -536,6 +538,8 @@ include "calls.pxi"
 import sys as _sys
 
 _module = _sys.modules[__name__]
+cdef WaitWord _sample = WaitWord()
+plait_parks_at = <char *>&_sample.park_count - <char *><void *>_sample
 plait_stack_init(_module)
 plait_leaf_init(_module)
 plait_words_init(_module)

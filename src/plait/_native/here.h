@@ -89,6 +89,7 @@ PyObject *plait_switch_to(PyObject *stack);
 int plait_stack_init(PyObject *module);
 int plait_leaf_init(PyObject *module);
 int plait_words_init(PyObject *module);
+extern Py_ssize_t plait_parks_at; /* where in a WaitWord its count of parks is */
 void plait_chunks_install(void);
 PyObject *plait_chunk_counts(void);
 int plait_socket_fd(PyObject *sock);            /* -2 with an exception */

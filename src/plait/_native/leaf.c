@@ -15,6 +15,10 @@
  * replacement: it is called with self once the original has succeeded, on every thread, while any virtual thread is
  * parked in the parking lot (`lot_waiters`).
  *
+ * How often a leaf has parked. Each thread counts its own parks, where it parks anyway. A trampoline that diverts compares
+ * that count before and after, and adds the difference to the leaf's: two loads for a call that did not park, one atomic
+ * addition for one that did. Where the original is called nothing is counted.
+ *
  * Publication. The fields of a leaf are filled before ml_meth is stored (release), and are never changed again while
  * it is installed; a thread that sees the trampoline sees the fields. A leaf's slot is never given to another method,
  * so a thread inside a trampoline at uninstall() still finds its original. The library is never unloaded.
@@ -34,10 +38,13 @@ typedef struct {
     int when;               /* COOPERATIVE, IDENTITY or ALWAYS */
     int is_method;          /* self is passed on to the replacement */
     int is_installed;
+    uint64_t parks;         /* in calls of the replacement, since the process began; atomic */
 } Leaf;
 
 static Leaf leaves[LEAVES];
 static int leaf_count; /* under the install lock of plait.patch */
+
+Py_ssize_t plait_parks_at;
 
 static Py_ssize_t lot_waiters; /* virtual threads and scoped platform threads parked in the parking lot */
 
@@ -77,11 +84,29 @@ call_after(Leaf *leaf, PyObject *self, PyObject *result)
     return result;
 }
 
+/* How often the thread at work here has parked. */
+static inline uint64_t
+parks_here(void)
+{
+    char *me = (char *)plait_here.current;
+    return me == NULL ? 0 : *(uint64_t *)(me + plait_parks_at);
+}
+
+static inline PyObject *
+count_parks(Leaf *leaf, uint64_t before, PyObject *result)
+{
+    uint64_t after = parks_here();
+    if (after > before)
+        __atomic_fetch_add(&leaf->parks, after - before, __ATOMIC_RELAXED);
+    return result;
+}
+
 static PyObject *
 call_vector(Leaf *leaf, PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    uint64_t before = parks_here();
     if (!leaf->is_method)
-        return PyObject_Vectorcall(leaf->replacement, args, nargs, kwnames);
+        return count_parks(leaf, before, PyObject_Vectorcall(leaf->replacement, args, nargs, kwnames));
     Py_ssize_t total = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
     PyObject *small[8];
     PyObject **all = small;
@@ -96,14 +121,15 @@ call_vector(Leaf *leaf, PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     PyObject *result = PyObject_Vectorcall(leaf->replacement, all, nargs + 1, kwnames);
     if (all != small)
         PyMem_Free(all);
-    return result;
+    return count_parks(leaf, before, result);
 }
 
 static PyObject *
 call_tuple(Leaf *leaf, PyObject *self, PyObject *args, PyObject *kwargs)
 {
+    uint64_t before = parks_here();
     if (!leaf->is_method)
-        return PyObject_Call(leaf->replacement, args, kwargs);
+        return count_parks(leaf, before, PyObject_Call(leaf->replacement, args, kwargs));
     Py_ssize_t n = PyTuple_GET_SIZE(args);
     PyObject *all = PyTuple_New(n + 1);
     if (all == NULL)
@@ -113,7 +139,7 @@ call_tuple(Leaf *leaf, PyObject *self, PyObject *args, PyObject *kwargs)
         PyTuple_SET_ITEM(all, i + 1, Py_NewRef(PyTuple_GET_ITEM(args, i)));
     PyObject *result = PyObject_Call(leaf->replacement, all, kwargs);
     Py_DECREF(all);
-    return result;
+    return count_parks(leaf, before, result);
 }
 
 /* METH_NOARGS, METH_O and METH_VARARGS share a C signature. */
@@ -292,6 +318,18 @@ leaf_uninstall(PyObject *Py_UNUSED(module), PyObject *arg)
     Py_RETURN_TRUE;
 }
 
+static PyObject *
+leaf_parks(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    long index = PyLong_AsLong(arg);
+    if (index < 0 || index >= leaf_count) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_IndexError, "no such leaf");
+        return NULL;
+    }
+    return PyLong_FromUnsignedLongLong(__atomic_load_n(&leaves[index].parks, __ATOMIC_RELAXED));
+}
+
 /* A callable that is the original for ever: of the same kind, over a private copy of the table entry. */
 static PyObject *
 leaf_original(PyObject *Py_UNUSED(module), PyObject *target)
@@ -338,6 +376,7 @@ static PyMethodDef leaf_functions[] = {
                "install lock. when: 0 cooperative, 1 identity, 2 always.")},
     {"uninstall", leaf_uninstall, METH_O,
      PyDoc_STR("uninstall(number): put the original back; False where the entry is no longer ours.")},
+    {"parks", leaf_parks, METH_O, PyDoc_STR("parks(number): how often a leaf has parked, on all threads together.")},
     {"original", leaf_original, METH_O, PyDoc_STR("original(target): the unpatched function or method, for ever.")},
     {"count_waiters", count_waiters, METH_O,
      PyDoc_STR("count_waiters(step): change the number of threads parked in the lot; a full fence. The new number.")},

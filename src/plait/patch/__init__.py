@@ -27,9 +27,10 @@ from plait.patch import (
     _threads,
     _time,
 )
-from plait.patch._registry import put_all, states, take_all
+from plait.patch._registry import put_all, take_all
+from plait.patch._status import LeafStatus, PatchStatus, current_status
 
-__all__ = ("install", "status", "uninstall")
+__all__ = ("LeafStatus", "PatchStatus", "install", "status", "uninstall")
 
 _families = (
     _time,
@@ -49,28 +50,48 @@ _families = (
 
 
 def install() -> None:
-    """Make the leaves cooperative; harmless if they are. Any platform thread; happens by itself at the first spawn.
+    """Make the leaves cooperative; harmless if they are. Any thread; happens by itself at the first spawn.
+
+    All of them, or none. With `PLAIT_PATCH=0` in the environment it does not happen by itself: virtual threads run, but
+    every blocking call in them blocks its carrier, and with it all threads of that carrier, until it returns. What is
+    plait's own (groups, futures, channels, mutexes, `plait.lowlevel`) parks as ever.
+
+    Raises:
+        RuntimeError: somebody else has changed the method table entry of a leaf.
 
     Example:
         >>> import plait
         >>> plait.patch.install()
-        >>> plait.patch.status()["time.sleep"]
+        >>> plait.patch.status()["time.sleep"].is_patched
         True
     """
     put_all(_families)
 
 
 def uninstall() -> None:
-    """Put the originals back. Threads that are parked in a leaf stay parked until what they wait for happens.
+    """Put the originals back; harmless if they are. Any thread. Threads parked in a leaf come out of it as ever.
 
-    Virtual threads that go on running block their carriers from here on: meant for tests, and for a program's end.
+    Every leaf is then what it was, the very same object with the very same C function behind it. What others have put
+    over a replacement of ours, in a Python class, is left to them. Virtual threads that go on running block their
+    carriers from here on, and have the identity of their carrier, so that an RLock that one of them holds is not its own
+    any more: meant for tests, and for a program's end.
     """
     take_all()
 
 
-def status() -> dict[str, bool]:
-    """For each leaf, by name, whether it is cooperative now."""
-    return states()
+def status() -> PatchStatus:
+    """What is patched, by which file, and how often it has parked: a record a leaf, by name. Any thread; never waits.
+
+    Before the first `install` there is nothing in it.
+
+    Example:
+        >>> import plait
+        >>> plait.patch.install()
+        >>> print(plait.patch.status()["select.select"])  # doctest: +ELLIPSIS
+        select.select: patched by plait/patch/_polling.py, has parked ... times
+        >>> table = str(plait.patch.status())
+    """
+    return current_status()
 
 
 def _install_unless_told_otherwise() -> None:

@@ -18,7 +18,7 @@ from _thread import LockType
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from plait._core import Parker, WaitReason, check_entry, lot_wait, now, retract
+from plait._core import Counter, Parker, WaitReason, check_entry, lot_wait, now, retract
 from plait._errors import Cancelled
 from plait._native import cooperative
 from plait._originals import allocate_lock, lock_acquire
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _wait = threading.Condition.wait
+_parks = Counter()  # in `wait`
 
 
 def wait(self: Any, timeout: float | None = None) -> bool:
@@ -48,15 +49,18 @@ def wait(self: Any, timeout: float | None = None) -> bool:
     except BaseException:
         _leave(self, waiter)
         raise
+    before = me.park_count
     try:
         deadline = None if timeout is None else now() + timeout
         is_notified = lot_wait(me, id(waiter), attempt, WaitReason.CONDITION, deadline)
     except BaseException as error:
+        _parks.add(me.park_count - before)
         _take_back(me, self, state)
         if _leave(self, waiter) or not isinstance(error, Cancelled):
             raise
         retract(me)  # the cancel comes at the next cancel point
         return True
+    _parks.add(me.park_count - before)
     _take_back(me, self, state)
     if not is_notified:
         _leave(self, waiter)
@@ -96,4 +100,4 @@ def _leave(condition: Any, waiter: Any) -> bool:
 
 def leaves() -> Sequence[ClassPatch]:
     """What this file makes cooperative."""
-    return [ClassPatch("threading.Condition.wait", threading.Condition, "wait", wait)]
+    return [ClassPatch("threading.Condition.wait", threading.Condition, "wait", wait, _parks)]

@@ -93,6 +93,11 @@ class LateLeaf(MetaPathFinder, Loader):
         """See `Patch`."""
         return self._leaf.is_in_place if self._leaf is not None else self in sys.meta_path
 
+    @property
+    def parks(self) -> int | None:
+        """See `Patch`."""
+        return None
+
     # ---- the import
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:

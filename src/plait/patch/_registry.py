@@ -1,4 +1,7 @@
-"""What is patched: one record a leaf, and the only place that writes into other modules."""
+"""What is patched: one record a leaf, and the only place that writes into other modules.
+
+Installing is all or nothing: if one leaf cannot be put in place, those that were put before it are taken back.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from plait import _native
-from plait._core import Lock
+from plait._core import Counter, Lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -31,6 +34,10 @@ class Patch(Protocol):
     def is_in_place(self) -> bool:
         """Whether it is in place now."""
 
+    @property
+    def parks(self) -> int | None:
+        """How often it has parked; None if it does so in other leaves alone, or not at all."""
+
 
 @dataclass(slots=True)
 class Leaf:
@@ -42,11 +49,12 @@ class Leaf:
     after: Callable[[Any], None] | None = None  # called with self after a success, while anybody waits in the lot
     when: int = COOPERATIVE
     number: int | None = field(default=None, init=False)  # in the native table; None: not installed
+    _last: int | None = field(default=None, init=False)  # the number, kept when it is taken out again
 
     def put(self) -> None:
         """See `Patch`."""
         if self.number is None:
-            self.number = _native.install(self.target, self.replacement, self.after, self.when)
+            self.number = self._last = _native.install(self.target, self.replacement, self.after, self.when)
 
     def take(self) -> None:
         """See `Patch`."""
@@ -59,15 +67,26 @@ class Leaf:
         """See `Patch`."""
         return self.number is not None
 
+    @property
+    def parks(self) -> int | None:
+        """See `Patch`."""
+        if self.replacement is None:
+            return None
+        return 0 if self._last is None else _native.parks(self._last)
+
 
 @dataclass(slots=True)
 class ClassPatch:
-    """One attribute of a Python class that is replaced as usual."""
+    """One attribute of a Python class that is replaced as usual.
+
+    What is put over ours by others, such as a mock, is left alone.
+    """
 
     name: str
     cls: type
     attribute: str
     replacement: Callable[..., Any]
+    counter: Counter | None = None  # where the replacement counts its parks, if those are not another leaf's
     original: Any = field(default=None, init=False)
 
     def put(self) -> None:
@@ -87,6 +106,11 @@ class ClassPatch:
     def is_in_place(self) -> bool:
         """See `Patch`."""
         return self.original is not None
+
+    @property
+    def parks(self) -> int | None:
+        """See `Patch`."""
+        return None if self.counter is None else self.counter.value()
 
 
 install_lock = Lock()  # "plait.patch install"
@@ -110,25 +134,36 @@ _patches: dict[str, Sequence[Patch]] = {}  # by family, made at the first instal
 
 
 def put_all(families: Iterable[Family]) -> None:
-    """Put everything in place that is not."""
+    """Put everything in place that is not: all of it, or none."""
+    done: list[Patch] = []
     with install_lock:
-        for family in families:
-            name = family.__name__
-            if name not in _patches:
-                _patches[name] = family.leaves()
-            for patch in _patches[name]:
-                patch.put()
+        try:
+            for family in families:
+                name = family.__name__
+                if name not in _patches:
+                    _patches[name] = family.leaves()
+                for patch in _patches[name]:
+                    if not patch.is_in_place:
+                        patch.put()
+                        done.append(patch)
+        except BaseException:
+            for patch in reversed(done):
+                patch.take()
+            raise
 
 
 def take_all() -> None:
-    """Put all originals back."""
+    """Put all originals back, the last first."""
     with install_lock:
-        for patches in _patches.values():
-            for patch in patches:
+        for patches in reversed(_patches.values()):
+            for patch in reversed(patches):
                 patch.take()
 
 
-def states() -> dict[str, bool]:
-    """What there is, and whether it is in place."""
+def leaves_by_family() -> dict[str, list[tuple[str, bool, int | None]]]:
+    """By the name of its family: name, whether it is in place, and how often it has parked, of each leaf."""
     with install_lock:
-        return {patch.name: patch.is_in_place for patches in _patches.values() for patch in patches}
+        return {
+            family: [(patch.name, patch.is_in_place, patch.parks) for patch in patches]
+            for family, patches in _patches.items()
+        }
