@@ -31,7 +31,7 @@ from plait._core._cancel import (
     pending,
     retract,
 )
-from plait._core._clock import LONGEST_WAIT, now
+from plait._core._clock import now
 from plait._core._container import Container
 from plait._core._deadline import DeadlineScope, check_seconds
 from plait._core._lot import wait as lot_wait
@@ -77,7 +77,6 @@ __all__ = (
     "FAILED",
     "GRACE",
     "INTERRUPTED",
-    "LONGEST_WAIT",
     "PENDING",
     "READ",
     "SUCCEEDED",
