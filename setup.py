@@ -49,6 +49,7 @@ UNTYPED = [
         "_stragglers",
         "testing/_faults",
         "lowlevel",
+        "patch/_buffered",
         "patch/_conditions",
         "patch/_locks",
         "patch/_looks",

@@ -45,6 +45,8 @@ sleep: Callable[[float], None] = original(time.sleep)
 os_read: Callable[[int, int], bytes] = original(os.read)
 os_write: Callable[[int, Any], int] = original(os.write)
 os_sendfile: Callable[..., int] = original(os.sendfile)
+os_pread: Callable[[int, int, int], bytes] = original(os.pread)
+os_pwrite: Callable[[int, Any, int], int] = original(os.pwrite)
 os_close: Callable[[int], None] = original(os.close)
 
 epoll_poll: Callable[..., list[tuple[int, int]]] = original(select.epoll.poll)

@@ -12,8 +12,9 @@ import textwrap
 import threading
 import time
 from concurrent.futures import Future as OrdinaryFuture
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 
 import plait
 from plait import ThreadGroup, _originals
@@ -378,6 +379,102 @@ def write_pipe(group):
     finally:
         os.close(reader)
         os.close(writer)
+
+
+@contextmanager
+def _pipe_file(mode, **options):
+    """A file object over one end of a pipe, and the descriptor of the other."""
+    reader, writer = os.pipe()
+    near, far = (reader, writer) if mode.startswith("r") else (writer, reader)
+    with open(near, mode, **options) as file:
+        try:
+            yield file, far
+        finally:
+            os.close(far)
+            with suppress(BrokenPipeError):
+                file.close()
+
+
+@leaf
+def read_raw_file(group):
+    with _pipe_file("rb", buffering=0) as (file, far):
+        yield Sitting(lambda: file.read(10), lambda: os.write(far, b"x"))
+
+
+@leaf
+def readall_raw_file(group):
+    with _pipe_file("rb", buffering=0) as (file, far), open(os.devnull, "wb") as other:
+        yield Sitting(file.readall, lambda: os.dup2(other.fileno(), far))
+
+
+@leaf
+def read_buffered_file(group):
+    with _pipe_file("rb") as (file, far):
+        yield Sitting(lambda: file.read1(10), lambda: os.write(far, b"x"))
+
+
+@leaf
+def iterate_buffered_file(group):
+    with _pipe_file("rb") as (file, far):
+        yield Sitting(lambda: next(file), lambda: os.write(far, b"x\n"))
+
+
+@leaf
+def read_text_file(group):
+    with _pipe_file("r") as (file, far):
+        yield Sitting(file.readline, lambda: os.write(far, b"x\n"))
+
+
+@leaf
+def write_raw_file(group):
+    with _pipe_file("wb", buffering=0) as (file, far):
+        fill_pipe(file.fileno())
+        yield Sitting(lambda: file.write(b"x"), lambda: os.read(far, 1 << 16))
+
+
+@leaf
+def print_to_a_full_pipe(group):
+    with _pipe_file("w") as (file, far):
+        fill_pipe(file.fileno())
+        yield Sitting(lambda: print("x", file=file, flush=True), lambda: os.read(far, 1 << 16))
+
+
+@contextmanager
+def _fifo():
+    with TemporaryDirectory() as directory:
+        path = os.path.join(directory, "fifo")
+        os.mkfifo(path)
+        yield path
+
+
+def _opening(mode, other):
+    with _fifo() as path, ExitStack() as stack:
+
+        def release():
+            stack.callback(os.close, os.open(path, other | os.O_NONBLOCK))
+
+        yield Sitting(lambda: open(path, mode).close(), release)
+
+
+@leaf
+def open_fifo_to_read(group):
+    yield from _opening("rb", os.O_WRONLY)
+
+
+@leaf
+def open_fifo_to_write(group):
+    yield from _opening("wb", os.O_RDONLY)
+
+
+@leaf
+def splice(group):
+    reader, writer = os.pipe()
+    near, far = os.pipe()
+    try:
+        yield Sitting(lambda: os.splice(reader, far, 10), lambda: os.write(writer, b"x"))
+    finally:
+        for fd in (reader, writer, near, far):
+            os.close(fd)
 
 
 @leaf

@@ -74,6 +74,7 @@ class WaitReason(enum.Enum):
     CHANNEL_SEND = "room in a channel"
     CHANNEL_RECV = "a value from a channel"
     SELECT = "one of several"
+    FILE = "a turn at a buffered file"
 
 
 class Parker(Victim):

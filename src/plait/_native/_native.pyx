@@ -98,6 +98,8 @@ cdef extern from "here.h":
     int plait_stack_init(object module) except -1
     int plait_leaf_init(object module) except -1
     int plait_words_init(object module) except -1
+    int plait_gate_init(object module) except -1
+    int plait_opening_init(object module) except -1
     int plait_socket_fd(object sock) except -2
     object plait_socket_timeout(object sock)
 
@@ -128,7 +130,25 @@ cdef extern from "<sys/uio.h>" nogil:
 cdef extern from "<sys/epoll.h>" nogil:
     int c_epoll_wait "epoll_wait"(int epfd, epoll_event *events, int most, int milliseconds)
 
+cdef extern from "<sys/stat.h>" nogil:
+    ctypedef struct stat_t "struct stat":
+        unsigned int st_mode
+    unsigned int S_IFMT
+    int c_fstat "fstat"(int fd, stat_t *status)
+
+cdef extern from "<sys/vfs.h>" nogil:
+    ctypedef struct statfs_t "struct statfs":
+        long f_type
+    int c_fstatfs "fstatfs"(int fd, statfs_t *status)
+
+cdef extern from "<unistd.h>" nogil:
+    int pipe2(int *ends, int flags)
+    int c_close "close"(int fd)
+
 cdef extern from "<fcntl.h>" nogil:
+    int O_CLOEXEC
+    unsigned int SPLICE_F_NONBLOCK
+    ssize_t tee(int source, int target, size_t count, unsigned int flags)
     cdef struct flock:
         short l_type
         short l_whence
@@ -543,3 +563,5 @@ plait_parks_at = <char *>&_sample.park_count - <char *><void *>_sample
 plait_stack_init(_module)
 plait_leaf_init(_module)
 plait_words_init(_module)
+plait_gate_init(_module)
+plait_opening_init(_module)

@@ -132,8 +132,32 @@ def read_nowait(int fd, Py_ssize_t size, long long offset=-1):
     return data
 
 
-def write_nowait(int fd, data, Py_ssize_t start=0):
-    """write(2) of data[start:] without waiting: the number of bytes, None, or NotImplemented as for read_nowait."""
+def read_into_nowait(int fd, buffer, Py_ssize_t start=0, long long offset=-1):
+    """read(2), or pread(2), into buffer[start:] without waiting: the number of bytes, None or NotImplemented as above."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+    cdef iovec part
+    part.iov_base = <char *>view.buf + start
+    part.iov_len = view.len - start
+    cdef ssize_t got
+    try:
+        while True:
+            got = preadv2(fd, &part, 1, offset, RWF_NOWAIT)
+            if got >= 0:
+                return got
+            if would_wait():
+                return None
+            if errno == EOPNOTSUPP or errno == ENOSYS:
+                return NotImplemented
+            if errno != EINTR:
+                fail()
+            PyErr_CheckSignals()
+    finally:
+        PyBuffer_Release(&view)
+
+
+def write_nowait(int fd, data, Py_ssize_t start=0, long long offset=-1):
+    """write(2), or pwrite(2), of data[start:] without waiting: the number of bytes, None, or NotImplemented as above."""
     cdef Py_buffer view
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     cdef iovec part
@@ -142,7 +166,7 @@ def write_nowait(int fd, data, Py_ssize_t start=0):
     cdef ssize_t sent
     try:
         while True:
-            sent = pwritev2(fd, &part, 1, -1, RWF_NOWAIT)
+            sent = pwritev2(fd, &part, 1, offset, RWF_NOWAIT)
             if sent >= 0:
                 return sent
             if would_wait():
@@ -154,6 +178,34 @@ def write_nowait(int fd, data, Py_ssize_t start=0):
             PyErr_CheckSignals()
     finally:
         PyBuffer_Release(&view)
+
+
+def file_type(int fd):
+    """What `fd` leads to: the S_IFMT bits of its mode."""
+    cdef stat_t status
+    if c_fstat(fd, &status) < 0:
+        fail()
+    return status.st_mode & S_IFMT
+
+
+def file_system(int fd):
+    """The kind of file system that the file behind `fd` is on, by its magic number (statfs(2))."""
+    cdef statfs_t status
+    if c_fstatfs(fd, &status) < 0:
+        fail()
+    return status.f_type & 0xFFFFFFFF
+
+
+def has_writer(int fd):
+    """Whether anybody has the FIFO behind `fd`, which is open for reading, open for writing. Takes nothing out of it."""
+    cdef int ends[2]
+    if pipe2(ends, O_CLOEXEC) < 0:
+        fail()
+    cdef ssize_t seen = tee(fd, ends[1], 1, SPLICE_F_NONBLOCK)
+    cdef bint is_empty = seen < 0 and would_wait()
+    c_close(ends[0])
+    c_close(ends[1])
+    return seen > 0 or is_empty
 
 
 def socket_type(int fd):

@@ -90,8 +90,11 @@ int plait_stack_init(PyObject *module);
 int plait_leaf_init(PyObject *module);
 int plait_words_init(PyObject *module);
 extern Py_ssize_t plait_parks_at; /* where in a WaitWord its count of parks is */
+int plait_gate_init(PyObject *module);
+int plait_opening_init(PyObject *module);
 void plait_chunks_install(void);
 PyObject *plait_chunk_counts(void);
+int plait_lot_is_busy(void);                    /* somebody is parked in the lot */
 int plait_socket_fd(PyObject *sock);            /* -2 with an exception */
 PyObject *plait_socket_timeout(PyObject *sock); /* as gettimeout() */
 

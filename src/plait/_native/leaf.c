@@ -11,6 +11,7 @@
  *   COOPERATIVE  something may park here (almost every leaf)
  *   IDENTITY     plait is at work here, whether it may park or not: who a thread is does not depend on that
  *   ALWAYS       anywhere: only where all threads must be seen, such as closing a descriptor others wait for
+ *   GATED        something may park here, or the gate of a Buffered object is shut (gate.c)
  * A leaf that ends a wait of others (release, put) may have an `after` hook instead of or beside the
  * replacement: it is called with self once the original has succeeded, on every thread, while any virtual thread is
  * parked in the parking lot (`lot_waiters`).
@@ -24,10 +25,11 @@
  * so a thread inside a trampoline at uninstall() still finds its original. The library is never unloaded.
  */
 #include "here.h"
+#include "gate.h"
 
-#define LEAVES 160
+#define LEAVES 240
 
-enum { COOPERATIVE, IDENTITY, ALWAYS };
+enum { COOPERATIVE, IDENTITY, ALWAYS, GATED };
 
 typedef struct {
     PyMethodDef *def;       /* the table entry; NULL: the slot is free */
@@ -35,7 +37,7 @@ typedef struct {
     PyObject *replacement;  /* called instead where leaves are cooperative; NULL: none */
     PyObject *after;        /* called with self after a success while somebody waits in the lot; NULL: none */
     int flags;
-    int when;               /* COOPERATIVE, IDENTITY or ALWAYS */
+    int when;               /* COOPERATIVE, IDENTITY, ALWAYS or GATED */
     int is_method;          /* self is passed on to the replacement */
     int is_installed;
     uint64_t parks;         /* in calls of the replacement, since the process began; atomic */
@@ -48,8 +50,8 @@ Py_ssize_t plait_parks_at;
 
 static Py_ssize_t lot_waiters; /* virtual threads and scoped platform threads parked in the parking lot */
 
-static inline int
-lot_is_busy(void)
+int
+plait_lot_is_busy(void)
 {
 #ifdef Py_GIL_DISABLED
     /* Other side: count the waiter (sequentially consistent), then try the lock once more. */
@@ -73,7 +75,7 @@ replaced(Leaf *leaf)
 static PyObject *
 call_after(Leaf *leaf, PyObject *self, PyObject *result)
 {
-    if (result == NULL || !lot_is_busy())
+    if (result == NULL || !plait_lot_is_busy())
         return result;
     PyObject *done = PyObject_CallOneArg(leaf->after, self);
     if (done == NULL) {
@@ -160,7 +162,7 @@ typedef PyObject *(*method_t)(PyObject *, PyTypeObject *, PyObject *const *, Py_
 #define ORIGINAL(type, leaf) ((type)(void (*)(void))(leaf)->original)
 
 /* One signature: the trampoline that diverts, the one that also looks for waiters afterwards, the one that always
- * diverts. */
+ * diverts, the one that goes through a gate. */
 #define SIGNATURE(kind, i, type, PARAMS, ARGS, REPLACED)                                                               \
     static PyObject *kind##_##i PARAMS                                                                                 \
     {                                                                                                                  \
@@ -180,6 +182,13 @@ typedef PyObject *(*method_t)(PyObject *, PyTypeObject *, PyObject *const *, Py_
     {                                                                                                                  \
         Leaf *leaf = &leaves[i];                                                                                       \
         return REPLACED;                                                                                               \
+    }                                                                                                                  \
+    static PyObject *kind##_gated_##i PARAMS                                                                           \
+    {                                                                                                                  \
+        Leaf *leaf = &leaves[i];                                                                                       \
+        if (plait_here.cooperative != NULL || !plait_gate_enter(self))                                                 \
+            return REPLACED;                                                                                           \
+        return plait_gate_left(self, ORIGINAL(type, leaf) ARGS);                                                       \
     }
 
 #define TRAMPOLINES(i)                                                                                                 \
@@ -200,17 +209,20 @@ typedef PyObject *(*method_t)(PyObject *, PyTypeObject *, PyObject *const *, Py_
      {(void (*)(void))pair_after_##i, (void (*)(void))keywords_after_##i, (void (*)(void))fast_after_##i,              \
       (void (*)(void))fastkw_after_##i, (void (*)(void))method_after_##i},                                              \
      {(void (*)(void))pair_always_##i, (void (*)(void))keywords_always_##i, (void (*)(void))fast_always_##i,           \
-      (void (*)(void))fastkw_always_##i, (void (*)(void))method_always_##i}},
+      (void (*)(void))fastkw_always_##i, (void (*)(void))method_always_##i},                                            \
+     {(void (*)(void))pair_gated_##i, (void (*)(void))keywords_gated_##i, (void (*)(void))fast_gated_##i,              \
+      (void (*)(void))fastkw_gated_##i, (void (*)(void))method_gated_##i}},
 
 #define TENS(X, t) X(t##0) X(t##1) X(t##2) X(t##3) X(t##4) X(t##5) X(t##6) X(t##7) X(t##8) X(t##9)
 #define ALL(X)                                                                                                         \
     X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9)                                                                  \
     TENS(X, 1) TENS(X, 2) TENS(X, 3) TENS(X, 4) TENS(X, 5) TENS(X, 6) TENS(X, 7) TENS(X, 8) TENS(X, 9)                 \
-    TENS(X, 10) TENS(X, 11) TENS(X, 12) TENS(X, 13) TENS(X, 14) TENS(X, 15)
+    TENS(X, 10) TENS(X, 11) TENS(X, 12) TENS(X, 13) TENS(X, 14) TENS(X, 15) TENS(X, 16) TENS(X, 17) TENS(X, 18)        \
+    TENS(X, 19) TENS(X, 20) TENS(X, 21) TENS(X, 22) TENS(X, 23)
 
 ALL(TRAMPOLINES)
 
-static void (*const trampolines[LEAVES][3][5])(void) = {ALL(ROW)};
+static void (*const trampolines[LEAVES][4][5])(void) = {ALL(ROW)};
 
 static int
 signature_of(int flags)
@@ -236,7 +248,7 @@ signature_of(int flags)
 static PyCFunction
 trampoline_of(Leaf *leaf, int index)
 {
-    int variant = leaf->when == ALWAYS ? 2 : leaf->after != NULL;
+    int variant = leaf->when >= ALWAYS ? leaf->when : leaf->after != NULL;
     return (PyCFunction)trampolines[index][variant][signature_of(leaf->flags)];
 }
 
@@ -373,7 +385,7 @@ reset_waiters(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 static PyMethodDef leaf_functions[] = {
     {"install", leaf_install, METH_VARARGS,
      PyDoc_STR("install(target, replacement, after, when): make a leaf cooperative; its number. Caller holds the "
-               "install lock. when: 0 cooperative, 1 identity, 2 always.")},
+               "install lock. when: 0 cooperative, 1 identity, 2 always, 3 gated.")},
     {"uninstall", leaf_uninstall, METH_O,
      PyDoc_STR("uninstall(number): put the original back; False where the entry is no longer ours.")},
     {"parks", leaf_parks, METH_O, PyDoc_STR("parks(number): how often a leaf has parked, on all threads together.")},

@@ -13,13 +13,17 @@ import os
 
 from plait._core import runtime
 from plait.patch import (
+    _blocks,
+    _buffered,
     _conditions,
     _descriptors,
+    _files,
     _identity,
     _locks,
     _looks,
     _loops,
     _names,
+    _opening,
     _polling,
     _queues,
     _rlocks,
@@ -45,6 +49,10 @@ _families = (
     _names,
     _polling,
     _descriptors,
+    _blocks,
+    _opening,
+    _files,
+    _buffered,
     _loops,
 )
 

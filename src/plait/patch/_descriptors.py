@@ -1,5 +1,6 @@
 """`os.read`, `os.write` and `os.sendfile`: pipes, FIFOs, ttys and sockets park on the reactor; regular files are read
-as ever.
+at once as far as they are in the page cache, and on a worker beyond that. Writing to them goes to the page cache, which
+does not wait for the disk as a rule; on file systems of a network, and FUSE's, it is left to a worker.
 
 Linux says of most files whether a call would wait (RWF_NOWAIT). A descriptor in non-blocking mode keeps its
 `BlockingIOError`. On a blocking one `os.write` writes everything, as the kernel does; cancelled half-way it returns how
@@ -10,6 +11,9 @@ something, not for how much, so a write could block its carrier. Sockets have a 
 pseudo-terminal is opened once more, as an open file of our own in non-blocking mode: the mode of the shared one is not
 touched. What cannot be opened, or might take it amiss (the master side of a terminal, a real one), is written on a
 worker.
+
+A worker has a descriptor of its own for the length of the call: who is cancelled may close the file, and the number may
+lead elsewhere by the time that the worker comes to it. And it reads into memory of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +26,18 @@ from typing import TYPE_CHECKING, Any
 
 from plait import _originals
 from plait._core import READ, WRITE, Parker, check_entry, keeping, runtime, wait_descriptor
-from plait._native import cooperative, poll_now, read_nowait, send, size_of, socket_type, write_nowait
+from plait._native import (
+    cooperative,
+    file_system,
+    file_type,
+    poll_now,
+    read_into_nowait,
+    read_nowait,
+    send,
+    size_of,
+    socket_type,
+    write_nowait,
+)
 from plait.patch._registry import ClassPatch, Leaf
 
 if TYPE_CHECKING:
@@ -31,34 +46,135 @@ if TYPE_CHECKING:
 _SOCK_STREAM = 1
 _PTY_SLAVES = range(136, 144)  # their device numbers
 _PART = 1 << 18  # how much of a file is in memory at a time
+# File systems by their magic numbers: tmpfs, ramfs, proc, sysfs, cgroup2, cgroup wait for no disk; FUSE, NFS, CIFS, SMB,
+# SMB2, Ceph, 9P, AFS (two), Coda, Lustre, GFS2, OCFS2 wait for somebody else.
+_IN_MEMORY = frozenset((0x01021994, 0x858458F6, 0x9FA0, 0x62656572, 0x63677270, 0x27E0EB))
+_REMOTE = frozenset(
+    (
+        *(0x65735546, 0x6969, 0xFF534D42, 0x517B, 0xFE534D42, 0x00C36400, 0x01021997, 0x5346414F, 0x6B414653),
+        *(0x73757245, 0x0BD00BD0, 0x01161970, 0x7461636F),
+    )
+)
+_NEVER_POLLED = frozenset((stat.S_IFREG, stat.S_IFBLK, stat.S_IFDIR))
 
 
-def _is_pollable(fd: int) -> bool:
+def is_pollable(fd: int) -> bool:
     """Whether the kernel can say when `fd` is ready; regular files and block devices always claim to be."""
-    mode = os.fstat(fd).st_mode
-    return not (stat.S_ISREG(mode) or stat.S_ISBLK(mode) or stat.S_ISDIR(mode))
+    return file_type(fd) not in _NEVER_POLLED
+
+
+class Own:
+    """A descriptor of our own for the file behind `fd`: closed with the last reference."""
+
+    fd = -1
+
+    def __init__(self, fd: int) -> None:
+        self.fd = os.dup(fd)
+
+    def __del__(self, close: Callable[[int], None] = _originals.os_close) -> None:
+        if self.fd >= 0:
+            close(self.fd)
+
+    def call(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """`fn(fd, *args)`, with ours."""
+        return fn(self.fd, *args)
+
+
+def is_remote(fd: int) -> bool:
+    """Whether writing to the file may wait for another machine, or process."""
+    return file_system(fd) in _REMOTE
+
+
+def on_worker(me: Parker, fd: int, fn: Callable[..., Any], *args: Any) -> Any:
+    """`fn(fd, *args)` on a worker, on a descriptor of its own. A cancel point."""
+    return runtime.offload.call(me, Own(fd).call, fn, args)
 
 
 def read(fd: int, length: int, /) -> bytes:
     """`os.read`."""
     if not isinstance(fd, int) or not isinstance(length, int):
         return _originals.os_read(fd, length)  # converts, or refuses
-    me: Parker = cooperative()
+    data = read_some(cooperative(), fd, length)
+    return _originals.os_read(fd, length) if data is None else data  # raises BlockingIOError
+
+
+def read_some(me: Parker, fd: int, length: int) -> bytes | None:
+    """What one read of at most `length` bytes gives; None if there is nothing, in non-blocking mode. A cancel point."""
     if me.scope is not None:
         check_entry(me)
     while True:
         data = read_nowait(fd, length)
         if data is None:
             if not os.get_blocking(fd):
-                return _originals.os_read(fd, length)  # raises BlockingIOError
-            if not _is_pollable(fd):  # not in the page cache
-                found: bytes = runtime.offload.call(me, _originals.os_read, fd, length)
-                return found
+                return None
+            if not is_pollable(fd):  # not in the page cache
+                return on_worker(me, fd, _originals.os_read, length)  # type: ignore[no-any-return]
         elif data is not NotImplemented:
+            if data and len(data) < length and file_type(fd) in _NEVER_POLLED:
+                return _read_rest(me, fd, data, length)
             return data  # type: ignore[no-any-return]
-        elif not os.get_blocking(fd) or not _is_pollable(fd) or poll_now(fd, READ):
+        elif not os.get_blocking(fd):
+            return _read_in_non_blocking_mode(fd, length)
+        elif not is_pollable(fd):
+            return _read_somewhere(me, fd, length)
+        elif poll_now(fd, READ):
             return _originals.os_read(fd, length)
         wait_descriptor(me, fd, READ)
+
+
+def _read_rest(me: Parker, fd: int, data: bytes, length: int) -> bytes:
+    """`data` came from the page cache, which had no more of the file: what a read that waits would have given."""
+    with keeping(me):
+        rest = read_nowait(fd, length - len(data))
+        if rest is None or rest is NotImplemented:
+            rest = on_worker(me, fd, _originals.os_read, length - len(data))
+        return data + rest  # type: ignore[no-any-return]
+    return data
+
+
+def _read_somewhere(me: Parker, fd: int, length: int) -> bytes:
+    """From a file system that cannot tell whether a read would wait: a network's, say."""
+    if file_system(fd) in _IN_MEMORY:
+        return _originals.os_read(fd, length)
+    return on_worker(me, fd, _originals.os_read, length)  # type: ignore[no-any-return]
+
+
+def _read_in_non_blocking_mode(fd: int, length: int) -> bytes | None:
+    try:
+        return _originals.os_read(fd, length)
+    except BlockingIOError:
+        return None
+
+
+def read_into(me: Parker, fd: int, view: memoryview) -> int | None:
+    """As `read_some`, into `view`: how much it was."""
+    if me.scope is not None:
+        check_entry(me)
+    while True:
+        got = read_into_nowait(fd, view)
+        if got is None:
+            if not os.get_blocking(fd):
+                return None
+            if not is_pollable(fd):
+                return _filled(view, on_worker(me, fd, _originals.os_read, view.nbytes))
+        elif got is not NotImplemented:
+            if 0 < got < view.nbytes and file_type(fd) in _NEVER_POLLED:
+                with keeping(me), view[got:] as rest:
+                    return int(got + (read_into(me, fd, rest) or 0))
+            return int(got)
+        elif not os.get_blocking(fd):
+            data = _read_in_non_blocking_mode(fd, view.nbytes)
+            return None if data is None else _filled(view, data)
+        elif not is_pollable(fd):
+            return _filled(view, _read_somewhere(me, fd, view.nbytes))
+        elif poll_now(fd, READ):
+            return _filled(view, _originals.os_read(fd, view.nbytes))
+        wait_descriptor(me, fd, READ)
+
+
+def _filled(view: memoryview, data: bytes) -> int:
+    view[: len(data)] = data
+    return len(data)
 
 
 def write(fd: int, data: Any, /) -> int:
@@ -77,7 +193,7 @@ def write(fd: int, data: Any, /) -> int:
             return size
         if not os.get_blocking(fd):
             return _originals.os_write(fd, view) if done is None else int(done)
-        return _write_all(me, fd, view, write_nowait if _is_pollable(fd) else _write_elsewhere, done or 0)
+        return _write_all(me, fd, view, write_nowait if is_pollable(fd) else _write_elsewhere, done or 0)
 
 
 def _write_all(me: Parker, fd: int, view: memoryview, attempt: Callable[..., int | None], done: int = 0) -> int:
@@ -95,8 +211,10 @@ def _write_all(me: Parker, fd: int, view: memoryview, attempt: Callable[..., int
 
 def _write_otherwise(me: Parker, fd: int, view: memoryview) -> int:
     """To a file of which Linux does not say whether a write would wait."""
-    if not view.nbytes or not os.get_blocking(fd) or not _is_pollable(fd):
+    if not view.nbytes or not os.get_blocking(fd):
         return _originals.os_write(fd, view)
+    if not is_pollable(fd):
+        return _write_elsewhere(fd, view, 0) if is_remote(fd) else _originals.os_write(fd, view)
     status = os.fstat(fd)
     if stat.S_ISSOCK(status.st_mode):
         return _write_all(me, fd, view, _write_to_socket)
@@ -137,7 +255,8 @@ def _write_when_ready(fd: int, view: memoryview, start: int) -> int | None:
 
 
 def _write_elsewhere(fd: int, view: memoryview, start: int) -> int:
-    written: int = runtime.offload.call(cooperative(), _originals.os_write, fd, view[start:])
+    # Who is cancelled takes its buffer back, so the worker has what it writes in memory of its own.
+    written: int = on_worker(cooperative(), fd, _originals.os_write, bytes(view[start:]))
     return written
 
 
@@ -181,7 +300,7 @@ def sendfile(out_fd: int, in_fd: int, offset: int | None, count: int) -> int:
 def _read_at(me: Parker, fd: int, size: int, offset: int) -> bytes:
     data = read_nowait(fd, size, offset)
     if data is None or data is NotImplemented:
-        data = runtime.offload.call(me, os.pread, fd, size, offset)
+        data = on_worker(me, fd, _originals.os_pread, size, offset)
     return data  # type: ignore[no-any-return]
 
 

@@ -14,7 +14,7 @@ from plait._core import Counter, Lock
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-COOPERATIVE, IDENTITY, ALWAYS = range(3)  # when a replacement is called: see leaf.c
+COOPERATIVE, IDENTITY, ALWAYS, GATED = range(4)  # when a replacement is called: see leaf.c
 
 
 class Patch(Protocol):

@@ -1,0 +1,223 @@
+"""The rarer system calls on files. Positional and scattered reads and writes are made of `os.read` and `os.write`, or of
+the same at an offset; what waits for the disk, and for nothing else, is left to a worker.
+
+`os.splice` moves what it can without waiting, and parks on the side that is not ready.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from operator import index
+from typing import TYPE_CHECKING, Any
+
+from plait import _originals
+from plait._core import READ, WRITE, Parker, check_entry, runtime, wait_descriptor
+from plait._native import cooperative, file_type, original, poll_now, read_nowait, size_of, write_nowait
+from plait.patch import _descriptors
+from plait.patch._descriptors import Own, is_pollable, is_remote, on_worker, read_some
+from plait.patch._registry import ClassPatch, Leaf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_readv = original(os.readv)
+_writev = original(os.writev)
+_preadv = original(os.preadv)
+_pwritev = original(os.pwritev)
+_splice = original(os.splice)
+_copy_file_range = original(os.copy_file_range)
+_sync = original(os.sync)
+
+_MOST_PARTS = 1024  # IOV_MAX
+_SPLICE_F_NONBLOCK = 2
+
+
+def pread(fd: Any, length: Any, offset: Any, /) -> bytes:
+    """`os.pread`."""
+    if not (isinstance(fd, int) and isinstance(length, int) and isinstance(offset, int)) or length < 0 or offset < 0:
+        return _originals.os_pread(fd, length, offset)  # converts, or refuses
+    me: Parker = cooperative()
+    if me.scope is not None:
+        check_entry(me)
+    if file_type(fd) != stat.S_IFREG:
+        return _originals.os_pread(fd, length, offset)
+    data = read_nowait(fd, length, offset)
+    if data is None or data is NotImplemented:
+        return on_worker(me, fd, _originals.os_pread, length, offset)  # type: ignore[no-any-return]
+    if data and len(data) < length:  # no more of it is in the page cache, or it ends there
+        rest = read_nowait(fd, length - len(data), offset + len(data))
+        if rest is None or rest is NotImplemented:
+            return on_worker(me, fd, _originals.os_pread, length, offset)  # type: ignore[no-any-return]
+        data += rest
+    return data  # type: ignore[no-any-return]
+
+
+def pwrite(fd: Any, data: Any, offset: Any, /) -> int:
+    """`os.pwrite`."""
+    size = size_of(data)
+    if not (isinstance(fd, int) and isinstance(offset, int)) or offset < 0:
+        return _originals.os_pwrite(fd, data, offset)  # converts, or refuses
+    me: Parker = cooperative()
+    if me.scope is not None:
+        check_entry(me)
+    if file_type(fd) != stat.S_IFREG:
+        return _originals.os_pwrite(fd, data, offset)
+    done = write_nowait(fd, data, 0, offset)
+    if done == size:
+        return size
+    if done is NotImplemented and not is_remote(fd):
+        return _originals.os_pwrite(fd, data, offset)
+    return on_worker(me, fd, _originals.os_pwrite, bytes(data), offset)  # type: ignore[no-any-return]
+
+
+def readv(fd: Any, buffers: Any, /) -> int:
+    """`os.readv`."""
+    room = _room_in(buffers)
+    if room is None or not isinstance(fd, int):
+        return _readv(fd, buffers)  # type: ignore[no-any-return]  # converts, or refuses
+    data = read_some(cooperative(), fd, room)
+    return _readv(fd, buffers) if data is None else _scattered(data, buffers)
+
+
+def preadv(fd: Any, buffers: Any, offset: Any, flags: int = 0, /) -> int:
+    """`os.preadv`."""
+    room = _room_in(buffers)
+    if room is None or not isinstance(fd, int) or flags:
+        me: Parker = cooperative()
+        if me.scope is not None:
+            check_entry(me)
+        return _preadv(fd, buffers, offset, flags)  # type: ignore[no-any-return]  # refuses, or was told how to wait
+    if offset == -1:  # the file's position
+        return readv(fd, buffers)
+    return _scattered(pread(fd, room, offset), buffers)
+
+
+def writev(fd: Any, buffers: Any, /) -> int:
+    """`os.writev`."""
+    data = _joined(buffers)
+    return _writev(fd, buffers) if data is None else _descriptors.write(fd, data)
+
+
+def pwritev(fd: Any, buffers: Any, offset: Any, flags: int = 0, /) -> int:
+    """`os.pwritev`."""
+    data = _joined(buffers)
+    if data is None or not isinstance(fd, int) or (flags and file_type(fd) != stat.S_IFREG):
+        return _pwritev(fd, buffers, offset, flags)  # type: ignore[no-any-return]  # refuses
+    if flags:  # to be on the disk when it returns
+        return on_worker(cooperative(), fd, _pwritev, [data], offset, flags)  # type: ignore[no-any-return]
+    return _descriptors.write(fd, data) if offset == -1 else pwrite(fd, data, offset)
+
+
+def _room_in(buffers: Any) -> int | None:
+    """How many bytes fit into `buffers`; None if they are not what the original takes."""
+    if not isinstance(buffers, (list, tuple)) or not 0 < len(buffers) <= _MOST_PARTS:
+        return None
+    room = 0
+    for buffer in buffers:
+        try:
+            with memoryview(buffer) as view:
+                if view.readonly or not view.contiguous:
+                    return None
+                room += view.nbytes
+        except TypeError:
+            return None
+    return room
+
+
+def _scattered(data: bytes, buffers: Any) -> int:
+    done = 0
+    for buffer in buffers:
+        with memoryview(buffer) as held, held.cast("B") as view:
+            part = data[done : done + view.nbytes]
+            view[: len(part)] = part
+        done += len(part)
+    return done
+
+
+def _joined(buffers: Any) -> bytes | None:
+    if not isinstance(buffers, (list, tuple)) or len(buffers) > _MOST_PARTS:
+        return None
+    try:
+        return b"".join(buffers)
+    except (TypeError, BufferError):
+        return None
+
+
+def splice(src: int, dst: int, count: int, offset_src: Any = None, offset_dst: Any = None, flags: int = 0) -> int:
+    """`os.splice`."""
+    me: Parker = cooperative()
+    if me.scope is not None:
+        check_entry(me)
+    try:
+        numbers = index(src), index(dst), index(count)
+        flags = index(flags)
+    except TypeError:
+        return _splice(src, dst, count, offset_src, offset_dst, flags)  # type: ignore[no-any-return]  # refuses
+    src, dst, count = numbers
+    at = {"offset_src": offset_src, "offset_dst": offset_dst}
+    if flags & _SPLICE_F_NONBLOCK or not (os.get_blocking(src) and os.get_blocking(dst)):
+        return _splice(src, dst, count, flags=flags, **at)  # type: ignore[no-any-return]
+    ends = [(fd, events) for fd, events in ((src, READ), (dst, WRITE)) if is_pollable(fd)]
+    while True:
+        for fd, events in ends:
+            while not poll_now(fd, events):
+                wait_descriptor(me, fd, events)
+        try:
+            if len(ends) == 2:
+                return _splice(src, dst, count, flags=flags | _SPLICE_F_NONBLOCK, **at)  # type: ignore[no-any-return]
+            job = _splice_onto, Own(dst), count, flags | _SPLICE_F_NONBLOCK, at
+            return on_worker(me, src, *job)  # type: ignore[no-any-return]
+        except BlockingIOError:
+            continue
+
+
+def _splice_onto(src: int, dst: Own, count: int, flags: int, at: dict[str, Any]) -> int:
+    return _splice(src, dst.fd, count, flags=flags, **at)  # type: ignore[no-any-return]
+
+
+def sync() -> None:
+    """`os.sync`."""
+    runtime.offload.call(cooperative(), _sync)
+
+
+def _on_disk(name: str) -> Leaf:
+    """A leaf whose first argument is a file, and which always runs on a worker."""
+    target = getattr(os, name)
+    call: Callable[..., Any] = original(target)
+
+    def leaf(fd: Any, *args: Any) -> Any:
+        if hasattr(fd, "fileno"):
+            fd = fd.fileno()
+        if not isinstance(fd, int) or fd < 0:
+            return call(fd, *args)  # refuses
+        return on_worker(cooperative(), fd, call, *args)
+
+    return Leaf(f"os.{name}", target, leaf)
+
+
+def copy_file_range(src: Any, dst: Any, *args: Any, **kwargs: Any) -> Any:
+    """`os.copy_file_range`."""
+    return on_worker(cooperative(), src, _copy_onto, Own(dst), args, kwargs)
+
+
+def _copy_onto(src: int, dst: Own, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return _copy_file_range(src, dst.fd, *args, **kwargs)
+
+
+def leaves() -> Sequence[Leaf | ClassPatch]:
+    """What this file makes cooperative."""
+    table: dict[str, Callable[..., Any]] = {
+        "pread": pread,
+        "pwrite": pwrite,
+        "readv": readv,
+        "preadv": preadv,
+        "writev": writev,
+        "pwritev": pwritev,
+        "splice": splice,
+        "sync": sync,
+        "copy_file_range": copy_file_range,
+    }
+    found: list[Leaf | ClassPatch] = [Leaf(f"os.{name}", getattr(os, name), leaf) for name, leaf in table.items()]
+    found += [_on_disk(name) for name in ("fsync", "fdatasync", "ftruncate", "posix_fallocate")]
+    return found

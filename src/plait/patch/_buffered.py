@@ -1,0 +1,217 @@
+"""Buffered files (`BufferedReader`, `BufferedWriter`, `BufferedRandom`), and with them `print` and text files: one at a
+time.
+
+CPython keeps others out of such an object with a lock that is keyed by the kernel thread and waits in C. Whoever can
+park takes a turn at the object first, before the gate that gate.c describes, where also the protocol is; so CPython's
+lock never has to wait, and never takes two virtual threads of one carrier for one. The wait for a turn is mutual
+exclusion: patient, and no cancel point on entry. What waits inside is the raw file, a leaf of its own.
+
+A turn lasts for the whole of a call, in which CPython may call back: `close` flushes. Whoever has the turn goes
+straight in. Where nothing may park (a finalizer that the collector runs, say) the call is CPython's, too.
+
+A flush that is cancelled leaves in the buffer what it has not written, and CPython counts what it has: a raw write that
+is cancelled half-way says how much. `close` is no cancel point: a cancel that comes while it flushes is kept for the next
+one, and the rest is written within the grace. Then it is given up, the file closed, and `Cancelled` raised.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING, Any
+
+from plait._core import Parker, WaitReason, current_thread, lot_wait, lot_wake_one
+from plait._errors import Cancelled, InternalError
+from plait._native import (
+    cooperative,
+    count_waiters,
+    current,
+    gate_fits,
+    gate_give,
+    gate_iteration,
+    gate_open,
+    gate_owner,
+    gate_reset,
+    gate_take,
+    kernel_ident,
+    original,
+)
+from plait.patch._registry import GATED, Leaf, method
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from plait.patch._registry import Patch
+
+_READING = ("read", "read1", "readinto", "readinto1", "readline", "peek")
+_WRITING = ("write", "flush")
+_EITHER = ("seek", "truncate", "detach", "close")
+
+_holders: dict[int, Parker] = {}  # who has the turn at which object. Written by who has it
+
+
+def _take(file: Any) -> bool:
+    """Take a turn at `file`; False if the caller goes in without: it is inside already, or may not park."""
+    me: Parker | None = cooperative()
+    if me is None:
+        if current() is not None or gate_owner(file) == kernel_ident():
+            return False
+        me = current_thread()  # somebody has the turn, and CPython's lock would not be left to them
+    key = id(file)
+    if _holders.get(key) is me:
+        return False
+    taken = gate_take(file)
+    if taken < 0:
+        return False
+    if not taken:
+        lot_wait(me, key, lambda: gate_take(file) == 1, WaitReason.FILE, None, True)
+    _holders[key] = me
+    return True
+
+
+def _give(file: Any) -> None:
+    key = id(file)
+    del _holders[key]
+    gate_give(file)
+    if count_waiters(0):
+        lot_wake_one(key)
+
+
+def _gated(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    """The method `call`, with a turn."""
+
+    def leaf(file: Any, *args: Any, **kwargs: Any) -> Any:
+        if not _take(file):
+            return call(file, *args, **kwargs)
+        try:
+            return call(file, *args, **kwargs)
+        finally:
+            _give(file)
+
+    leaf.__name__ = name
+    leaf.__doc__ = f"`io.Buffered*.{name}`."
+    return leaf
+
+
+def _closing(call: Callable[..., Any], flush: Callable[..., Any]) -> Callable[..., Any]:
+    """`close` of an object that writes."""
+
+    def close(file: Any) -> Any:
+        if not _take(file):
+            return call(file)
+        try:
+            me: Parker | None = cooperative()
+            if me is None or me.scope is None:
+                return call(file)
+            told = me.delivery
+            alive = None if told is None else told.alive
+            try:
+                _attempt(flush, file)
+            except Cancelled:
+                try:
+                    _attempt(flush, file)  # the exception is alive, so this may park until the grace is over
+                except Cancelled:
+                    return call(file)  # which cannot write it either, and says so
+                me.delivery = told  # nothing is lost, and the cancel comes at the next point
+                if told is not None:
+                    told.alive = alive  # type: ignore[assignment]
+            except BaseException:  # a signal handler's
+                call(file)
+                raise
+            return call(file)
+        finally:
+            _give(file)
+
+    return close
+
+
+def _attempt(flush: Callable[..., Any], file: Any) -> None:
+    """Flush; where that fails, the flush in `close` fails again, and says so."""
+    try:
+        flush(file)
+    except Exception:  # noqa: BLE001 - see above
+        pass
+
+
+def wake(file: Any) -> None:
+    """The last one without a turn has come out."""
+    lot_wake_one(id(file))
+
+
+class _Iteration:
+    """`for line in file` on objects of exactly this class, which does not call `readline` by name."""
+
+    def __init__(self, cls: type) -> None:
+        self.name = f"io.{cls.__name__}.__next__"
+        self.is_in_place = False
+        self.parks: int | None = None  # the raw file's
+        self._cls = cls
+
+    def put(self) -> None:
+        """See `Patch`."""
+        gate_iteration(self._cls, self._cls.__dict__["__next__"], True)
+        self.is_in_place = True
+
+    def take(self) -> None:
+        """See `Patch`."""
+        gate_iteration(self._cls, self._cls.__dict__["__next__"], False)
+        self.is_in_place = False
+
+
+class _Probe(io.RawIOBase):
+    """A raw file that looks at the words of the object that reads it."""
+
+    buffered: Any = None
+    owner = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.owner = gate_owner(self.buffered)
+        return 0
+
+
+def check_layout() -> None:
+    """Look whether a Buffered object is what gate.c takes it for."""
+    probe = _Probe()
+    buffered = probe.buffered = io.BufferedReader(probe)
+    original(method(io.BufferedReader, "read"))(buffered, 1)
+    is_known = gate_fits(buffered) and probe.owner == kernel_ident() and not gate_owner(buffered)
+    probe.buffered = None
+    if not is_known:
+        raise InternalError(
+            "the Buffered objects of this interpreter are laid out in an unknown way: plait cannot run on it"
+        )
+
+
+def leaves() -> Sequence[Patch]:
+    """What this file makes cooperative."""
+    check_layout()
+    gate_open(wake)
+    found: list[Patch] = [_Iteration(io.BufferedReader), _Iteration(io.BufferedRandom)]
+    for cls, names in {
+        io.BufferedReader: (*_READING, *_EITHER),
+        io.BufferedWriter: (*_WRITING, *_EITHER),
+        io.BufferedRandom: (*_READING, *_WRITING, *_EITHER),
+    }.items():
+        for name in names:
+            target = method(cls, name)
+            call = original(target)
+            if name == "close" and cls is not io.BufferedReader:
+                leaf = _closing(call, original(method(cls, "flush")))
+            else:
+                leaf = _gated(name, call)
+            found.append(Leaf(f"io.{cls.__name__}.{name}", target, leaf, when=GATED))
+    return found
+
+
+def _forget_holders() -> None:
+    """In a child process after fork those who had a turn are not there."""
+    for key in list(_holders):
+        if _holders[key] is not current():
+            del _holders[key]
+            gate_reset(key)
+
+
+os.register_at_fork(after_in_child=_forget_holders)
