@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import queue
 import select
 import socket
+import struct
 import subprocess
 import sys
 import textwrap
@@ -14,7 +16,7 @@ import time
 from concurrent.futures import Future as OrdinaryFuture
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 
 import plait
 from plait import ThreadGroup, _originals
@@ -464,6 +466,27 @@ def open_fifo_to_read(group):
 @leaf
 def open_fifo_to_write(group):
     yield from _opening("wb", os.O_RDONLY)
+
+
+def _locking(lock, unlock):
+    with TemporaryFile() as holder, open(f"/proc/self/fd/{holder.fileno()}", "r+b") as file:
+        lock(holder)
+        yield Sitting(lambda: lock(file), lambda: unlock(holder))
+
+
+@leaf
+def flock(group):
+    yield from _locking(lambda file: fcntl.flock(file, fcntl.LOCK_EX), lambda file: fcntl.flock(file, fcntl.LOCK_UN))
+
+
+@leaf
+def fcntl_lock(group):
+    set_and_wait, write, unlock = 38, fcntl.F_WRLCK, fcntl.F_UNLCK  # F_OFD_SETLKW: owned by the open file
+
+    def change(file, kind):
+        fcntl.fcntl(file, set_and_wait, struct.pack("hhqqixxxx", kind, 0, 0, 0, 0))
+
+    yield from _locking(lambda file: change(file, write), lambda file: change(file, unlock))
 
 
 @leaf

@@ -17,6 +17,7 @@ from plait.patch import (
     _buffered,
     _conditions,
     _descriptors,
+    _filelocks,
     _files,
     _identity,
     _locks,
@@ -53,6 +54,7 @@ _families = (
     _opening,
     _files,
     _buffered,
+    _filelocks,
     _loops,
 )
 

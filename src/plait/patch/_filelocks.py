@@ -1,0 +1,83 @@
+"""`fcntl.flock`, `fcntl.lockf` and the waiting commands of `fcntl.fcntl`: locks among processes.
+
+The kernel cannot be polled for them, and a worker that waits for one could not be called off: the lock would be taken
+one day for somebody who has gone. So they are tried without waiting, with growing pauses. A cancelled wait has not got
+the lock; one that got it does not hear of the cancel.
+
+They are mutual exclusion, and yet not patient: who holds one is another process, which our cancel does not reach, and for
+as long as it likes. Clean-up that locks a file may wait for it within its grace, as for anything.
+
+The kernel finds deadlocks (EDEADLK) among those who wait in it alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+from typing import TYPE_CHECKING, Any
+
+from plait._core import Parker, check_entry, sleep
+from plait._native import cooperative, original
+from plait.patch._registry import ClassPatch, Leaf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_flock = original(fcntl.flock)
+_lockf = original(fcntl.lockf)
+_fcntl = original(fcntl.fcntl)
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.05  # seconds
+_NOT_WAITING = {fcntl.F_SETLKW: fcntl.F_SETLK, 38: 37}  # F_OFD_SETLKW: F_OFD_SETLK
+
+
+def _attempts(call: Callable[..., Any], *args: Any) -> Any:
+    """`call(*args)`, which does not wait, until it succeeds."""
+    me: Parker = cooperative()
+    if me.scope is not None:
+        check_entry(me)
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            return call(*args)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+        sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _waits(operation: Any) -> bool:
+    return isinstance(operation, int) and not operation & (fcntl.LOCK_NB | fcntl.LOCK_UN)
+
+
+def flock(fd: Any, operation: Any, /) -> None:
+    """`fcntl.flock`."""
+    if _waits(operation):
+        _attempts(_flock, fd, operation | fcntl.LOCK_NB)
+    else:
+        _flock(fd, operation)
+
+
+def lockf(fd: Any, cmd: Any, *args: Any) -> None:
+    """`fcntl.lockf`."""
+    if _waits(cmd) and cmd & (fcntl.LOCK_SH | fcntl.LOCK_EX):
+        _attempts(_lockf, fd, cmd | fcntl.LOCK_NB, *args)
+    else:
+        _lockf(fd, cmd, *args)
+
+
+def fcntl_(fd: Any, cmd: Any, *args: Any) -> Any:
+    """`fcntl.fcntl`."""
+    if isinstance(cmd, int) and cmd in _NOT_WAITING:
+        return _attempts(_fcntl, fd, _NOT_WAITING[cmd], *args)
+    return _fcntl(fd, cmd, *args)
+
+
+def leaves() -> Sequence[Leaf | ClassPatch]:
+    """What this file makes cooperative."""
+    return [
+        Leaf("fcntl.flock", fcntl.flock, flock),
+        Leaf("fcntl.lockf", fcntl.lockf, lockf),
+        Leaf("fcntl.fcntl", fcntl.fcntl, fcntl_),
+    ]
