@@ -16,6 +16,7 @@ from plait.patch import (
     _blocks,
     _buffered,
     _conditions,
+    _console,
     _descriptors,
     _filelocks,
     _files,
@@ -55,6 +56,7 @@ _families = (
     _files,
     _buffered,
     _filelocks,
+    _console,
     _loops,
 )
 
