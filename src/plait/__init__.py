@@ -11,6 +11,7 @@
 #   _mutex _rwlock                         such locks: for one thread at a time; for many readers or one writer
 #   _exchange _channels _select            values handed over; whichever of several comes first
 #   _collect                               many calls as one: pmap, gather, race, as_completed
+#   _threads _executors                    for code that uses threads: threading.Thread and Executor, virtual
 #   _offload                               calls that cannot be made to park, on other threads or executors
 #   patch/         the leaves of the standard library, made cooperative in place
 #   testing/       for tests of concurrent code; not imported here
@@ -37,6 +38,7 @@ from plait._errors import PoisonedError as PoisonedError
 from plait._errors import RebindAfterSpawn as RebindAfterSpawn
 from plait._errors import TimeoutDoesNotReachChild as TimeoutDoesNotReachChild
 from plait._errors import YieldInsideScope as YieldInsideScope
+from plait._executors import VirtualThreadPoolExecutor as VirtualThreadPoolExecutor
 from plait._futures import Future as Future
 from plait._groups import GroupStatistics as GroupStatistics
 from plait._groups import ThreadGroup as ThreadGroup
@@ -56,5 +58,6 @@ from plait._scopes import timeout as timeout
 from plait._select import Selected as Selected
 from plait._select import select as select
 from plait._select import writable as writable
+from plait._threads import Thread as Thread
 
 __version__ = "0.1.0"

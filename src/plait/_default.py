@@ -45,13 +45,13 @@ def excepthook(future: VirtualThread, error: BaseException) -> None:
 class DefaultGroup(ThreadGroup):
     """The group of those who belong to no block. Never entered; the process is its body."""
 
-    def __init__(self) -> None:
-        super().__init__(name="default")
+    def __init__(self, name: str = "default") -> None:
+        super().__init__(name=name)
         self.owner = current_thread()
         # Not `atexit`, which comes after threading has waited for its threads. Threads may not be startable any more
         # when it runs (3.12); the carriers are there already, and one worker.
         try:
-            threading._register_atexit(self._join_at_exit)  # type: ignore[attr-defined]  # noqa: SLF001
+            self.be_joined_at_exit()
         except RuntimeError:
             raise RuntimeError(
                 "the default group cannot begin any more, for the process is ending and would not wait for it: open a "
@@ -59,6 +59,10 @@ class DefaultGroup(ThreadGroup):
             ) from None
         if sys.version_info[:2] == (3, 12):
             runtime.offload.keep_one()
+
+    def be_joined_at_exit(self) -> None:
+        """Have the process wait for it. Raises `RuntimeError` if that is ending."""
+        threading._register_atexit(self.join_at_exit)  # type: ignore[attr-defined]  # noqa: SLF001
 
     def child_failed(self, thread: VirtualThread, error: BaseException) -> None:
         """Report it; the others go on."""
@@ -71,8 +75,17 @@ class DefaultGroup(ThreadGroup):
                 traceback.print_exc(file=sys.stderr)
             excepthook(thread, error)
 
-    def _join_at_exit(self) -> None:
+    def join_at_exit(self) -> None:
         """Wait for those who are left. Ctrl-C cancels them, a second one leaves them."""
+        try:
+            self.wait_for_all()
+        except KeyboardInterrupt:
+            self.cancel("KeyboardInterrupt at exit")
+            with contextlib.suppress(KeyboardInterrupt):
+                self._wait_for_children()
+
+    def wait_for_all(self) -> None:
+        """Close it, and wait for those who are left."""
         # Whoever made the group, it is this thread that waits. Before the body counts itself out: the last child, which
         # looks for the owner, comes after that.
         self.owner = current_thread()
@@ -80,12 +93,7 @@ class DefaultGroup(ThreadGroup):
         if self.inside.leave():
             return
         self.dismiss_daemons()
-        try:
-            self._wait_for_children()
-        except KeyboardInterrupt:
-            self.cancel("KeyboardInterrupt at exit")
-            with contextlib.suppress(KeyboardInterrupt):
-                self._wait_for_children()
+        self._wait_for_children()
 
     def _wait_for_children(self) -> None:
         me = current_thread()

@@ -32,6 +32,7 @@ from plait.patch import (
     _sockets,
     _threads,
     _time,
+    _virtual,
 )
 from plait.patch._registry import put_all, take_all
 from plait.patch._status import LeafStatus, PatchStatus, current_status
@@ -61,12 +62,16 @@ _families = (
 )
 
 
-def install() -> None:
+def install(*, virtual_threads: bool = False) -> None:
     """Make the leaves cooperative; harmless if they are. Any thread; happens by itself at the first spawn.
 
     All of them, or none. With `PLAIT_PATCH=0` in the environment it does not happen by itself: virtual threads run, but
     every blocking call in them blocks its carrier, and with it all threads of that carrier, until it returns. What is
     plait's own (groups, futures, channels, mutexes, `plait.lowlevel`) parks as ever.
+
+    Args:
+        virtual_threads: Whether each `threading.Thread` that is started from now on, of whatever class, runs on a virtual
+            thread, as a `plait.Thread` does: what `python -m plait --virtual-threads` does to a program.
 
     Raises:
         RuntimeError: somebody else has changed the method table entry of a leaf.
@@ -77,7 +82,7 @@ def install() -> None:
         >>> plait.patch.status()["time.sleep"].is_patched
         True
     """
-    put_all(_families)
+    put_all((*_families, _virtual) if virtual_threads else _families)
 
 
 def uninstall() -> None:

@@ -1,7 +1,8 @@
 """Who a thread is: `threading.get_ident()`, and with it `current_thread()`, import locks and the like.
 
 A virtual thread has an identity of its own. `threading.current_thread()` finds nobody under it and makes a record, as
-for any thread that it did not start; the record gets the virtual thread's name, and goes when the thread ends.
+for any thread that it did not start; the record gets the virtual thread's name, and goes when the thread ends. It is no
+daemon, as such records are otherwise: what is started there would be one, too, and nobody would wait for it.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ def get_ident() -> int:
 
 
 def init_dummy(self: Any) -> None:
-    """`threading._DummyThread.__init__`: with the name of the virtual thread."""
+    """`threading._DummyThread.__init__`: with the name of the virtual thread, and no daemon."""
     _make_dummy(self)
     me = current()
     if isinstance(me, VirtualThread):
         self._name = me.name
+        self._daemonic = False
 
 
 def forget(thread: VirtualThread) -> None:

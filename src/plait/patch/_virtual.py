@@ -1,0 +1,103 @@
+"""`--virtual-threads`: every `threading.Thread` that is started runs on a virtual thread, whatever its class.
+
+`ThreadPoolExecutor`, `socketserver.ThreadingMixIn`, `threading.Timer` and whatever else starts such threads follow. The
+methods of `threading.Thread` itself are replaced, so subclasses that were made before follow, too; a thread that was
+started before stays what it is. `_thread.start_new_thread` is left alone: it is what plait's own kernel threads are
+started with, and who calls it wants one.
+
+Some threads stay real: those by which `multiprocessing` and `ProcessPoolExecutor` keep their processes going. They hold
+locks of other processes and must move on even while a carrier is busy. So do the workers of `InterpreterPoolExecutor`:
+what runs in another interpreter is not plait's.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from plait import _threads
+from plait._threads import is_virtual
+from plait.patch._registry import ClassPatch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_REAL = (
+    "concurrent.futures.interpreter",
+    "concurrent.futures.process",
+    "multiprocessing.connection",
+    "multiprocessing.managers",
+    "multiprocessing.pool",
+    "multiprocessing.queues",
+    "multiprocessing.resource_sharer",
+)
+
+_start: Any = threading.Thread.start
+_join: Any = threading.Thread.join
+_after_fork: Any = getattr(threading.Thread, "_after_fork", None)
+_set_tstate_lock: Any = getattr(threading.Thread, "_set_tstate_lock", None)
+_set_os_name: Any = getattr(threading.Thread, "_set_os_name", None)
+
+
+def stays_real(thread: Any) -> bool:
+    """Whether this is one of the threads that keep processes or interpreters going."""
+    cls: type = type(thread)
+    if cls is not threading.Thread:
+        return cls.__module__ in _REAL
+    target = thread._target  # noqa: SLF001 - Thread's own
+    if getattr(target, "__module__", None) in _REAL:
+        return True
+    # A worker of an executor: its second argument is what makes those of other interpreters different.
+    return any(type(arg).__module__ in _REAL for arg in thread._args)  # noqa: SLF001
+
+
+def start(self: Any) -> None:
+    """Start the thread's activity, on a virtual thread. See `threading.Thread.start`."""
+    if self.__dict__.get("_initialized") and stays_real(self):
+        _start(self)
+    else:
+        _threads.start(self)
+
+
+def join(self: Any, timeout: float | None = None) -> None:
+    """Wait until the thread terminates. See `threading.Thread.join`."""
+    if is_virtual(self):
+        _threads.join(self, timeout)
+    else:
+        _join(self, timeout)
+
+
+def after_fork(self: Any, new_ident: int | None = None) -> None:
+    """`threading.Thread._after_fork`, from 3.13 on."""
+    if is_virtual(self):
+        _threads.after_fork(self, new_ident)
+    else:
+        _after_fork(self, new_ident)
+
+
+def set_tstate_lock(self: Any) -> None:
+    """`threading.Thread._set_tstate_lock`, up to 3.12: a virtual thread has one."""
+    if not is_virtual(self):
+        _set_tstate_lock(self)
+
+
+def set_os_name(self: Any) -> None:
+    """`threading.Thread._set_os_name`, from 3.14 on: the kernel thread is not a virtual thread's to name."""
+    if not is_virtual(self):
+        _set_os_name(self)
+
+
+def leaves() -> Sequence[ClassPatch]:
+    """What this file makes virtual."""
+    methods = {
+        "start": start,
+        "join": join,
+        "_after_fork": after_fork,
+        "_set_tstate_lock": set_tstate_lock,
+        "_set_os_name": set_os_name,
+    }
+    return [
+        ClassPatch(f"threading.Thread.{name}", threading.Thread, name, replacement)
+        for name, replacement in methods.items()
+        if name in threading.Thread.__dict__
+    ]
