@@ -173,7 +173,10 @@ def splice(src: int, dst: int, count: int, offset_src: Any = None, offset_dst: A
 
 
 def _splice_onto(src: int, dst: Own, count: int, flags: int, at: dict[str, Any]) -> int:
-    return _splice(src, dst.fd, count, flags=flags, **at)  # type: ignore[no-any-return]
+    try:
+        return _splice(src, dst.fd, count, flags=flags, **at)  # type: ignore[no-any-return]
+    finally:
+        dst.close()
 
 
 def sync() -> None:
@@ -202,7 +205,10 @@ def copy_file_range(src: Any, dst: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _copy_onto(src: int, dst: Own, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return _copy_file_range(src, dst.fd, *args, **kwargs)
+    try:
+        return _copy_file_range(src, dst.fd, *args, **kwargs)
+    finally:
+        dst.close()
 
 
 def leaves() -> Sequence[Leaf | ClassPatch]:

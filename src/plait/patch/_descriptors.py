@@ -64,20 +64,27 @@ def is_pollable(fd: int) -> bool:
 
 
 class Own:
-    """A descriptor of our own for the file behind `fd`: closed with the last reference."""
+    """A descriptor of our own for the file behind `fd`: closed after its call, or with the last reference if there is none."""
 
     fd = -1
 
     def __init__(self, fd: int) -> None:
         self.fd = os.dup(fd)
 
-    def __del__(self, close: Callable[[int], None] = _originals.os_close) -> None:
-        if self.fd >= 0:
-            close(self.fd)
+    def close(self, close: Callable[[int], None] = _originals.os_close) -> None:
+        """Close it, if it is open."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            close(fd)
+
+    __del__ = close
 
     def call(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """`fn(fd, *args)`, with ours."""
-        return fn(self.fd, *args)
+        try:
+            return fn(self.fd, *args)
+        finally:
+            self.close()
 
 
 def is_remote(fd: int) -> bool:
