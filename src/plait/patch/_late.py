@@ -1,0 +1,131 @@
+"""Leaves of modules that the program may import later, or never: put in place when it does, by watching the import.
+
+Importing them here would cost every program what few need. A finder stands in front of the others while such leaves are
+wanted; it knows one module, finds it by the others, and loads it by the loader that they name.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from typing import TYPE_CHECKING, Any
+
+from plait.patch._registry import install_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+    from plait.patch._registry import Leaf, Patch
+
+
+class _Arrival(MetaPathFinder, Loader):
+    """The import of one module."""
+
+    def __init__(self, module: str, make: Callable[[Any], Iterable[Leaf]]) -> None:
+        self._module = module
+        self._make = make
+        self._loader: Loader | None = None  # the module's own, while it loads
+        self._wanted: set[str] = set()  # leaves to be put in place then. Under install_lock, as is all below
+        self.leaves: dict[str, Leaf] | None = None  # by name, once the module is there
+
+    def want(self, name: str) -> None:
+        """Put the leaf `name` in place as soon as the module has come."""
+        self._wanted.add(name)
+        if self not in sys.meta_path:
+            sys.meta_path.insert(0, self)
+
+    def forgo(self, name: str) -> None:
+        """Do not."""
+        self._wanted.discard(name)
+        if not self._wanted and self in sys.meta_path:
+            sys.meta_path.remove(self)
+
+    def wants(self, name: str) -> bool:
+        """Whether it will be put in place."""
+        return name in self._wanted
+
+    def look_at(self, module: ModuleType) -> dict[str, Leaf]:
+        """Make the leaves of the module, which has come."""
+        return {leaf.name: leaf for leaf in self._make(module)}
+
+    def settle(self, leaves: dict[str, Leaf]) -> None:
+        """These are the leaves: put in place those that are wanted."""
+        self.leaves = leaves
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+        for name in self._wanted & leaves.keys():
+            leaves[name].put()
+
+    # ---- the import
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Only for this module: the spec that would be found, loaded by us."""
+        if name != self._module:
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(name, path, target)
+            if spec is not None and spec.loader is not None:
+                self._loader = spec.loader
+                spec.loader = self
+                return spec
+        return None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """As the real loader does."""
+        assert self._loader is not None
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """As the real loader does; then its leaves are put in place, unless that is no longer wanted."""
+        assert self._loader is not None
+        assert module.__spec__ is not None
+        module.__loader__ = module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        leaves = self.look_at(module)
+        with install_lock:
+            self.settle(leaves)
+
+
+class _LateLeaf:
+    """One leaf of such a module."""
+
+    def __init__(self, name: str, arrival: _Arrival) -> None:
+        self.name = name
+        self._arrival = arrival
+
+    def _leaf(self) -> Leaf | None:
+        leaves = self._arrival.leaves
+        return None if leaves is None else leaves.get(self.name)
+
+    def put(self) -> None:
+        """See `Patch`."""
+        leaf = self._leaf()
+        if leaf is not None:
+            leaf.put()
+        elif self._arrival.leaves is None:
+            self._arrival.want(self.name)
+
+    def take(self) -> None:
+        """See `Patch`."""
+        leaf = self._leaf()
+        if leaf is not None:
+            leaf.take()
+        self._arrival.forgo(self.name)
+
+    @property
+    def is_in_place(self) -> bool:
+        """See `Patch`. That it will be as soon as there is something to change counts."""
+        leaf = self._leaf()
+        if leaf is not None:
+            return leaf.is_in_place
+        return self._arrival.leaves is None and self._arrival.wants(self.name)
+
+
+def late_leaves(module: str, names: Iterable[str], make: Callable[[Any], Iterable[Leaf]]) -> Sequence[Patch]:
+    """The leaves `names` of `module`. `make` makes them of the imported module; what it leaves out stays as it is."""
+    arrival = _Arrival(module, make)
+    if module in sys.modules:
+        arrival.settle(arrival.look_at(sys.modules[module]))
+    return [_LateLeaf(name, arrival) for name in names]
