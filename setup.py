@@ -58,6 +58,7 @@ UNTYPED = [
         "patch/_queues",
         "patch/_registry",
         "patch/_rlocks",
+        "patch/_tls",
     )
 ]
 FLAGS = ["-std=gnu11", "-O2", "-g0", "-fno-strict-aliasing", "-fvisibility=hidden"]

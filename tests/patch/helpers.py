@@ -7,6 +7,7 @@ import os
 import queue
 import select
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import time
 from concurrent.futures import Future as OrdinaryFuture
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
 import plait
@@ -116,6 +119,41 @@ def tcp_pair():
     return near, far
 
 
+CERTIFICATE = Path(__file__).with_name("localhost.pem")  # with its key, for nothing but these tests
+
+
+@cache
+def server_context():
+    """What a server on loopback shows."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    return context
+
+
+@cache
+def client_context():
+    """What its clients believe."""
+    return ssl.create_default_context(cafile=CERTIFICATE)
+
+
+def tls_pair(pair=None, client=None, server=None):
+    """Two ends of a TLS connection, client's and server's; over this pair of sockets, with these contexts, if given."""
+    near, far = pair or socket.socketpair()
+    call = PlatformCall((server or server_context()).wrap_socket, far, True)
+    near = (client or client_context()).wrap_socket(near, server_hostname="localhost")
+    return near, call.result()
+
+
+def fill_tls(sock):
+    """Send until the socket has no room for another record, and none is half sent; how much it took."""
+    total = 0
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    while poll.poll(0):
+        total += sock.send(bytes(1 << 14))
+    return total
+
+
 def fill(sock):
     """Send until the socket takes nothing more, now and later; how much it took."""
     total = 0
@@ -150,7 +188,7 @@ def drain(sock, *, until):
         try:
             while data := sock.recv(1 << 16):
                 total += len(data)
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantReadError):
             pass
         if is_last:
             return total
@@ -328,6 +366,50 @@ def _sending(method, *args):
 _sending("send", b"x")
 _sending("sendall", b"x")
 _sending("sendmsg", [b"x"])
+
+
+@leaf
+def tls_read(group):
+    near, far = tls_pair()
+    with near, far:
+        yield Sitting(lambda: near.recv(10), lambda: far.send(b"x"))
+
+
+@leaf
+def tls_read_with_timeout(group):
+    near, far = tls_pair()
+    with near, far:
+        near.settimeout(3600)
+        yield Sitting(lambda: near.recv_into(bytearray(10)), lambda: far.send(b"x"))
+
+
+@leaf
+def tls_write(group):
+    near, far = tls_pair()
+    with near, far:
+        fill_tls(near)
+        yield Sitting(lambda: near.sendall(b"x"), lambda: drain(far, until=lambda: True))
+
+
+@leaf
+def tls_handshake(group):
+    near, far = tcp_pair()
+    with ExitStack() as stack:
+        stack.enter_context(far)
+        near = client_context().wrap_socket(near, server_hostname="localhost", do_handshake_on_connect=False)
+        stack.enter_context(near)
+
+        def release():
+            stack.enter_context(PlatformCall(server_context().wrap_socket, far, True).result())
+
+        yield Sitting(near.do_handshake, release)
+
+
+@leaf
+def tls_unwrap(group):
+    near, far = tls_pair()
+    with near, far:
+        yield Sitting(near.unwrap, far.unwrap)
 
 
 @leaf

@@ -1,9 +1,9 @@
 """On platform threads the leaves behave as before: the same calls, with plait at work and without it."""
 
-from patch.helpers import run_python
+from patch.helpers import CERTIFICATE, run_python
 
 CALLS = """
-import os, queue, select, selectors, signal, socket, threading, time
+import os, queue, select, selectors, signal, socket, ssl, threading, time
 from contextlib import suppress
 
 def described(fn):
@@ -39,6 +39,24 @@ listener.settimeout(0.1)
 closed_port = socket.create_server(("127.0.0.1", 0))
 nobody = closed_port.getsockname()
 closed_port.close()
+server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+server.load_cert_chain(os.environ["CERTIFICATE"])
+client = ssl.create_default_context(cafile=os.environ["CERTIFICATE"])
+def encrypted(timeout):
+    one, other = socket.socketpair()
+    box = []
+    thread = threading.Thread(target=lambda: box.append(server.wrap_socket(other, server_side=True)))
+    thread.start()
+    one = client.wrap_socket(one, server_hostname="localhost")
+    thread.join()
+    one.settimeout(timeout)
+    return one, box[0]
+tls, tls_end = encrypted(None)
+tls_late, tls_quiet = encrypted(0.1)
+tls_soon, tls_keep = encrypted(0)
+silent, silent_end = socket.socketpair()
+silent = client.wrap_socket(silent, server_hostname="localhost", do_handshake_on_connect=False)
+silent.settimeout(0.1)
 reader, writer = os.pipe()
 lock, rlock, free, free_r = held(threading.Lock()), held(threading.RLock()), threading.Lock(), threading.RLock()
 condition, event, full = threading.Condition(), threading.Event(), queue.Queue(1)
@@ -125,6 +143,14 @@ calls = {
     "getaddrinfo wrong": lambda: socket.getaddrinfo(5, 80), "getaddrinfo none": lambda: socket.getaddrinfo(),
     "gethostbyname": lambda: socket.gethostbyname("localhost"), "gethostbyname wrong": lambda: socket.gethostbyname(5),
     "getnameinfo": lambda: socket.getnameinfo(("127.0.0.1", 80), 3),
+    "tls": lambda: (tls.sendall(b"hello"), tls_end.recv(2), tls_end.read(9), tls_end.pending()),
+    "tls into": lambda: (tls_end.send(b"hello"), tls.recv_into(bytearray(9)), tls.write(b"x"), tls_end.recv(1)),
+    "tls late": lambda: tls_late.recv(1), "tls soon": lambda: tls_soon.recv(1), "tls 0": lambda: tls.recv(0),
+    "tls -1": lambda: tls.recv(-1), "tls text": lambda: tls.send("x"), "tls into bytes": lambda: tls.recv_into(b"x"),
+    "tls late send": lambda: tls_late.sendall(bytes(1 << 24)), "tls soon send": lambda: tls_soon.send(bytes(1 << 24)),
+    "tls signal": lambda: under_alarm(lambda: tls.recv(1)), "tls handshake": silent.do_handshake,
+    "tls late unwrap": tls_late.unwrap, "tls soon unwrap": tls_soon.unwrap, "tls mode": lambda: os.get_blocking(tls.fileno()),
+    "tls end": lambda: (tls_end.close(), tls.recv(1), tls.recv(1)), "tls gone": lambda: tls.sendall(b"x"),
     "select": lambda: select.select([near], [], [], 0.1), "select -1": lambda: select.select([], [], [], -1),
     "select text": lambda: select.select([], [], [], "x"), "select bad": lambda: select.select([-1], [], []),
     "select w": lambda: len(select.select([], [near], [])[1]), "select none": lambda: select.select(),
@@ -165,7 +191,7 @@ _queue.put(1)
 
 def test_platform_threads_see_no_difference():
     """Results, exceptions, texts, timeouts and signals of each leaf are those of a process without plait."""
-    without = run_python(CALLS)
-    with_plait = run_python(AT_WORK + CALLS + END)
+    without = run_python(CALLS, CERTIFICATE=str(CERTIFICATE))
+    with_plait = run_python(AT_WORK + CALLS + END, CERTIFICATE=str(CERTIFICATE))
     assert len(without.splitlines()) > 120
     assert with_plait.splitlines() == without.splitlines()

@@ -39,7 +39,7 @@ from plait._core._lot import wait_shielded as lot_wait_shielded
 from plait._core._lot import wake_one as lot_wake_one
 from plait._core._misuse import check_reach
 from plait._core._offload import Offload, OffloadJob
-from plait._core._operations import await_socket, keeping, late, recv, recv_into, send, send_rest, sendall
+from plait._core._operations import await_socket, keeping, late, recv, recv_into, send, send_rest, sendall, wait_socket
 from plait._core._parking import (
     INTERRUPTED,
     TIMED_OUT,
@@ -143,5 +143,6 @@ __all__ = (
     "unobserve_parks",
     "unpark_all",
     "wait_descriptor",
+    "wait_socket",
     "wake_watchers",
 )

@@ -16,6 +16,7 @@ cdef object now
 
 @cython.locals(thread=VirtualThread, reactor=Reactor)
 cpdef await_socket(Parker me, sock, int fd, int events, deadline)
+cpdef bint wait_socket(Parker me, sock, int fd, int events, deadline, publish) except -1
 cdef bint _await_more(Parker me, sock, int fd, int events) except -1
 @cython.locals(entry=Descriptor, reactor=Reactor)
 cdef Descriptor _entry(VirtualThread me, sock, int fd)

@@ -38,7 +38,7 @@ from plait._native._native import socket_timeout as _gettimeout
 from plait._originals import Socket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from plait._core._parking import Parker
 
@@ -69,6 +69,18 @@ def await_socket(me: Parker, sock: Any, fd: int, events: int, deadline: float | 
         raise late()
     if _fileno(sock) != fd:
         raise _closed()
+
+
+def wait_socket(
+    me: Parker, sock: Any, fd: int, events: int, deadline: float | None, publish: Callable[[int], bool]
+) -> bool:
+    """As `await_socket`, for who waits for other things, too: see `wait_descriptor`. False if it is too late."""
+    if isinstance(me, VirtualThread):
+        _entry(me, sock, fd)
+    is_in_time = wait_descriptor(me, fd, events, deadline, sock, None, publish)
+    if _fileno(sock) != fd:
+        raise _closed()
+    return is_in_time
 
 
 def _closed() -> OSError:

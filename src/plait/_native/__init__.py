@@ -79,6 +79,9 @@ from plait._native._native import (
     socket_timeout,
     socket_type,
     switch_to,
+    tls_attempt,
+    tls_prepare,
+    tls_socket,
     uninstall,
     write_nowait,
 )
@@ -145,6 +148,9 @@ __all__ = (
     "socket_timeout",
     "socket_type",
     "switch_to",
+    "tls_attempt",
+    "tls_prepare",
+    "tls_socket",
     "uninstall",
     "write_nowait",
 )

@@ -5,6 +5,7 @@ calls.pxi  the system calls, included here
 stack.c    Stack, the switch
 leaf.c     the method tables
 words.c    RLock, poll objects and sockets, opened
+tls.c      TLS connections, opened
 frames.c   suspended frames for the collector of free-threaded 3.14
 here.h     the thread-local record that they share
 
@@ -100,6 +101,7 @@ cdef extern from "here.h":
     int plait_words_init(object module) except -1
     int plait_gate_init(object module) except -1
     int plait_opening_init(object module) except -1
+    int plait_tls_init(object module) except -1
     int plait_socket_fd(object sock) except -2
     object plait_socket_timeout(object sock)
 
@@ -565,3 +567,4 @@ plait_leaf_init(_module)
 plait_words_init(_module)
 plait_gate_init(_module)
 plait_opening_init(_module)
+plait_tls_init(_module)

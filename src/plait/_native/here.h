@@ -92,10 +92,13 @@ int plait_words_init(PyObject *module);
 extern Py_ssize_t plait_parks_at; /* where in a WaitWord its count of parks is */
 int plait_gate_init(PyObject *module);
 int plait_opening_init(PyObject *module);
+int plait_tls_init(PyObject *module);
 void plait_chunks_install(void);
 PyObject *plait_chunk_counts(void);
 int plait_lot_is_busy(void);                    /* somebody is parked in the lot */
 int plait_socket_fd(PyObject *sock);            /* -2 with an exception */
 PyObject *plait_socket_timeout(PyObject *sock); /* as gettimeout() */
+int plait_socket_quieten(PyObject *sock);       /* give it a timeout of 0 and a descriptor that is none; 0: cannot */
+int plait_socket_blocks(PyObject *sock, int fd); /* whether it still has this descriptor, and no timeout */
 
 #endif

@@ -146,6 +146,24 @@ plait_socket_timeout(PyObject *sock)
     return PyFloat_FromDouble((double)timeout * 1e-9);
 }
 
+int
+plait_socket_quieten(PyObject *sock)
+{
+    if (!is_known_socket(sock))
+        return 0;
+    ((SocketWords *)sock)->timeout = 0;
+    ((SocketWords *)sock)->fd = INT_MAX;
+    return 1;
+}
+
+int
+plait_socket_blocks(PyObject *sock, int fd)
+{
+    SocketWords *words = (SocketWords *)sock;
+    return is_known_socket(sock) && __atomic_load_n(&words->fd, __ATOMIC_RELAXED) == fd &&
+           __atomic_load_n(&words->timeout, __ATOMIC_RELAXED) < 0;
+}
+
 /* Whether a socket has these words, with this timeout. Clears what a failed call has raised. */
 static int
 socket_has(PyObject *sock, const char *method, PyObject *value, int64_t timeout)

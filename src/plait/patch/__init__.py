@@ -32,6 +32,7 @@ from plait.patch import (
     _sockets,
     _threads,
     _time,
+    _tls,
     _virtual,
 )
 from plait.patch._registry import put_all, take_all
@@ -49,6 +50,7 @@ _families = (
     _identity,
     _queues,
     _sockets,
+    _tls,
     _names,
     _polling,
     _descriptors,
