@@ -58,7 +58,9 @@ UNTYPED = [
         "patch/_queues",
         "patch/_registry",
         "patch/_rlocks",
+        "patch/_threads",
         "patch/_tls",
+        "patch/_watches",
     )
 ]
 FLAGS = ["-std=gnu11", "-O2", "-g0", "-fno-strict-aliasing", "-fvisibility=hidden"]

@@ -36,6 +36,7 @@ from plait._core._container import Container
 from plait._core._deadline import DeadlineScope, check_seconds
 from plait._core._lot import wait as lot_wait
 from plait._core._lot import wait_shielded as lot_wait_shielded
+from plait._core._lot import wake_all as lot_wake_all
 from plait._core._lot import wake_one as lot_wake_one
 from plait._core._misuse import check_reach
 from plait._core._offload import Offload, OffloadJob
@@ -121,6 +122,7 @@ __all__ = (
     "line_at",
     "lot_wait",
     "lot_wait_shielded",
+    "lot_wake_all",
     "lot_wake_one",
     "now",
     "observe_parks",

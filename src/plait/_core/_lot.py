@@ -142,6 +142,16 @@ def wake_one(key: int) -> None:
             return
 
 
+def wake_all(key: int) -> None:
+    """End the waits of all threads that are parked under `key`: what they wait for is there for each. Any thread."""
+    with _lock:
+        queue = _queues.pop(key, None)
+    if queue is None:
+        return
+    for who, epoch in [queue] if type(queue) is tuple else list(queue.items()):  # type: ignore[union-attr]
+        who.unpark(epoch)
+
+
 def _enqueue(key: int, me: Parker, epoch: int) -> None:
     with _lock:
         queue = _queues.get(key)

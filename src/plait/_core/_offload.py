@@ -12,6 +12,9 @@ A caller that goes before the job is done leaves it. One that is still queued ne
 it goes on by itself, and its outcome is given to `abandoned`, or dropped. Its worker does not count against the limit
 from then on, or calls that never end would keep all others from beginning; it ends when the call does.
 
+Some calls are no caller's own: they wait for something that many threads ask about, and tell them by themselves. Such a
+job runs *apart*: its worker does not count against the limit while it does, and it goes before those that wait for one.
+
 A call that somebody else runs can be waited for in the same way: a job that has begun elsewhere, which is never queued, and
 which whoever runs it reports with `finish`.
 """
@@ -40,7 +43,20 @@ _PATIENCE = 10.0  # seconds that an idle worker waits for another job
 class OffloadJob:
     """One call."""
 
-    __slots__ = ("abandoned", "args", "began", "epoch", "error", "fn", "is_done", "is_left", "result", "who", "worker")
+    __slots__ = (
+        "abandoned",
+        "args",
+        "began",
+        "epoch",
+        "error",
+        "fn",
+        "is_apart",
+        "is_done",
+        "is_left",
+        "result",
+        "who",
+        "worker",
+    )
 
     def __init__(self, who: Parker, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self.who = who
@@ -53,6 +69,7 @@ class OffloadJob:
         self.worker = 0  # the kernel's identity of that worker; 0: it is none of ours. Likewise
         self.is_done = False  # likewise
         self.is_left = False  # the caller has gone. Likewise
+        self.is_apart = False  # nobody waits for it, and its worker does not count. Never changes once it is queued
         self.abandoned: Callable[[Any], None] | None = None  # what to do with a result that nobody awaits
 
     def begin_elsewhere(self) -> None:
@@ -135,15 +152,24 @@ class Offload:
     def submit(self, job: OffloadJob) -> None:
         """Queue `job`. Its caller, once; never waits."""
         with self._lock:
-            self._jobs.append(job)
+            if job.is_apart:
+                self._jobs.appendleft(job)
+            else:
+                self._jobs.append(job)
             gate = self._idle.pop() if self._idle else None
-            is_new = gate is None and self._workers < _MOST_WORKERS
+            is_new = gate is None and (job.is_apart or self._workers < _MOST_WORKERS)
             if is_new:
                 self._workers += 1
         if gate is not None:
             lock_release(gate)
         elif is_new:
             self._start_worker()
+
+    def run_apart(self, fn: Callable[..., Any], *args: Any) -> None:
+        """Have `fn(*args)` run apart, however long it takes. It must not raise. Any thread; never waits."""
+        job = OffloadJob(None, fn, args)  # type: ignore[arg-type]  # there is nobody to tell
+        job.is_apart = True
+        self.submit(job)
 
     def wait(self, me: Parker, job: OffloadJob, deadline: float | None = None) -> bool:
         """Park until `job` is done; False if the instant `deadline` comes first. Its caller; a cancel point."""
@@ -219,6 +245,14 @@ class Offload:
         job.fn = None
         job.args = ()
 
+    def _count_again(self) -> bool:
+        """A worker has run something apart: whether it goes on as one of the pool."""
+        with self._lock:
+            if self._workers >= _MOST_WORKERS:
+                return False
+            self._workers += 1
+        return True
+
     def _start_worker(self) -> None:
         """Start the kernel thread of a worker that is counted already."""
         try:
@@ -255,9 +289,11 @@ class Offload:
                 else:
                     job.began = now()
                     job.worker = ident
+                    if job.is_apart:
+                        self._workers -= 1
             if job is not None:
                 job.run()
-                if not self.finish(job):
+                if not self.finish(job) or (job.is_apart and not self._count_again()):
                     return
                 job = None
                 continue
