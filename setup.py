@@ -58,6 +58,8 @@ UNTYPED = [
         "patch/_queues",
         "patch/_registry",
         "patch/_rlocks",
+        "patch/_semaphores",
+        "patch/_signals",
         "patch/_threads",
         "patch/_tls",
         "patch/_watches",

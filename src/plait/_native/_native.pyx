@@ -4,7 +4,7 @@
 calls.pxi  the system calls, included here
 stack.c    Stack, the switch
 leaf.c     the method tables
-words.c    RLock, poll objects and sockets, opened
+words.c    RLock, poll objects, sockets and SemLock, opened
 tls.c      TLS connections, opened
 frames.c   suspended frames for the collector of free-threaded 3.14
 here.h     the thread-local record that they share
@@ -20,8 +20,11 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from cpython.contextvars cimport PyContext_CopyCurrent
 from cpython.list cimport PyList_GET_SIZE
-from libc.errno cimport EAGAIN, EINTR, ENOSYS, ENOTSOCK, EOPNOTSUPP, errno
+from libc.errno cimport EAGAIN, EINTR, ENOSYS, ENOTSOCK, EOPNOTSUPP, ETIMEDOUT, errno
 from libc.math cimport ceil
+from libc.string cimport strerror
+from posix.signal cimport sigaddset, sigemptyset, sigset_t
+from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 from types import CodeType as _Code
 

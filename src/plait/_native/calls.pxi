@@ -286,3 +286,87 @@ def reset_modes():
     """The lock is free: in a child process after fork."""
     global modes
     modes = Lock()
+
+
+# ---- semaphores of POSIX, by their addresses ----
+
+cdef extern from "<semaphore.h>" nogil:
+    ctypedef struct sem_t:
+        pass
+    int c_sem_trywait "sem_trywait"(sem_t *semaphore)
+    int c_sem_timedwait "sem_timedwait"(sem_t *semaphore, const timespec *instant)
+    int c_sem_post "sem_post"(sem_t *semaphore)
+
+
+def sem_try(size_t handle):
+    """sem_trywait(3): whether it was taken."""
+    while c_sem_trywait(<sem_t *>handle) < 0:
+        if errno == EAGAIN:
+            return False
+        if errno != EINTR:
+            fail()
+        PyErr_CheckSignals()
+    return True
+
+
+cdef inline int sem_slice(size_t handle, double seconds) noexcept nogil:
+    """sem_timedwait(3) for `seconds`; 0, or the error."""
+    cdef timespec instant
+    clock_gettime(CLOCK_REALTIME, &instant)
+    instant.tv_sec += <long>seconds
+    instant.tv_nsec += <long>((seconds - <long>seconds) * 1e9)
+    if instant.tv_nsec >= 1000000000:
+        instant.tv_sec += 1
+        instant.tv_nsec -= 1000000000
+    return errno if c_sem_timedwait(<sem_t *>handle, &instant) < 0 else 0
+
+
+def sem_await(size_t handle, double seconds):
+    """sem_timedwait(3) for `seconds`; whether it was taken. Blocks the kernel thread, without the GIL."""
+    cdef int failed
+    with nogil:
+        failed = sem_slice(handle, seconds)
+    if failed not in (0, ETIMEDOUT, EINTR):
+        raise OSError(failed, strerror(failed).decode())
+    return failed == 0
+
+
+def sem_await_for(size_t handle, Counter wanted, double slice):
+    """The same, again and again while `wanted` is positive. What is taken too late is given back at once."""
+    cdef int failed = ETIMEDOUT
+    with nogil:
+        while (failed == ETIMEDOUT or failed == EINTR) and <int64_t>plait_load(&wanted.total) > 0:
+            failed = sem_slice(handle, slice)
+        if failed == 0 and <int64_t>plait_load(&wanted.total) <= 0:
+            c_sem_post(<sem_t *>handle)
+            failed = ETIMEDOUT
+    if failed not in (0, ETIMEDOUT, EINTR):
+        raise OSError(failed, strerror(failed).decode())
+    return failed == 0
+
+
+def sem_post(size_t handle):
+    """sem_post(3)."""
+    if c_sem_post(<sem_t *>handle) < 0:
+        fail()
+
+
+# ---- signals ----
+
+cdef extern from "<sys/signalfd.h>" nogil:
+    int c_signalfd "signalfd"(int fd, const sigset_t *mask, int flags)
+    const int SFD_CLOEXEC
+    const int SFD_NONBLOCK
+
+
+def signal_descriptor(signals):
+    """A descriptor that is readable while one of `signals` is pending, for the process or for the thread that asks."""
+    cdef sigset_t mask
+    sigemptyset(&mask)
+    for number in signals:
+        if sigaddset(&mask, number) < 0:
+            fail()
+    cdef int fd = c_signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK)
+    if fd < 0:
+        fail()
+    return fd

@@ -1,4 +1,4 @@
-/* Three objects of CPython, opened. plait.patch looks at fresh ones of the first two, and leaves them alone if they look
+/* Four objects of CPython, opened. plait.patch looks at fresh ones of the first two, and leaves them alone if they look
  * different; so does plait_words_init() with a socket.
  *
  * select.poll: the dict of what is registered, the first word after the header.
@@ -11,8 +11,13 @@
  *
  * _socket.socket: descriptor and timeout, which every operation on a socket must know: calling fileno() and gettimeout()
  * costs ten times as much as reading them. Where a fresh socket looks different they are called.
+ *
+ * _multiprocessing.SemLock: who has acquired it last, and how many times this process holds it, between two words that
+ * CPython shows: semlock_is_known() compares where those are. CPython counts under the object's critical section.
  */
 #include "here.h"
+
+#include <stddef.h>
 
 typedef struct {
     PyObject_HEAD
@@ -207,6 +212,96 @@ look_at_socket(void)
     return 0;
 }
 
+typedef struct {
+    PyObject_HEAD
+    void *handle;
+    unsigned long owner;
+    int count;
+    int maxvalue;
+    int kind;
+} SemLockWords;
+
+static int
+is_member_at(PyObject *type, const char *name, Py_ssize_t offset)
+{
+    PyObject *member = PyObject_GetAttrString(type, name);
+    if (member == NULL) {
+        PyErr_Clear();
+        return 0;
+    }
+    int same = Py_IS_TYPE(member, &PyMemberDescr_Type) && ((PyMemberDescrObject *)member)->d_member->offset == offset;
+    Py_DECREF(member);
+    return same;
+}
+
+static PyObject *
+semlock_is_known(PyObject *Py_UNUSED(module), PyObject *type)
+{
+    return PyBool_FromLong(is_member_at(type, "handle", offsetof(SemLockWords, handle)) &&
+                           is_member_at(type, "maxvalue", offsetof(SemLockWords, maxvalue)) &&
+                           is_member_at(type, "kind", offsetof(SemLockWords, kind)));
+}
+
+#if PY_VERSION_HEX < 0x030D0000
+#define Py_BEGIN_CRITICAL_SECTION(op) {
+#define Py_END_CRITICAL_SECTION() }
+#endif
+
+static PyObject *
+semlock_is_owned(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *lock;
+    unsigned long ident;
+    int same;
+    if (!PyArg_ParseTuple(args, "Ok:semlock_is_owned", &lock, &ident))
+        return NULL;
+    SemLockWords *words = (SemLockWords *)lock;
+    Py_BEGIN_CRITICAL_SECTION(lock);
+    same = words->count > 0 && words->owner == ident;
+    Py_END_CRITICAL_SECTION();
+    return PyBool_FromLong(same);
+}
+
+static PyObject *
+semlock_enter(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *lock;
+    unsigned long ident;
+    if (!PyArg_ParseTuple(args, "Ok:semlock_enter", &lock, &ident))
+        return NULL;
+    SemLockWords *words = (SemLockWords *)lock;
+    Py_BEGIN_CRITICAL_SECTION(lock);
+    words->count++;
+    words->owner = ident;
+    Py_END_CRITICAL_SECTION();
+    Py_RETURN_NONE;
+}
+
+/* As rlock_give: the identity of the kernel thread, and the release, are one step. Nobody else changes the words of a lock
+ * that is held several times. */
+static PyObject *
+semlock_give(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *release, *lock;
+    if (!PyArg_ParseTuple(args, "OO:semlock_give", &release, &lock))
+        return NULL;
+    SemLockWords *words = (SemLockWords *)lock;
+    unsigned long owner;
+    int is_nested;
+    Py_BEGIN_CRITICAL_SECTION(lock);
+    owner = words->owner;
+    is_nested = words->count > 1;
+    words->owner = PyThread_get_thread_ident();
+    Py_END_CRITICAL_SECTION();
+    PyObject *done = PyObject_CallOneArg(release, lock);
+    if (done == NULL || is_nested) {
+        Py_BEGIN_CRITICAL_SECTION(lock);
+        words->owner = owner;
+        Py_END_CRITICAL_SECTION();
+    }
+    return done;
+}
+
 static PyMethodDef word_functions[] = {
     {"rlock_read", rlock_read, METH_O, PyDoc_STR("rlock_read(lock): (owner, count); the owner is 0 when it is free.")},
     {"rlock_owner", rlock_owner, METH_O, PyDoc_STR("rlock_owner(lock): the identity of its owner, or 0.")},
@@ -218,6 +313,14 @@ static PyMethodDef word_functions[] = {
      PyDoc_STR("rlock_give(release, lock): release, by the kernel thread's identity, a lock taken once for another.")},
     {"kernel_ident", kernel_ident, METH_NOARGS, PyDoc_STR("The identity of the calling kernel thread.")},
     {"poll_registered", poll_registered, METH_O, PyDoc_STR("poll_registered(poll): {descriptor: events}.")},
+    {"semlock_is_known", semlock_is_known, METH_O,
+     PyDoc_STR("semlock_is_known(type): whether the words of a SemLock are where the others count on them.")},
+    {"semlock_is_owned", semlock_is_owned, METH_VARARGS,
+     PyDoc_STR("semlock_is_owned(lock, ident): whether `ident` has acquired it last, and it is held.")},
+    {"semlock_enter", semlock_enter, METH_VARARGS,
+     PyDoc_STR("semlock_enter(lock, ident): held once more, by `ident`; for who has taken the semaphore, or owns it.")},
+    {"semlock_give", semlock_give, METH_VARARGS,
+     PyDoc_STR("semlock_give(release, lock): release, by the kernel thread's identity, what is another's.")},
     {NULL, NULL, 0, NULL},
 };
 

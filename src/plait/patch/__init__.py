@@ -29,6 +29,8 @@ from plait.patch import (
     _polling,
     _queues,
     _rlocks,
+    _semaphores,
+    _signals,
     _sockets,
     _threads,
     _time,
@@ -60,6 +62,8 @@ _families = (
     _buffered,
     _filelocks,
     _console,
+    _semaphores,
+    _signals,
     _loops,
 )
 

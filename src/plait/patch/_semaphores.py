@@ -1,0 +1,299 @@
+"""`multiprocessing`'s locks and semaphores (SemLock): shared with other processes, and owned by the virtual thread.
+
+A semaphore of POSIX cannot be polled, and who waits for it in the kernel takes it. So one kernel thread waits for all
+threads of this process that would like to have it, and what it gets is a *grant* for whichever of them looks first. It
+waits in slices, since nothing else could end its wait; a slice costs a few microseconds, without the GIL.
+
+    Waiter:  1. counts itself in, and has a taker at work unless there are grants for all   2. queues in the parking lot
+             [fence]   3. looks: a grant, else the semaphore itself; success ends the wait   4. parks
+             5. counts itself out; what is granted beyond those who wait is given back to the semaphore
+    Taker:   1. while more wait than are granted: waits for the semaphore   2. got it: a grant, if that is still so, else
+             gives it back   3. wakes one who is parked
+    Release: 1. frees the semaphore [fence]   2. wakes one who is parked here
+Waiters and grants are counted under one lock. So while more wait than are granted there is a taker, and none is granted
+when nobody waits: a waiter that is cancelled takes nothing along. And the threads of this process hear of a release
+among themselves without the taker. One thing remains: a taker whose waiters have gone may be at work for the rest of its
+slice, and what is released then may pass through its hands; for that moment somebody's try may fail.
+
+Who holds it is told by two words that CPython keeps in the object (`_native/words.c`): a virtual thread writes its own
+identity there, and the kernel thread's before CPython's own release, as with RLock (`_rlocks.py`).
+
+Waiting for a lock is patient (design §3.2, rule 4), but not in `multiprocessing.queues`, whose getters hold a lock while
+they wait for an item; others of its semaphores are no locks. `Condition.wait` is not interrupted as it takes its lock
+again: its caller is going to release it (docs/adr/0004).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from plait._core import (
+    Counter,
+    Lock,
+    Parker,
+    VirtualThread,
+    WaitReason,
+    check_entry,
+    lot_wait,
+    lot_wait_shielded,
+    lot_wake_one,
+    now,
+    runtime,
+)
+from plait._errors import InternalError
+from plait._native import (
+    cooperative,
+    count_waiters,
+    current,
+    kernel_ident,
+    original,
+    sem_await,
+    sem_await_for,
+    sem_post,
+    sem_try,
+    semlock_enter,
+    semlock_give,
+    semlock_is_known,
+    semlock_is_owned,
+)
+from plait.patch._registry import IDENTITY, Leaf, method
+
+try:
+    from _multiprocessing import SemLock  # type: ignore[import-not-found]
+except ImportError:  # pragma: no cover - built without semaphores
+    SemLock = None
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+if SemLock is not None:
+    _acquire: Callable[..., bool] = original(method(SemLock, "acquire"))
+    _release: Callable[..., None] = original(method(SemLock, "release"))
+_RECURSIVE = 0  # the kind of an RLock
+_SLICE = 0.01  # seconds that a taker waits before it looks whether it is wanted
+
+_lock = Lock()  # guards _contended and what is in it
+_contended: dict[int, Contended] = {}  # by the address of the semaphore: those that somebody waits for
+
+
+class Contended:
+    """A semaphore that somebody waits for."""
+
+    __slots__ = ("_lock", "granted", "handle", "has_taker", "wanted")
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock  # as long as it lives, the semaphore is there
+        self.handle: int = lock.handle
+        self.wanted = Counter()  # how many more wait than are granted. Changed under _lock
+        self.granted = 0  # taken from the semaphore for those who wait. Under _lock
+        self.has_taker = False  # Under _lock
+
+    def want_less(self) -> None:
+        """One waits no more, with or without what it wanted. Under _lock."""
+        self.wanted.add(-1)
+        if self.wanted.value() < 0:
+            self.granted -= 1
+            self.wanted.add(1)
+            sem_post(self.handle)
+        self.drop()
+
+    def drop(self) -> None:
+        """Be forgotten, if nobody waits. Under _lock."""
+        if not self.has_taker and not self.granted and not self.wanted.value() and _contended.get(self.handle) is self:
+            del _contended[self.handle]
+
+    def take(self) -> None:
+        """What the taker does."""
+        while True:
+            try:
+                has_got = sem_await_for(self.handle, self.wanted, _SLICE)
+            except OSError:  # who waits looks by itself, and hears of it there
+                has_got = False
+            with _lock:
+                if self.wanted.value() <= 0:
+                    if has_got:
+                        sem_post(self.handle)
+                    self.has_taker = False
+                    self.drop()
+                    return
+                if has_got:
+                    self.granted += 1
+                    self.wanted.add(-1)
+            if has_got:
+                lot_wake_one(self.handle)
+
+
+class Waiter:
+    """One who waits for a semaphore."""
+
+    __slots__ = ("_contended", "_has_it")
+
+    def __init__(self, lock: Any) -> None:
+        self._has_it = False
+        with _lock:
+            contended = _contended.get(lock.handle)
+            if contended is None:
+                contended = _contended[lock.handle] = Contended(lock)
+            self._contended = contended
+            contended.wanted.add(1)
+            needs_taker = not contended.has_taker and contended.wanted.value() > 0
+            if needs_taker:
+                contended.has_taker = True
+        if needs_taker:
+            runtime.offload.run_apart(contended.take)
+
+    def attempt(self) -> bool:
+        """Take it, if that is possible without waiting; whether it was."""
+        contended = self._contended
+        with _lock:
+            if contended.granted:
+                contended.granted -= 1  # one less waits, and one less is granted
+                contended.drop()
+            elif sem_try(contended.handle):
+                contended.want_less()
+            else:
+                return False
+            self._has_it = True
+        return True
+
+    def leave(self) -> None:
+        """Wait no more, without having it."""
+        with _lock:
+            if self._has_it:  # something has come between
+                sem_post(self._contended.handle)
+            else:
+                self._contended.want_less()
+
+
+def acquire(lock: Any, block: bool = True, timeout: float | None = None) -> bool:  # noqa: FBT001, FBT002 - CPython's
+    """`SemLock.acquire`."""
+    me: Parker = current()
+    if not isinstance(me, VirtualThread):
+        if cooperative() is None:
+            return _acquire(lock, block, timeout)
+        ident = kernel_ident()
+    else:
+        ident = me.ident
+    if lock.kind == _RECURSIVE and semlock_is_owned(lock, ident):
+        semlock_enter(lock, ident)
+        return True
+    if timeout is not None:
+        try:
+            timeout = timeout + 0.0
+        except TypeError:
+            timeout = float(timeout) if hasattr(timeout, "__float__") else _acquire(lock, False, timeout)  # refuses
+    handle = lock.handle
+    if not sem_try(handle):
+        if not block or (timeout is not None and timeout <= 0):
+            return False
+        if not _wait(me, lock, handle, None if timeout is None else now() + timeout):
+            return False
+    semlock_enter(lock, ident)
+    return True
+
+
+def _wait(me: Parker, lock: Any, handle: int, deadline: float | None) -> bool:
+    """Take the semaphore as soon as it can be had; False if the instant `deadline` comes first."""
+    if cooperative() is None:  # nothing may park here
+        while deadline is None or now() < deadline:
+            if sem_await(handle, _SLICE if deadline is None else min(_SLICE, deadline - now())):
+                return True
+        return False
+    rule = _rule(lock)
+    if rule is _INTERRUPTED and me.scope is not None:
+        check_entry(me)
+    waiter = Waiter(lock)
+    has_it = False
+    try:
+        if rule is _SHIELDED:
+            lot_wait_shielded(me, handle, waiter.attempt, WaitReason.SEMAPHORE)
+            has_it = True
+        else:
+            has_it = lot_wait(me, handle, waiter.attempt, WaitReason.SEMAPHORE, deadline, rule is _PATIENT)
+    finally:
+        if not has_it:
+            waiter.leave()
+    return has_it
+
+
+_INTERRUPTED, _PATIENT, _SHIELDED = "interrupted", "patient", "shielded"  # how a wait is cancelled
+
+
+def _rule(lock: Any) -> str:
+    """How a wait for `lock` is cancelled: that is told by what it is, and by who waits."""
+    module, name = _caller()
+    if module == "multiprocessing.synchronize" and name == "notify":
+        return _PATIENT  # those whom it has woken tell it so at once
+    if lock.maxvalue != 1 or module == "multiprocessing.queues":
+        return _INTERRUPTED
+    return _SHIELDED if module == "multiprocessing.synchronize" and name == "wait" else _PATIENT
+
+
+def _caller() -> tuple[str | None, str | None]:
+    """The module and the name of the Python function that waits, or enters the block that does."""
+    try:
+        frame = sys._getframe()  # noqa: SLF001 - the only way to know
+    except ValueError:
+        return None, None  # a method of the lock was spawned: there is no Python function
+    while frame is not None:
+        module, name = frame.f_globals.get("__name__"), frame.f_code.co_name
+        if module != __name__ and (module, name) != ("multiprocessing.synchronize", "__enter__"):
+            return module, name
+        frame = frame.f_back  # type: ignore[assignment]
+    return None, None
+
+
+def enter(lock: Any) -> bool:
+    """`with semaphore:`."""
+    return acquire(lock)
+
+
+def release(lock: Any) -> None:
+    """`SemLock.release`."""
+    me = current()
+    if isinstance(me, VirtualThread) and lock.kind == _RECURSIVE and semlock_is_owned(lock, me.ident):
+        semlock_give(_release, lock)
+    else:
+        _release(lock)
+    if count_waiters(0):
+        lot_wake_one(lock.handle)
+
+
+def leave(lock: Any, *exc_info: object) -> None:
+    """`SemLock.__exit__`."""
+    release(lock)
+
+
+def is_mine(lock: Any) -> bool:
+    """`SemLock._is_mine`."""
+    me = current()
+    return semlock_is_owned(lock, me.ident if isinstance(me, VirtualThread) else kernel_ident())
+
+
+def wake(lock: Any) -> None:
+    """A semaphore was released, or a lock once of several times, on a platform thread."""
+    lot_wake_one(lock.handle)
+
+
+def leaves() -> Sequence[Leaf]:
+    """What this file makes cooperative."""
+    if SemLock is None:
+        return []
+    if not semlock_is_known(SemLock):
+        raise InternalError("the SemLock of this interpreter is laid out in an unknown way: plait cannot run on it")
+    table: dict[str, tuple[Callable[..., Any], Callable[[Any], None] | None]] = {
+        "acquire": (acquire, None),
+        "__enter__": (enter, None),
+        "release": (release, wake),
+        "__exit__": (leave, wake),
+        "_is_mine": (is_mine, None),
+    }
+    return [
+        Leaf(f"multiprocessing.SemLock.{name}", method(SemLock, name), replacement, after, IDENTITY)
+        for name, (replacement, after) in table.items()
+    ]
+
+
+os.register_at_fork(after_in_child=_contended.clear)  # no other thread is left, and what was granted is the parent's
