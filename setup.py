@@ -55,6 +55,7 @@ UNTYPED = [
         "patch/_conditions",
         "patch/_locks",
         "patch/_looks",
+        "patch/_processes",
         "patch/_queues",
         "patch/_registry",
         "patch/_rlocks",

@@ -49,6 +49,12 @@ os_pread: Callable[[int, int, int], bytes] = original(os.pread)
 os_pwrite: Callable[[int, Any, int], int] = original(os.pwrite)
 os_close: Callable[[int], None] = original(os.close)
 
+os_system: Callable[..., int] = original(os.system)
+os_wait3: Callable[..., tuple[int, int, Any]] = original(os.wait3)
+os_wait4: Callable[..., tuple[int, int, Any]] = original(os.wait4)
+os_waitid: Callable[..., Any] = original(os.waitid)
+os_waitpid: Callable[[int, int], tuple[int, int]] = original(os.waitpid)
+
 epoll_poll: Callable[..., list[tuple[int, int]]] = original(select.epoll.poll)
 poll_poll: Callable[..., list[tuple[int, int]]] = original(type(select.poll()).poll)
 select_select: Callable[..., tuple[list[Any], list[Any], list[Any]]] = original(select.select)

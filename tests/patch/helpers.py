@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import multiprocessing
 import os
 import queue
 import select
+import signal
 import socket
 import ssl
 import struct
@@ -23,7 +25,7 @@ from tempfile import TemporaryDirectory, TemporaryFile
 
 import plait
 from plait import ThreadGroup, _originals
-from plait._core import runtime
+from plait._core import WaitReason, runtime
 
 PATIENCE = 20.0  # seconds after which a state that should come is given up
 
@@ -707,6 +709,101 @@ def mutex(group):
             pass
 
     yield Sitting(block, is_over.set)
+
+
+@contextmanager
+def child(*command):
+    """A process that runs `command`, else one that ends when its input does; its pid, and what ends and takes it."""
+    process = subprocess.Popen(command or ["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, process_group=0)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+        process.stdin.close()
+        if process.returncode is None:
+            process.wait()
+
+
+def _leave(group):
+    """Return when no member of `group` waits for a process: a wait that is cancelled shall not see its end instead."""
+    wait_until(lambda: not any(member.waits_for is WaitReason.PROCESS for member in group.members()))
+
+
+def _waiting_for_a_child(name, block):
+    def case(group):
+        with child() as process:
+            try:
+                yield Sitting(lambda: block(process), process.stdin.close)
+            finally:
+                _leave(group)
+
+    case.__name__ = name
+    return leaf(case)
+
+
+_waiting_for_a_child("waitpid", lambda process: os.waitpid(process.pid, 0))
+_waiting_for_a_child("waitpid_of_a_group", lambda process: os.waitpid(-process.pid, 0))
+_waiting_for_a_child("wait4", lambda process: os.wait4(process.pid, 0))
+_waiting_for_a_child("waitid", lambda process: os.waitid(os.P_PID, process.pid, os.WEXITED))
+_waiting_for_a_child("popen_wait", lambda process: process.wait())
+_waiting_for_a_child("popen_wait_with_timeout", lambda process: process.wait(3600))
+
+
+@leaf
+def waitid_of_a_descriptor(group):
+    with child() as process:
+        fd = os.pidfd_open(process.pid)
+        try:
+            yield Sitting(lambda: os.waitid(os.P_PIDFD, fd, os.WEXITED), process.stdin.close)
+        finally:
+            _leave(group)
+            os.close(fd)
+
+
+@leaf
+def wait_for_a_stop(group):
+    with child() as process:
+        try:
+            yield Sitting(lambda: os.waitpid(process.pid, os.WUNTRACED), lambda: process.send_signal(signal.SIGSTOP))
+        finally:
+            _leave(group)
+
+
+@leaf
+def communicate(group):
+    near, far = socket.socketpair()
+    with near, far:
+
+        def block():
+            subprocess.run(["cat"], stdin=near, capture_output=True, check=True)
+
+        yield Sitting(block, lambda: far.shutdown(socket.SHUT_WR))
+
+
+@leaf
+def multiprocessing_semaphore(group):
+    semaphore = multiprocessing.get_context("fork").Semaphore(0)
+    yield Sitting(semaphore.acquire, semaphore.release)
+
+
+@leaf
+def multiprocessing_queue(group):
+    numbers = multiprocessing.get_context("fork").SimpleQueue()
+    try:
+        yield Sitting(numbers.get, lambda: numbers.put(1))
+    finally:
+        numbers.close()
+
+
+@leaf
+def sigwait(group):
+    yield Sitting(lambda: signal.sigwait({signal.SIGRTMIN + 3}), None)
+
+
+@leaf
+def pause(group):
+    yield Sitting(signal.pause, None)
 
 
 def carriers():

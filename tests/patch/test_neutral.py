@@ -3,8 +3,10 @@
 from patch.helpers import CERTIFICATE, run_python
 
 CALLS = """
-import os, queue, select, selectors, signal, socket, ssl, threading, time
+import multiprocessing, os, queue, select, selectors, signal, socket, ssl, subprocess, threading, time, warnings
 from contextlib import suppress
+
+warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and later warn of a fork with threads
 
 def described(fn):
     started = time.monotonic()
@@ -77,6 +79,21 @@ def under_alarm(fn):
         return fn()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+other = threading.Thread(target=lambda: time.sleep(9), daemon=True)
+other.start()
+context = multiprocessing.get_context("fork")
+sem, zero, shared = context.BoundedSemaphore(1), context.Semaphore(0), context.RLock()
+
+def child():
+    return os.spawnv(os.P_NOWAIT, "/bin/sh", ["sh", "-c", "sleep 0.1; exit 3"])
+
+def late_run():
+    with subprocess.Popen(["sleep", "9"]) as process:
+        try:
+            process.wait(0.1)
+        finally:
+            process.kill()
 
 def refused(method):
     with socket.socket() as sock:
@@ -165,6 +182,25 @@ calls = {
     "ident": lambda: (threading.get_ident() == threading.main_thread().ident, threading.current_thread().name),
     "ident elsewhere": lambda: elsewhere(lambda: threading.current_thread().name != "MainThread"),
     "join": lambda: threading.current_thread().join(),
+    "join late": lambda: other.join(0.1), "join text": lambda: other.join("x"),
+    "waitpid": lambda: os.waitpid(child(), 0)[1], "wait": lambda: (child(), os.wait()[1])[1],
+    "wait3": lambda: (child(), os.wait3(0)[1])[1], "wait4": lambda: os.wait4(child(), 0)[1],
+    "waitid": lambda: tuple(os.waitid(os.P_PID, child(), os.WEXITED))[2:],
+    "waitpid none": lambda: os.waitpid(-1, 0), "waitpid text": lambda: os.waitpid("x", 0),
+    "waitid none": lambda: os.waitid(os.P_ALL, 0, os.WEXITED), "wait3 none": lambda: os.wait3(0),
+    "system": lambda: os.system("sleep 0.1; exit 3"), "system wrong": lambda: os.system(5),
+    "run": lambda: subprocess.run(["sh", "-c", "sleep 0.1; echo hello"], capture_output=True),
+    "run late": late_run, "run nothing": lambda: subprocess.run(["/none"]),
+    "sem": lambda: (sem.acquire(), sem._semlock._is_mine(), sem.release(), sem._semlock._is_mine()),
+    "sem late": lambda: zero.acquire(timeout=0.1), "sem now": lambda: zero.acquire(False),
+    "sem text": lambda: zero.acquire(True, "x"), "sem many": lambda: zero.acquire(1, 2, 3),
+    "sem signal": lambda: under_alarm(zero.acquire), "sem release": lambda: sem.release(),
+    "mp rlock": lambda: (shared.acquire(), shared.acquire(), shared._semlock._count(), shared.release(), shared.release()),
+    "mp rlock release": lambda: shared.release(), "mp rlock with": lambda: shared.__enter__() and repr(shared),
+    "mp rlock elsewhere": lambda: elsewhere(lambda: (shared.acquire(timeout=0.1), shared._semlock._is_mine())),
+    "pause": lambda: under_alarm(signal.pause), "sigtimedwait": lambda: signal.sigtimedwait([signal.SIGUSR1], 0.1),
+    "sigwait wrong": lambda: signal.sigwait([0]), "sigwaitinfo text": lambda: signal.sigwaitinfo("x"),
+    "sigwaitinfo signal": lambda: under_alarm(lambda: signal.sigwaitinfo([signal.SIGUSR1])),
 }
 for name, call in calls.items():
     print(name, *described(call))

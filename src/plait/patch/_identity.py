@@ -3,11 +3,16 @@
 A virtual thread has an identity of its own. `threading.current_thread()` finds nobody under it and makes a record, as
 for any thread that it did not start; the record gets the virtual thread's name, and goes when the thread ends. It is no
 daemon, as such records are otherwise: what is started there would be one, too, and nobody would wait for it.
+
+In a forked child, whoever has forked is `threading`'s main thread. It needs a record for that before it forks: in the child
+`threading` would make one, for the identity of the kernel thread. And up to 3.12 it needs the lock that a main thread has,
+which `threading._shutdown` releases.
 """
 
 from __future__ import annotations
 
 import _thread
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +52,26 @@ def forget(thread: VirtualThread) -> None:
 
 
 on_ident_end.append(forget)
+
+
+def _introduce() -> None:
+    """A fork comes: have a record of the calling thread, if it is a virtual one."""
+    if isinstance(current(), VirtualThread):
+        threading.current_thread()
+
+
+def _be_main() -> None:
+    """In a child process after fork: complete the record of the calling thread, if it is a virtual one."""
+    if not isinstance(current(), VirtualThread):
+        return
+    record: Any = threading.main_thread()
+    if record.__class__ is _dummy and hasattr(record, "_set_tstate_lock"):
+        record.__class__ = threading._MainThread  # type: ignore[attr-defined]  # noqa: SLF001
+        record._daemonic = False  # type: ignore[attr-defined]  # noqa: SLF001 - as 3.13 does
+        record._set_tstate_lock()  # noqa: SLF001
+
+
+os.register_at_fork(before=_introduce, after_in_child=_be_main)
 
 
 def leaves() -> Sequence[Leaf | ClassPatch]:
