@@ -1,8 +1,10 @@
 """Who a virtual thread is: its identity, its record in `threading`, import locks."""
 
 import _thread
+import signal
 import sys
 import threading
+import time
 
 import pytest
 from patch.helpers import PlatformCall, on_virtual, run_python, wait_parked
@@ -151,3 +153,68 @@ def test_two_threads_import_each_others_modules(tmp_path):
 def test_main_thread_is_no_virtual_thread():
     """A virtual thread never takes itself for the main thread."""
     assert on_virtual(lambda: threading.current_thread() is threading.main_thread()) is False
+
+
+def test_threads_started_inside_are_no_daemons():
+    """A platform thread that a virtual one makes is as one that the main thread makes: joined at the end of the process."""
+    assert on_virtual(lambda: threading.Thread().daemon) is False
+    assert on_virtual(lambda: threading.Thread(daemon=True).daemon) is True
+
+
+def test_the_kernel_is_told_of_the_carrier():
+    """Functions that take an identity to the kernel reach the carrier, from any thread, as long as the thread lives."""
+    is_over = threading.Event()
+
+    def body():
+        ident = threading.get_ident()
+        signal.pthread_kill(ident, 0)
+        assert time.pthread_getcpuclockid(ident) == time.pthread_getcpuclockid(_originals.get_ident())
+        record.append(ident)
+        is_over.wait()
+
+    record = []
+    with ThreadGroup() as group:
+        future = group.spawn(body)
+        wait_parked(future)
+        signal.pthread_kill(record[0], 0)
+        with pytest.raises(TypeError):
+            signal.pthread_kill(record[0])
+        is_over.set()
+    for call in (lambda ident: signal.pthread_kill(ident, 0), time.pthread_getcpuclockid):
+        with pytest.raises(ProcessLookupError):
+            call(record[0])
+
+
+def test_a_forked_child_knows_only_itself():
+    """The kernel is told of the one thread that there is; the others of the parent are no threads there."""
+    run_python("""
+        import os, signal, threading, warnings, plait
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork with several threads
+        is_over, idents = threading.Event(), []
+
+        def other():
+            idents.append(threading.get_ident())
+            is_over.wait()
+
+        def fork():
+            me = threading.current_thread().ident  # a record, for the child
+            pid = os.fork()
+            if pid:
+                return pid
+            status = 1
+            try:
+                signal.pthread_kill(me, 0)
+                signal.pthread_kill(idents[0], 0)
+            except ProcessLookupError:
+                status = 7
+            finally:
+                os._exit(status)
+
+        with plait.ThreadGroup() as group:
+            future = group.spawn(other)
+            while not future.waits_for:
+                pass
+            pid = group.spawn(fork).result()
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+            is_over.set()
+    """)

@@ -3,9 +3,11 @@
 import _queue
 import _socket
 import _thread
+import importlib
 import os
 import select
 import socket
+import sys
 import threading
 import time
 
@@ -286,3 +288,65 @@ def test_what_is_no_socket_is_asked():
         _native.socket_fd(object())
     with pytest.raises(AttributeError):
         _native.socket_timeout(object())
+
+
+def test_other_interpreters_see_the_originals():
+    """What runs in another interpreter is none of ours, on the kernel thread of a virtual one either."""
+    run_python("""
+        import queue, threading, warnings, plait
+        try:
+            import _interpreters
+        except ImportError:
+            import _xxsubinterpreters as _interpreters
+        run = getattr(_interpreters, "exec", None) or _interpreters.run_string
+        code = '''if True:
+            import os, select, threading, time
+            lock = threading.RLock()
+            def body():
+                with lock:
+                    time.sleep(0.001)
+            thread = threading.Thread(target=body)
+            with lock:
+                thread.start()
+                time.sleep(0.001)
+            thread.join()
+            reader, writer = os.pipe()
+            os.write(writer, b"x")
+            assert select.select([reader], [], [], 1)[0] == [reader]
+            assert os.read(reader, 1) == b"x"
+            os.close(reader)
+            os.close(writer)
+        '''
+
+        def body():
+            number = _interpreters.create()
+            try:
+                assert not run(number, code)
+            finally:
+                _interpreters.destroy(number)
+
+        waiting = plait.spawn(queue.SimpleQueue().get)  # somebody is parked in the lot
+        while not waiting.waits_for:
+            pass
+        with plait.ThreadGroup() as group:
+            group.spawn(body)
+        body()
+        waiting.cancel()
+    """)
+
+
+def test_another_import_of_a_module_sees_the_originals():
+    """A second `_queue` has a SimpleQueue of its own over the same method table: it works, though it blocks."""
+    kept = sys.modules.pop("_queue")
+    try:
+        again = importlib.import_module("_queue")
+    finally:
+        sys.modules["_queue"] = kept
+    assert again.SimpleQueue is not _queue.SimpleQueue
+    numbers = again.SimpleQueue()
+    numbers.put(1)
+    assert on_virtual(numbers.get) == 1
+    with pytest.raises(again.Empty):
+        on_virtual(numbers.get, timeout=0.001)
+    with pytest.raises(TypeError):
+        on_virtual(_queue.SimpleQueue.get, numbers)

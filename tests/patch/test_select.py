@@ -326,3 +326,52 @@ def test_layout_that_is_unknown(monkeypatch):
     assert str(caught.value) == (
         "the poll object of this interpreter is laid out in an unknown way: plait cannot run on it"
     )
+
+
+class Number:
+    """What C takes for a number."""
+
+    def __index__(self):
+        return 0
+
+
+LIMITS = [1 << 31, -(1 << 32), 1 << 64, -(1 << 64), 1e30, float("nan"), float("inf"), Number(), "x"]
+
+
+@pytest.mark.parametrize("limit", LIMITS, ids=range(len(LIMITS)))
+def test_limits_are_refused_as_ever(limit, pair):
+    """A limit that C cannot take is refused, on a virtual thread as elsewhere, and not waited for."""
+    poll = select.poll()
+    poll.register(pair[0], select.POLLIN)
+    with select.epoll() as epoll:
+        epoll.register(pair[0], select.EPOLLIN)
+        calls = [lambda: poll.poll(limit), lambda: epoll.poll(limit)]
+        if limit != 1 << 31:  # many years, for select: it would wait
+            calls.append(lambda: select.select([pair[0]], [], [], limit))
+        for call in calls:
+            assert described(on_virtual, call) == described(call)
+
+
+def test_select_of_a_list_that_changes():
+    """`fileno()` may take things off the list: what is left is asked about, as ever."""
+
+    class Shrinking:
+        def fileno(self):
+            del things[-1]
+            return writer
+
+    reader, writer = os.pipe()
+    things = []
+    try:
+        things[:] = [Shrinking()] * 10
+        found = on_virtual(lambda: select.select([], things, []))
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert found == ([], things[:5], [])
+
+
+@pytest.mark.parametrize("things", [5, None, [object()], "x"], ids=["number", "none", "object", "text"])
+def test_select_of_no_descriptors(things):
+    """What cannot be selected is refused in the same words."""
+    assert described(on_virtual, select.select, things, [], [], 0.1) == described(select.select, things, [], [], 0.1)

@@ -30,7 +30,7 @@ static struct {
 PyObject *
 plait_gate_left(PyObject *self, PyObject *result)
 {
-    if (!plait_gate_leave(self) || !plait_lot_is_busy())
+    if (!plait_gate_leave(self) || !plait_lot_is_busy() || !plait_is_home())
         return result;
     PyObject *kind, *error, *traceback;
     PyErr_Fetch(&kind, &error, &traceback);

@@ -96,6 +96,7 @@ int plait_tls_init(PyObject *module);
 void plait_chunks_install(void);
 PyObject *plait_chunk_counts(void);
 int plait_lot_is_busy(void);                    /* somebody is parked in the lot */
+int plait_is_home(void);                        /* this is the interpreter that plait is imported in */
 int plait_socket_fd(PyObject *sock);            /* -2 with an exception */
 PyObject *plait_socket_timeout(PyObject *sock); /* as gettimeout() */
 int plait_socket_quieten(PyObject *sock);       /* give it a timeout of 0 and a descriptor that is none; 0: cannot */

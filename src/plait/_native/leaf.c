@@ -20,6 +20,10 @@
  * that count before and after, and adds the difference to the leaf's: two loads for a call that did not park, one atomic
  * addition for one that did. Where the original is called nothing is counted.
  *
+ * A table entry can be behind more than one Python object: each interpreter of the process, and each fresh import of an
+ * extension module, makes classes and functions of its own over it. The replacement knows the one it was made for, and
+ * objects do not cross interpreters; wherever else a leaf is called, it is the original.
+ *
  * Publication. The fields of a leaf are filled before ml_meth is stored (release), and are never changed again while
  * it is installed; a thread that sees the trampoline sees the fields. A leaf's slot is never given to another method,
  * so a thread inside a trampoline at uninstall() still finds its original. The library is never unloaded.
@@ -34,6 +38,7 @@ enum { COOPERATIVE, IDENTITY, ALWAYS, GATED };
 typedef struct {
     PyMethodDef *def;       /* the table entry; NULL: the slot is free */
     PyCFunction original;
+    PyTypeObject *cls;      /* whose method it is; NULL for a function */
     PyObject *replacement;  /* called instead where leaves are cooperative; NULL: none */
     PyObject *after;        /* called with self after a success while somebody waits in the lot; NULL: none */
     int flags;
@@ -48,6 +53,8 @@ static int leaf_count; /* under the install lock of plait.patch */
 
 Py_ssize_t plait_parks_at;
 
+static PyInterpreterState *home; /* the interpreter that plait is imported in */
+
 static Py_ssize_t lot_waiters; /* virtual threads and scoped platform threads parked in the parking lot */
 
 int
@@ -60,22 +67,36 @@ plait_lot_is_busy(void)
     return __atomic_load_n(&lot_waiters, __ATOMIC_RELAXED) != 0;
 }
 
-static int
-replaced_here(Leaf *leaf)
+int
+plait_is_home(void)
 {
-    return leaf->replacement != NULL && (leaf->when != COOPERATIVE || plait_here.cooperative != NULL);
+    return PyInterpreterState_Get() == home;
+}
+
+/* Whether this call is of what the replacement was made for. */
+static int
+is_known(Leaf *leaf, PyObject *self)
+{
+    return plait_is_home() && (leaf->cls == NULL || PyObject_TypeCheck(self, leaf->cls));
+}
+
+static int
+replaced_here(Leaf *leaf, PyObject *self)
+{
+    return leaf->replacement != NULL && (leaf->when != COOPERATIVE || plait_here.cooperative != NULL) &&
+           is_known(leaf, self);
 }
 
 static inline int
-replaced(Leaf *leaf)
+replaced(Leaf *leaf, PyObject *self)
 {
-    return __builtin_expect(plait_here.current != NULL, 0) && replaced_here(leaf);
+    return __builtin_expect(plait_here.current != NULL, 0) && replaced_here(leaf, self);
 }
 
 static PyObject *
 call_after(Leaf *leaf, PyObject *self, PyObject *result)
 {
-    if (result == NULL || !plait_lot_is_busy())
+    if (result == NULL || !plait_lot_is_busy() || !plait_is_home())
         return result;
     PyObject *done = PyObject_CallOneArg(leaf->after, self);
     if (done == NULL) {
@@ -167,26 +188,28 @@ typedef PyObject *(*method_t)(PyObject *, PyTypeObject *, PyObject *const *, Py_
     static PyObject *kind##_##i PARAMS                                                                                 \
     {                                                                                                                  \
         Leaf *leaf = &leaves[i];                                                                                       \
-        if (replaced(leaf))                                                                                            \
+        if (replaced(leaf, self))                                                                                      \
             return REPLACED;                                                                                           \
         return ORIGINAL(type, leaf) ARGS;                                                                              \
     }                                                                                                                  \
     static PyObject *kind##_after_##i PARAMS                                                                           \
     {                                                                                                                  \
         Leaf *leaf = &leaves[i];                                                                                       \
-        if (replaced(leaf))                                                                                            \
+        if (replaced(leaf, self))                                                                                      \
             return REPLACED;                                                                                           \
         return call_after(leaf, self, ORIGINAL(type, leaf) ARGS);                                                      \
     }                                                                                                                  \
     static PyObject *kind##_always_##i PARAMS                                                                          \
     {                                                                                                                  \
         Leaf *leaf = &leaves[i];                                                                                       \
+        if (!is_known(leaf, self))                                                                                     \
+            return ORIGINAL(type, leaf) ARGS;                                                                          \
         return REPLACED;                                                                                               \
     }                                                                                                                  \
     static PyObject *kind##_gated_##i PARAMS                                                                           \
     {                                                                                                                  \
         Leaf *leaf = &leaves[i];                                                                                       \
-        if (plait_here.cooperative != NULL || !plait_gate_enter(self))                                                 \
+        if ((plait_here.cooperative != NULL && is_known(leaf, self)) || !plait_gate_enter(self))                       \
             return REPLACED;                                                                                           \
         return plait_gate_left(self, ORIGINAL(type, leaf) ARGS);                                                       \
     }
@@ -296,6 +319,7 @@ leaf_install(PyObject *Py_UNUSED(module), PyObject *args)
         leaf->original = def->ml_meth;
         leaf->flags = def->ml_flags;
         leaf->is_method = Py_IS_TYPE(target, &PyMethodDescr_Type);
+        leaf->cls = leaf->is_method ? (PyTypeObject *)Py_NewRef(PyDescr_TYPE(target)) : NULL;
         leaf_count++;
     }
     else if (def->ml_meth != leaf->original) {
@@ -399,5 +423,6 @@ static PyMethodDef leaf_functions[] = {
 int
 plait_leaf_init(PyObject *module)
 {
+    home = PyInterpreterState_Get();
     return PyModule_AddFunctions(module, leaf_functions);
 }

@@ -7,33 +7,42 @@ daemon, as such records are otherwise: what is started there would be one, too, 
 In a forked child, whoever has forked is `threading`'s main thread. It needs a record for that before it forks: in the child
 `threading` would make one, for the identity of the kernel thread. And up to 3.12 it needs the lock that a main thread has,
 which `threading._shutdown` releases.
+
+The two functions that take an identity to the kernel find the carrier behind it: glibc would take the number for an address.
 """
 
 from __future__ import annotations
 
 import _thread
+import errno
 import os
+import signal
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from plait import _originals
 from plait._core import VirtualThread, on_ident_end
-from plait._native import current
-from plait.patch._registry import IDENTITY, ClassPatch, Leaf
+from plait._native import current, original
+from plait.patch._registry import ALWAYS, IDENTITY, ClassPatch, Leaf
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _dummy = threading._DummyThread  # noqa: SLF001
 _make_dummy = _dummy.__init__
+_known: dict[int, VirtualThread] = {}  # who has asked for an identity, by that, until the end
 
 
 def get_ident() -> int:
     """`_thread.get_ident`."""
     me = current()
     if isinstance(me, VirtualThread):
-        me.has_ident = True
-        return me.ident
+        ident: int = me.ident
+        if not me.has_ident:
+            me.has_ident = True
+            _known[ident] = me
+        return ident
     return _originals.get_ident()
 
 
@@ -48,10 +57,35 @@ def init_dummy(self: Any) -> None:
 
 def forget(thread: VirtualThread) -> None:
     """`thread` ends: so does its record, if there is one."""
+    _known.pop(thread.ident, None)
     threading._active.pop(thread.ident, None)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
+def _after_fork() -> None:
+    """In the child: of all that are known, only the thread that has forked exists."""
+    me = current()
+    _known.clear()
+    if isinstance(me, VirtualThread) and me.has_ident:
+        _known[me.ident] = me
+
+
 on_ident_end.append(forget)
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _for_the_kernel(target: Callable[..., Any]) -> Callable[..., Any]:
+    """A leaf whose first argument is the identity of a thread."""
+    call = original(target)
+
+    def leaf(*args: Any) -> Any:
+        if args and isinstance(args[0], int) and args[0] & 1:  # a virtual thread's: no kernel thread's is odd
+            thread = _known.get(args[0])
+            if thread is None or thread.carrier is None:
+                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+            args = (thread.carrier.ident, *args[1:])
+        return call(*args)
+
+    return leaf
 
 
 def _introduce() -> None:
@@ -78,5 +112,9 @@ def leaves() -> Sequence[Leaf | ClassPatch]:
     """What this file makes cooperative."""
     return [
         Leaf("_thread.get_ident", _thread.get_ident, get_ident, when=IDENTITY),
+        *(
+            Leaf(f"{name}.{target.__name__}", target, _for_the_kernel(target), when=ALWAYS)
+            for name, target in (("signal", signal.pthread_kill), ("time", time.pthread_getcpuclockid))
+        ),
         ClassPatch("threading._DummyThread.__init__", _dummy, "__init__", init_dummy),
     ]

@@ -7,6 +7,7 @@ itself, and for `select` and `poll` one is made for the length of the wait.
 from __future__ import annotations
 
 import select
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from plait._core import READ, Parker, check_entry, now, wait_descriptor
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 _IN = select.EPOLLIN
 _OUT = select.EPOLLOUT
 _PRI = select.EPOLLPRI
+_LEAST_INT, _MOST_INT = -(1 << 31), (1 << 31) - 1  # poll(2) and epoll_wait(2) take milliseconds in an int
+_MOST_SECONDS = (1 << 63) // 10**9  # CPython keeps time in nanoseconds, in 64 bits
 
 
 def _repeat(ask: Callable[[], Any], is_empty: Callable[[Any], bool], fd: int, timeout: float | None) -> Any:
@@ -60,11 +63,30 @@ def _number(thing: Any) -> int:
     return thing if isinstance(thing, int) else thing.fileno()
 
 
+def _listed(things: Any) -> Any:
+    """What can be gone through more than once. A list stays what it is: `fileno()` may change it, and C notices."""
+    return things if isinstance(things, (list, tuple)) else list(things)
+
+
+def _limit(timeout: Any) -> Any:
+    """A limit as a number. What C would refuse is given back as it is."""
+    if timeout is None or isinstance(timeout, (int, float)):
+        return timeout
+    try:
+        return index(timeout)
+    except TypeError:
+        return timeout
+
+
 def select_leaf(rlist: Any, wlist: Any, xlist: Any, timeout: float | None = None, /) -> Any:
     """`select.select`."""
-    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
+    timeout = _limit(timeout)
+    if timeout is not None and not (isinstance(timeout, (int, float)) and 0 < timeout < _MOST_SECONDS):
         return select_select(rlist, wlist, xlist, timeout)  # does not wait, or refuses
-    rlist, wlist, xlist = list(rlist), list(wlist), list(xlist)
+    try:
+        rlist, wlist, xlist = _listed(rlist), _listed(wlist), _listed(xlist)
+    except TypeError:
+        return select_select(rlist, wlist, xlist, 0)  # refuses
     found = select_select(rlist, wlist, xlist, 0)
     if any(found):
         return found
@@ -78,7 +100,8 @@ def select_leaf(rlist: Any, wlist: Any, xlist: Any, timeout: float | None = None
 
 def poll_leaf(poll: Any, timeout: float | None = None, /) -> Any:
     """`select.poll().poll`."""
-    if timeout is not None and not isinstance(timeout, (int, float)):
+    timeout = _limit(timeout)
+    if timeout is not None and not (isinstance(timeout, (int, float)) and _LEAST_INT <= timeout <= _MOST_INT):
         return poll_poll(poll, timeout)  # refuses
     found = poll_poll(poll, 0)
     if found or timeout == 0:
@@ -89,7 +112,8 @@ def poll_leaf(poll: Any, timeout: float | None = None, /) -> Any:
 
 def epoll_leaf(epoll: Any, timeout: float | None = None, maxevents: int = -1) -> Any:
     """`select.epoll().poll`."""
-    if timeout is not None and not isinstance(timeout, (int, float)):
+    timeout = _limit(timeout)
+    if timeout is not None and not (isinstance(timeout, (int, float)) and _LEAST_INT <= timeout * 1000 <= _MOST_INT):
         return epoll_poll(epoll, timeout, maxevents)  # refuses
     found = epoll_poll(epoll, 0, maxevents)
     if found or timeout == 0:
