@@ -27,11 +27,11 @@ static struct {
     iternextfunc original;
 } iterated[2]; /* BufferedReader, BufferedRandom: filled once, before the slot is replaced */
 
-PyObject *
-plait_gate_left(PyObject *self, PyObject *result)
+void
+plait_gate_wake(PyObject *self)
 {
-    if (!plait_gate_leave(self) || !plait_lot_is_busy() || !plait_is_home())
-        return result;
+    if (!plait_is_home())
+        return;
     PyObject *kind, *error, *traceback;
     PyErr_Fetch(&kind, &error, &traceback);
     PyObject *done = PyObject_CallOneArg(wake, self);
@@ -39,7 +39,6 @@ plait_gate_left(PyObject *self, PyObject *result)
         PyErr_WriteUnraisable(self);
     Py_XDECREF(done);
     PyErr_Restore(kind, error, traceback);
-    return result;
 }
 
 /* 1: the turn is the caller's. 0: somebody is inside. -1: that is this very kernel thread, and it has no turn, so there

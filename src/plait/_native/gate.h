@@ -2,7 +2,7 @@
 #ifndef PLAIT_GATE_H
 #define PLAIT_GATE_H
 
-#include <Python.h>
+#include "here.h"
 #include <stddef.h>
 #include <stdint.h>
 
@@ -63,6 +63,15 @@ plait_gate_leave(PyObject *self)
 #endif
 }
 
-PyObject *plait_gate_left(PyObject *self, PyObject *result); /* comes out; gives the result of the call */
+void plait_gate_wake(PyObject *self);
+
+/* Come out, and tell who waits outside; gives the result of the call. */
+static inline PyObject *
+plait_gate_left(PyObject *self, PyObject *result)
+{
+    if (plait_gate_leave(self) && plait_lot_is_busy())
+        plait_gate_wake(self);
+    return result;
+}
 
 #endif

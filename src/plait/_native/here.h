@@ -47,6 +47,18 @@ plait_disarm(void)
     plait_gate();
 }
 
+extern Py_ssize_t plait_lot_waiters __attribute__((visibility("hidden")));
+
+static inline int
+plait_lot_is_busy(void)
+{
+#ifdef Py_GIL_DISABLED
+    /* Other side: count the waiter (sequentially consistent), then try the lock once more. */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+    return __atomic_load_n(&plait_lot_waiters, __ATOMIC_RELAXED) != 0;
+}
+
 static inline PyObject *
 plait_current(void)
 {
@@ -95,7 +107,6 @@ int plait_opening_init(PyObject *module);
 int plait_tls_init(PyObject *module);
 void plait_chunks_install(void);
 PyObject *plait_chunk_counts(void);
-int plait_lot_is_busy(void);                    /* somebody is parked in the lot */
 int plait_is_home(void);                        /* this is the interpreter that plait is imported in */
 int plait_socket_fd(PyObject *sock);            /* -2 with an exception */
 PyObject *plait_socket_timeout(PyObject *sock); /* as gettimeout() */

@@ -14,7 +14,7 @@
  *   GATED        something may park here, or the gate of a Buffered object is shut (gate.c)
  * A leaf that ends a wait of others (release, put) may have an `after` hook instead of or beside the
  * replacement: it is called with self once the original has succeeded, on every thread, while any virtual thread is
- * parked in the parking lot (`lot_waiters`).
+ * parked in the parking lot (`plait_lot_waiters`).
  *
  * How often a leaf has parked. Each thread counts its own parks, where it parks anyway. A trampoline that diverts compares
  * that count before and after, and adds the difference to the leaf's: two loads for a call that did not park, one atomic
@@ -55,17 +55,7 @@ Py_ssize_t plait_parks_at;
 
 static PyInterpreterState *home; /* the interpreter that plait is imported in */
 
-static Py_ssize_t lot_waiters; /* virtual threads and scoped platform threads parked in the parking lot */
-
-int
-plait_lot_is_busy(void)
-{
-#ifdef Py_GIL_DISABLED
-    /* Other side: count the waiter (sequentially consistent), then try the lock once more. */
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-#endif
-    return __atomic_load_n(&lot_waiters, __ATOMIC_RELAXED) != 0;
-}
+Py_ssize_t plait_lot_waiters; /* virtual threads and scoped platform threads parked in the parking lot */
 
 int
 plait_is_home(void)
@@ -209,7 +199,7 @@ typedef PyObject *(*method_t)(PyObject *, PyTypeObject *, PyObject *const *, Py_
     static PyObject *kind##_gated_##i PARAMS                                                                           \
     {                                                                                                                  \
         Leaf *leaf = &leaves[i];                                                                                       \
-        if ((plait_here.cooperative != NULL && is_known(leaf, self)) || !plait_gate_enter(self))                       \
+        if ((__builtin_expect(plait_here.cooperative != NULL, 0) && is_known(leaf, self)) || !plait_gate_enter(self))  \
             return REPLACED;                                                                                           \
         return plait_gate_left(self, ORIGINAL(type, leaf) ARGS);                                                       \
     }
@@ -394,7 +384,7 @@ count_waiters(PyObject *Py_UNUSED(module), PyObject *arg)
     long step = PyLong_AsLong(arg);
     if (step == -1 && PyErr_Occurred())
         return NULL;
-    Py_ssize_t count = __atomic_add_fetch(&lot_waiters, step, __ATOMIC_SEQ_CST);
+    Py_ssize_t count = __atomic_add_fetch(&plait_lot_waiters, step, __ATOMIC_SEQ_CST);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     return PyLong_FromSsize_t(count);
 }
@@ -402,7 +392,7 @@ count_waiters(PyObject *Py_UNUSED(module), PyObject *arg)
 static PyObject *
 reset_waiters(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
-    __atomic_store_n(&lot_waiters, 0, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&plait_lot_waiters, 0, __ATOMIC_SEQ_CST);
     Py_RETURN_NONE;
 }
 
