@@ -63,6 +63,11 @@ queue_get: Callable[..., Any] = original(_queue.SimpleQueue.get)
 
 Socket = _socket.socket
 getaddrinfo: Callable[..., list[Any]] = original(_socket.getaddrinfo)
+gethostbyname: Callable[..., str] = original(_socket.gethostbyname)
+gethostbyname_ex: Callable[..., tuple[str, list[str], list[str]]] = original(_socket.gethostbyname_ex)
+gethostbyaddr: Callable[..., tuple[str, list[str], list[str]]] = original(_socket.gethostbyaddr)
+getnameinfo: Callable[..., tuple[str, str]] = original(_socket.getnameinfo)
+sock_bind: Callable[..., None] = original(Socket.bind)
 sock_accept: Callable[..., tuple[int, Any]] = original(Socket._accept)  # type: ignore[attr-defined]
 sock_connect: Callable[..., None] = original(Socket.connect)
 sock_connect_ex: Callable[..., int] = original(Socket.connect_ex)

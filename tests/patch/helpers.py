@@ -627,8 +627,35 @@ def select_epoll(group):
         yield Sitting(epoll.poll, lambda: far.send(b"x"))
 
 
+def _looking_up(name, answer, *args):
+    def case(group):
+        is_over = threading.Event()
+        original = getattr(_originals, name)
+
+        def slow(*args):
+            is_over.wait(PATIENCE)
+            return answer
+
+        setattr(_originals, name, slow)
+        try:
+            yield Sitting(lambda: getattr(socket, name)(*args), is_over.set)
+        finally:
+            is_over.set()
+            setattr(_originals, name, original)
+
+    case.__name__ = name
+    return leaf(case)
+
+
+_looking_up("getaddrinfo", [(2, 1, 6, "", ("127.0.0.1", 80))], "a-slow-name.test", 80)
+_looking_up("gethostbyname", "127.0.0.1", "a-slow-name.test")
+_looking_up("gethostbyname_ex", ("localhost", [], ["127.0.0.1"]), "a-slow-name.test")
+_looking_up("gethostbyaddr", ("localhost", [], ["127.0.0.1"]), "192.0.2.1")
+_looking_up("getnameinfo", ("localhost", "http"), ("192.0.2.1", 80), 0)
+
+
 @leaf
-def getaddrinfo(group):
+def bind(group):
     is_over = threading.Event()
     original = _originals.getaddrinfo
 
@@ -636,9 +663,13 @@ def getaddrinfo(group):
         is_over.wait(PATIENCE)
         return original("127.0.0.1", *args)
 
+    def block():
+        with socket.socket() as sock:
+            sock.bind(("a-slow-name.test", 0))
+
     _originals.getaddrinfo = slow
     try:
-        yield Sitting(lambda: socket.getaddrinfo("a-slow-name.test", 80), is_over.set)
+        yield Sitting(block, is_over.set)
     finally:
         is_over.set()
         _originals.getaddrinfo = original

@@ -1166,6 +1166,98 @@ def test_connect_goes_on_after_a_cancel():
         assert sock.getpeername() == listener.getsockname()
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "", b"localhost", bytearray(b"localhost")])
+def test_bind(host):
+    """`bind` takes addresses, names, and the special names of C."""
+
+    def attempt():
+        with socket.socket() as sock:
+            sock.bind((host, 0))
+            return sock.getsockname()[0]
+
+    assert on_virtual(attempt) == attempt()
+
+
+@pytest.mark.parametrize(
+    "address", [5, ("127.0.0.1",), ("127.0.0.1", 70000), ("a..b", 5), ("no-such-host.invalid", 80)]
+)
+def test_bind_to_what_cannot_be(address):
+    """Wrong addresses get the original's error, a name that nobody has its kind of error."""
+    with socket.socket() as sock:
+        expected = described(sock.bind, address)
+        assert on_virtual(described, sock.bind, address)[:2] == expected[:2]
+
+
+@pytest.mark.parametrize("name", ["", "plait-test-of-abstract-names", "path"])
+@pytest.mark.parametrize("timeout", [None, 30])
+def test_unix_addresses(name, timeout, tmp_path):
+    """Servers and clients at paths, at abstract names, and at names that the kernel chooses."""
+    path = {"": "", "path": str(tmp_path / "socket")}.get(name, f"\0{name}-{os.getpid()}")
+
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as near:
+        listener.settimeout(timeout)
+        near.settimeout(timeout)
+
+        def serve():
+            listener.bind(path)
+            listener.listen()
+            is_open.set()
+            far, _ = listener.accept()
+            with far:
+                far.sendall(far.recv(10).upper())
+
+        is_open = threading.Event()
+        with ThreadGroup() as group:
+            group.spawn(serve)
+            is_open.wait()
+            group.spawn(near.connect, listener.getsockname()).result()
+            near.sendall(b"hello")
+            assert group.spawn(near.recv, 10).result() == b"HELLO"
+
+
+@pytest.mark.skipif(not hasattr(socket.socket, "sendmsg_afalg"), reason="this build knows no AF_ALG")
+@pytest.mark.parametrize("timeout", [None, 0, 30])
+def test_ciphers_of_the_kernel(timeout):
+    """`sendmsg_afalg` enciphers where the kernel offers it; elsewhere its error is the original's."""
+
+    def attempt():
+        with ExitStack() as stack:
+            try:
+                sock = stack.enter_context(socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET, 0))
+                sock.bind(("skcipher", "cbc(aes)"))
+                sock.setsockopt(socket.SOL_ALG, socket.ALG_SET_KEY, bytes(16))
+                sock, _ = sock.accept()
+            except OSError:
+                sock = socket.socket(socket.AF_UNIX)
+            stack.enter_context(sock)
+            sock.settimeout(timeout)
+            outcome = described(sock.sendmsg_afalg, [bytes(32)], op=socket.ALG_OP_ENCRYPT, iv=bytes(16))
+            return outcome, sock.recv(32) if outcome[0] == "returned" else None
+
+    assert on_virtual(attempt) == attempt()
+
+
+def test_names_and_addresses():
+    """Each way to ask has the answer that it has on a platform thread."""
+
+    def ask():
+        return [
+            described(socket.gethostbyname, "127.0.0.1"),
+            described(socket.gethostbyname, "localhost"),
+            described(socket.gethostbyname, 5)[:2],
+            described(socket.gethostbyname_ex, "localhost"),
+            described(socket.gethostbyaddr, "127.0.0.1"),
+            described(socket.getnameinfo, ("127.0.0.1", 80), 0),
+            described(socket.getnameinfo, ("127.0.0.1", 80), 5),
+            described(socket.getnameinfo, "x", 0)[:2],
+            described(socket.getfqdn, "127.0.0.1"),
+            described(socket.getaddrinfo, "localhost", "http", socket.AF_INET),
+            described(socket.getaddrinfo, None, 80),
+        ]
+
+    assert on_virtual(ask) == ask()
+
+
 def test_udp_connect(udp):
     """`connect` on a datagram socket only names the peer."""
     near, far = udp
@@ -1220,6 +1312,30 @@ def test_sendfile(tmp_path):
         finally:
             PlatformCall(lambda: drain(far, until=sender.done)).result()
     assert sender.result() == 256 * 8192
+
+
+@pytest.mark.parametrize("timeout", [None, 30])
+def test_sendfile_of_a_part(tmp_path, timeout):
+    """`socket.sendfile` sends what it is asked for, and moves the file's position, with a timeout and without."""
+    data = os.urandom(1_000_000)
+    (tmp_path / "file").write_bytes(data)
+    near, far = tcp_pair()
+    near.settimeout(timeout)
+
+    def send():
+        with open(tmp_path / "file", "rb") as file:
+            return near.sendfile(file, 1000, 900_000), file.tell()
+
+    def receive():
+        got = bytearray()
+        while len(got) < 900_000:
+            got += far.recv(1 << 16)
+        return got
+
+    with near, far, ThreadGroup() as group:
+        sender, receiver = group.spawn(send), group.spawn(receive)
+    assert sender.result() == (900_000, 901_000)
+    assert receiver.result() == data[1000:901_000]
 
 
 def test_sockets_and_methods_made_before_install():

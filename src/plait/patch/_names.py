@@ -1,4 +1,8 @@
-"""Name resolution: `getaddrinfo` and its kin run on a worker; numbers need no worker."""
+"""Name resolution: `getaddrinfo` and its kin run on a worker; numbers need no worker.
+
+What is still being looked up when its caller is cancelled goes on, and the answer is dropped. Services and protocols
+(`getservbyname` and its kin) are looked up in local tables, and are no leaves.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from plait import _originals
 from plait._core import Parker, check_entry, runtime
-from plait._native import cooperative, original
+from plait._native import cooperative
 from plait.patch._registry import ClassPatch, Leaf
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 
 def is_numeric(host: Any) -> bool:
@@ -59,13 +63,11 @@ def getaddrinfo(
 
 def _elsewhere(name: str) -> Leaf:
     """A leaf that always runs on a worker."""
-    target = getattr(_socket, name)
-    call: Callable[..., Any] = original(target)
 
     def leaf(*args: Any) -> Any:
-        return runtime.offload.call(cooperative(), call, *args)
+        return runtime.offload.call(cooperative(), getattr(_originals, name), *args)
 
-    return Leaf(f"socket.{name}", target, leaf)
+    return Leaf(f"socket.{name}", getattr(_socket, name), leaf)
 
 
 def leaves() -> Sequence[Leaf | ClassPatch]:

@@ -16,6 +16,7 @@ import errno
 import os
 import select
 from contextlib import contextmanager
+from functools import partial
 from operator import index
 from typing import TYPE_CHECKING, Any
 
@@ -58,11 +59,12 @@ _settimeout = Socket.settimeout
 _family = Socket.family.__get__
 _type = Socket.type.__get__
 _proto = Socket.proto.__get__
-_AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
+_AF_UNIX, _AF_INET, _AF_INET6, _AF_ALG = 1, 2, 10, 38
 _SOCK_DGRAM = 2
 _DONTWAIT = 0x40
 _NEVER_WAITS = 0x2041  # MSG_DONTWAIT | MSG_OOB | MSG_ERRQUEUE
 _SOL_SOCKET, _SO_ERROR, _SO_RCVTIMEO = 1, 4, 20
+_sendmsg_afalg: Any = original(Socket.sendmsg_afalg) if hasattr(Socket, "sendmsg_afalg") else None
 _SPECIAL_HOSTS = ("", b"", "<broadcast>", b"<broadcast>")  # which C knows without looking them up
 
 
@@ -210,6 +212,20 @@ def _numeric(sock: Any, address: Any) -> Any:
     return (found[0][4][0], *address[1:])
 
 
+def bind(sock: Any, address: Any, /) -> None:
+    """`socket.bind`: of all that it does only looking a name up may wait."""
+    _originals.sock_bind(sock, _numeric(sock, address))
+
+
+def sendmsg_afalg(sock: Any, *args: Any, **kwargs: Any) -> int:
+    """`socket.sendmsg_afalg`: to the kernel's ciphers. Cut short, it cannot be continued by another call, so no parts."""
+    call: Callable[[], int] = partial(_sendmsg_afalg, sock, *args, **kwargs)
+    if _gettimeout(sock) == 0:
+        return call()
+    sent: int = runtime.offload.call(cooperative(), call)
+    return sent
+
+
 # ---- accept and connect ----
 
 
@@ -220,7 +236,7 @@ def accept(sock: Any) -> tuple[int, Any]:
         return _accept_natively(sock)
     timeout = _gettimeout(sock)
     fd = _fileno(sock)
-    if timeout == 0 or fd < 0:
+    if timeout == 0 or fd < 0 or _family(sock) == _AF_ALG:  # the last has nobody to wait for, and cannot be polled
         return _originals.sock_accept(sock)
     if me.scope is not None:
         check_entry(me)
@@ -348,9 +364,12 @@ def leaves() -> Sequence[Leaf | ClassPatch]:
         "recvmsg_into": _waiting("recvmsg_into", READ, _place_recvmsg_into),
         "sendto": _waiting("sendto", WRITE, _place_sendto),
         "sendmsg": _waiting("sendmsg", WRITE, _place_sendmsg),
+        "bind": bind,
         "connect": connect,
         "connect_ex": connect_ex,
     }
+    if _sendmsg_afalg is not None:
+        table["sendmsg_afalg"] = sendmsg_afalg
     found: list[Leaf | ClassPatch] = [
         Leaf(f"socket.socket.{name}", method(Socket, name), replacement) for name, replacement in table.items()
     ]
