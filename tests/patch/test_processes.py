@@ -11,7 +11,7 @@ import time
 import pytest
 from patch.helpers import child, described, is_parked, on_virtual, run_python, wait_parked, wait_until
 
-from plait import ThreadGroup, move_on_after
+from plait import ThreadGroup, move_on_after, offload, offload_statistics
 from plait._core import WaitReason
 
 WAITS = {
@@ -233,6 +233,28 @@ def test_system_and_spawn_and_popen():
         print(status.result())
     """
     assert run_python(code) == f"{6 << 8}\n"
+
+
+def test_many_commands_leave_the_pool_alone():
+    """More `os.system` than there are workers run at the same time, and the pool is there for others."""
+    reader, writer = os.pipe()
+    command = f"cat < /dev/fd/{reader}; exit 3"
+    os.set_inheritable(reader, True)
+    try:
+        with ThreadGroup() as group:
+            commands = [group.spawn(os.system, command) for _ in range(140)]
+            wait_parked(*commands)
+            assert group.spawn(offload, int, "7").result() == 7
+            assert offload_statistics().workers <= 4
+            commands[0].cancel()
+            wait_until(commands[0].done)
+            wait_until(lambda: offload_statistics().queued == 0)
+            assert offload_statistics().abandoned == 1
+            os.close(writer)
+        assert {command.result() for command in commands[1:]} == {3 << 8}
+        wait_until(lambda: offload_statistics().abandoned == 0)
+    finally:
+        os.close(reader)
 
 
 # ---- subprocess ----

@@ -12,8 +12,9 @@ A caller that goes before the job is done leaves it. One that is still queued ne
 it goes on by itself, and its outcome is given to `abandoned`, or dropped. Its worker does not count against the limit
 from then on, or calls that never end would keep all others from beginning; it ends when the call does.
 
-Some calls are no caller's own: they wait for something that many threads ask about, and tell them by themselves. Such a
-job runs *apart*: its worker does not count against the limit while it does, and it goes before those that wait for one.
+Some calls wait themselves, for as long as it takes: so many of them would use up the limit. They run *apart*: such a job
+goes before those that wait for a worker, and its worker does not count while it runs. Some are no caller's own: what they
+hear of concerns many threads, and they tell them by themselves.
 
 A call that somebody else runs can be waited for in the same way: a job that has begun elsewhere, which is never queued, and
 which whoever runs it reports with `finish`.
@@ -69,7 +70,7 @@ class OffloadJob:
         self.worker = 0  # the kernel's identity of that worker; 0: it is none of ours. Likewise
         self.is_done = False  # likewise
         self.is_left = False  # the caller has gone. Likewise
-        self.is_apart = False  # nobody waits for it, and its worker does not count. Never changes once it is queued
+        self.is_apart = False  # its worker does not count. Never changes once it is queued
         self.abandoned: Callable[[Any], None] | None = None  # what to do with a result that nobody awaits
 
     def begin_elsewhere(self) -> None:
@@ -129,16 +130,18 @@ class Offload:
         *args: Any,
         deadline: float | None = None,
         abandoned: Callable[[Any], None] | None = None,
+        is_apart: bool = False,
     ) -> Any:
         """Run `fn(*args)` on a worker and park until it is done. A cancel point.
 
         Raises what the call raises; `TimeoutError` when the instant `deadline` comes first. On either kind of leaving
-        a call that has begun goes on, and its result goes to `abandoned`.
+        a call that has begun goes on, and its result goes to `abandoned`. `is_apart`: see above.
         """
         if me.scope is not None:
             check_entry(me)
         job = OffloadJob(me, fn, args)
         job.abandoned = abandoned
+        job.is_apart = is_apart
         self.submit(job)
         try:
             if not self.wait(me, job, deadline):
@@ -205,7 +208,7 @@ class Offload:
             job.is_left = True
             self._abandoned += 1
             self._abandoned_total += 1
-            if job.worker:
+            if job.worker and not job.is_apart:
                 self._workers -= 1
             is_new = bool(self._jobs) and self._workers < _MOST_WORKERS
             if is_new:

@@ -196,7 +196,7 @@ def _process_of(fd: int) -> int:
 
 def system(command: Any) -> int:
     """`os.system`, on a worker: the C library waits inside it. If its caller is cancelled, the command goes on by itself."""
-    status: int = runtime.offload.call(cooperative(), os_system, command)
+    status: int = runtime.offload.call(cooperative(), os_system, command, is_apart=True)
     return status
 
 
