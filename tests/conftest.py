@@ -16,6 +16,10 @@ from plait._default import default_group
 from plait._originals import monotonic, sleep
 
 
+def pytest_addoption(parser):
+    parser.addoption("--servers", action="store_true", help="the tests of libraries on real servers, and no others")
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "stress: large numbers, for many seconds; -m 'not stress' leaves them out")
 
