@@ -122,6 +122,12 @@ class _LateLeaf:
             return leaf.is_in_place
         return self._arrival.leaves is None and self._arrival.wants(self.name)
 
+    @property
+    def parks(self) -> int | None:
+        """See `Patch`."""
+        leaf = self._leaf()
+        return 0 if leaf is None else leaf.parks
+
 
 def late_leaves(module: str, names: Iterable[str], make: Callable[[Any], Iterable[Leaf]]) -> Sequence[Patch]:
     """The leaves `names` of `module`. `make` makes them of the imported module; what it leaves out stays as it is."""
