@@ -157,27 +157,27 @@ def fill_tls(sock):
 
 
 def fill(sock):
-    """Send until the socket takes nothing more, now and later; how much it took."""
+    """Send until the socket takes nothing more, now or later; how much it took."""
     total = 0
     sock.setblocking(False)
+    is_new = True
     try:
         while True:
-            is_settled = not _in_flight(sock)
             try:
                 total += sock.send(bytes(1 << 16))
+                is_new = True
             except BlockingIOError:
-                if is_settled:
+                if sock.family == socket.AF_UNIX or not is_new:
                     return total
+                wait_until(lambda: not _unacknowledged(sock))  # a late ACK makes room
+                is_new = False
     finally:
         sock.setblocking(True)
 
 
-def _in_flight(sock):
-    """How many segments the other side has not acknowledged yet: each that it does makes room."""
-    if sock.family != socket.AF_INET:
-        return 0
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
-    return int.from_bytes(info[24:28], sys.byteorder)  # tcpi_unacked
+def _unacknowledged(sock):
+    """How many segments of a TCP socket are on their way: tcpi_unacked."""
+    return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)[24:28], sys.byteorder)
 
 
 def drain(sock, *, until):
@@ -404,7 +404,8 @@ def tls_handshake(group):
         def release():
             stack.enter_context(PlatformCall(server_context().wrap_socket, far, True).result())
 
-        yield Sitting(near.do_handshake, release)
+        # The method around it ends with settimeout(), which fails if the case's end has closed the socket first.
+        yield Sitting(near._sslobj.do_handshake, release)
 
 
 @leaf

@@ -68,7 +68,7 @@ def await_socket(me: Parker, sock: Any, fd: int, events: int, deadline: float | 
     if not is_in_time:
         raise late()
     if _fileno(sock) != fd:
-        raise _closed()
+        _refuse(me)
 
 
 def wait_socket(
@@ -79,8 +79,15 @@ def wait_socket(
         _entry(me, sock, fd)
     is_in_time = wait_descriptor(me, fd, events, deadline, sock, None, publish)
     if _fileno(sock) != fd:
-        raise _closed()
+        _refuse(me)
     return is_in_time
+
+
+def _refuse(me: Parker) -> None:
+    """What `me` has waited for was closed. If it was cancelled, too, it hears of that: one may come of the other."""
+    if me.scope is not None:
+        check_entry(me)
+    raise _closed()
 
 
 def _closed() -> OSError:
