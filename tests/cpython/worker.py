@@ -24,6 +24,7 @@ import unittest
 from collections import deque
 from concurrent.futures import Future
 
+_ROUND = 0.05  # seconds: a signal that another kernel thread gets does not wake the main thread, so it looks by itself
 _LONGEST_TEXT = 6000  # characters of a traceback that are kept: its end
 
 _write = os.write  # before anything is installed
@@ -190,7 +191,9 @@ class Service:
                     self._jobs[0]()
                     self._jobs.popleft()
                 if not test.done():
-                    bell.get()
+                    bell.get(timeout=_ROUND)
+            except queue.Empty:
+                pass
             except BaseException as error:  # a handler's, between any two instructions: nothing may be lost by it
                 raised = raised or error
                 test.cancel()
@@ -232,6 +235,7 @@ class Service:
             self._bell.put(None)
             return answer.result()
 
+        call.__module__ = "signal"  # as the public ones say
         return call
 
 
