@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 from libraries.daemons import started
 
-SERVERS = {"test_servers.py"}
+SERVERS = {"test_servers.py", "test_web.py"}
 
 
 def pytest_ignore_collect(collection_path, config):

@@ -341,3 +341,12 @@ FTP = Kind(
     lambda server: _python(server, "-c", _FTP, str(server.port), f"{server.folder}/files"),
     _prepare_ftp,
 )
+
+
+def _web(framework):
+    app = str(Path(__file__).with_name("apps.py"))
+    return lambda server: _python(server, "-m", "plait", "--virtual-threads", app, framework, str(server.port))
+
+
+FLASK = Kind("Flask", "Flask", _web("flask"))
+DJANGO = Kind("Django", "Django", _web("django"))
