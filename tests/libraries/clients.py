@@ -271,6 +271,10 @@ class HttpClient(_Http):
             assert len(response.read()) == 1 << 20
 
 
+for _plain in (Urllib3, Requests, Httpx, HttpClient):
+    type(f"{_plain.__name__}Tls", (_plain,), {"title": f"{_plain.title} over TLS", "is_tls": True})
+
+
 # ---- stores ----
 
 
