@@ -27,6 +27,8 @@ from concurrent.futures import Future
 _ROUND = 0.05  # seconds: a signal that another kernel thread gets does not wake the main thread, so it looks by itself
 _LONGEST_TEXT = 6000  # characters of a traceback that are kept: its end
 
+_LOOPBACK = ("test_socketserver",)  # say that they need a network, and keep to the loopback interface
+
 _write = os.write  # before anything is installed
 _clock = time.monotonic
 
@@ -285,7 +287,8 @@ def main() -> None:
         recorder.call = getattr(recorder, f"call_{mode}", recorder.call)
     if mode == "inside":
         _service.put()
-    sys.argv = ["test", module]
+    resources = ["-u", "network"] if module in _LOOPBACK else []
+    sys.argv = ["test", *resources, module]
     sys.path[0] = os.getcwd()  # as with -m: this file's directory is nobody's business
     try:
         runpy.run_module("test", run_name="__main__", alter_sys=True)
