@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from importlib import metadata
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
+import libraries.databases  # noqa: F401 - adds to the table
 import pytest
 from libraries.clients import CLIENTS
 from patch.helpers import carriers, wait_parked, wait_until
