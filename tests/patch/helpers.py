@@ -24,7 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
 import plait
-from plait import ThreadGroup, _originals
+from plait import ThreadGroup, _originals, shield
 from plait._core import WaitReason, runtime
 
 PATIENCE = 20.0  # seconds after which a state that should come is given up
@@ -752,8 +752,8 @@ def child(*command):
     finally:
         with suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
-        process.stdin.close()
-        if process.returncode is None:
+        with shield(timeout=PATIENCE):  # the group may have been cancelled just now, and nobody told yet
+            process.stdin.close()
             process.wait()
 
 
