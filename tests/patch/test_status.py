@@ -34,7 +34,8 @@ def _picture():
     found = {}
     for patches in _registry._patches.values():
         for patch in patches:
-            patch = getattr(patch, "_leaf", None) or patch  # of a module that came later
+            if hasattr(patch, "_arrival"):  # of a module that comes later, or never
+                patch = patch._leaf()
             if isinstance(patch, _registry.Leaf):
                 target = patch.target
                 if isinstance(target, types.MethodDescriptorType):

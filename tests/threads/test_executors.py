@@ -32,8 +32,10 @@ def test_calls_and_their_outcomes(where):
             assert list(executor.map(pow, range(5), [2] * 5)) == [0, 1, 4, 9, 16]
             futures = [executor.submit(time.sleep, 0.001) for _ in range(10)]
             assert set(concurrent.futures.as_completed(futures)) == set(futures)
+            gate = threading.Event()
             with pytest.raises(TimeoutError):
-                list(executor.map(time.sleep, [0.05], timeout=0.001))
+                list(executor.map(lambda _: gate.wait(), [0], timeout=0.001))
+            gate.set()
         with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
             executor.submit(int)
 

@@ -18,6 +18,7 @@ from plait.patch import (
     _conditions,
     _console,
     _descriptors,
+    _drivers,
     _filelocks,
     _files,
     _identity,
@@ -67,6 +68,7 @@ _families = (
     _semaphores,
     _signals,
     _loops,
+    _drivers,
 )
 
 

@@ -17,23 +17,25 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-    from plait.patch._registry import Leaf, Patch
+    from plait.patch._registry import Patch
 
 
 class _Arrival(MetaPathFinder, Loader):
     """The import of one module."""
 
-    def __init__(self, module: str, make: Callable[[Any], Iterable[Leaf]]) -> None:
+    def __init__(self, module: str, make: Callable[[Any], Iterable[Patch]]) -> None:
         self._module = module
         self._make = make
         self._loader: Loader | None = None  # the module's own, while it loads
         self._wanted: set[str] = set()  # leaves to be put in place then. Under install_lock, as is all below
-        self.leaves: dict[str, Leaf] | None = None  # by name, once the module is there
+        self.leaves: dict[str, Patch] | None = None  # by name, once the module is there
 
     def want(self, name: str) -> None:
-        """Put the leaf `name` in place as soon as the module has come."""
+        """Put the leaf `name` in place as soon as the module has come: at once, if it came while nobody was watching."""
         self._wanted.add(name)
-        if self not in sys.meta_path:
+        if self.has_come():
+            self.settle(self.look_at(sys.modules[self._module]))
+        elif self not in sys.meta_path:
             sys.meta_path.insert(0, self)
 
     def forgo(self, name: str) -> None:
@@ -46,11 +48,16 @@ class _Arrival(MetaPathFinder, Loader):
         """Whether it will be put in place."""
         return name in self._wanted
 
-    def look_at(self, module: ModuleType) -> dict[str, Leaf]:
+    def has_come(self) -> bool:
+        """Whether the module is there as a whole."""
+        module = sys.modules.get(self._module)
+        return module is not None and not getattr(module.__spec__, "_initializing", False)
+
+    def look_at(self, module: ModuleType) -> dict[str, Patch]:
         """Make the leaves of the module, which has come."""
         return {leaf.name: leaf for leaf in self._make(module)}
 
-    def settle(self, leaves: dict[str, Leaf]) -> None:
+    def settle(self, leaves: dict[str, Patch]) -> None:
         """These are the leaves: put in place those that are wanted."""
         self.leaves = leaves
         if self in sys.meta_path:
@@ -95,7 +102,7 @@ class _LateLeaf:
         self.name = name
         self._arrival = arrival
 
-    def _leaf(self) -> Leaf | None:
+    def _leaf(self) -> Patch | None:
         leaves = self._arrival.leaves
         return None if leaves is None else leaves.get(self.name)
 
@@ -129,9 +136,9 @@ class _LateLeaf:
         return 0 if leaf is None else leaf.parks
 
 
-def late_leaves(module: str, names: Iterable[str], make: Callable[[Any], Iterable[Leaf]]) -> Sequence[Patch]:
+def late_leaves(module: str, names: Iterable[str], make: Callable[[Any], Iterable[Patch]]) -> Sequence[Patch]:
     """The leaves `names` of `module`. `make` makes them of the imported module; what it leaves out stays as it is."""
     arrival = _Arrival(module, make)
-    if module in sys.modules:
+    if arrival.has_come():
         arrival.settle(arrival.look_at(sys.modules[module]))
     return [_LateLeaf(name, arrival) for name in names]

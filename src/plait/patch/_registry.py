@@ -13,6 +13,7 @@ from plait._core import Counter, Lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from types import ModuleType
 
 COOPERATIVE, IDENTITY, ALWAYS, GATED = range(4)  # when a replacement is called: see leaf.c
 
@@ -77,15 +78,15 @@ class Leaf:
 
 @dataclass(slots=True)
 class ClassPatch:
-    """One attribute of a Python class that is replaced as usual.
+    """One attribute of a Python class, or of a module, that is replaced as usual.
 
     What is put over ours by others, such as a mock, is left alone.
     """
 
     name: str
-    cls: type
+    cls: type | ModuleType
     attribute: str
-    replacement: Callable[..., Any]
+    replacement: Any
     counter: Counter | None = None  # where the replacement counts its parks, if those are not another leaf's
     original: Any = field(default=None, init=False)
 
