@@ -28,7 +28,7 @@ What was run with each, and must hold:
 
 * **200 at work**: 200 virtual threads use the library through a pool of four connections, with every answer checked, while other threads on every carrier tick every 5 ms.
 * **canary**: the server keeps silent, the caller waits inside of the library, and the other threads go on ticking; then the caller is cancelled, and the pool is whole.
-* **failure**: one call fails with the library's own error, and all who wait for the server or for a place in the pool are interrupted within two seconds; the pool is whole.
+* **failure**: one call fails with the library's own error, and all who wait for the server or for a place in the pool are interrupted within two seconds, or, where the library cancels on the server first, within its grace; the pool is whole.
 * **cancel**: 200 threads at work are cancelled, some while they are being answered; the pool is whole.
 * **swept**: three concurrent uses are cancelled at the first place where any of them waits, then at the second, and so on (`plait.testing.every_park`); after each, the pool is whole. Once more with a new client each time, from connect to close, on the main thread and on a virtual one. The number is how many attempts that took, in all runs together.
 

@@ -28,6 +28,7 @@ class Client:
     distribution = None  # on PyPI; None: the standard library's
     kind = None  # of server
     needs = ()  # modules
+    soon = 2.0  # seconds in which it has given up after an interrupt
     forgives = ()  # errors of the library's own making when it is interrupted
     loses_places = False  # in its pool, when it is interrupted, by a fault of its own: a new client must serve
     remark = ""  # for the table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 
 from libraries import daemons
@@ -50,6 +51,11 @@ class _MariaDb(_Sql):
     sleep = "SELECT sleep(3600)"
 
 
+class _Postgres(_Sql):
+    kind = daemons.POSTGRES
+    sleep = "SELECT pg_sleep(3600)"
+
+
 class PyMySql(_MariaDb):
     title = "PyMySQL"
     distribution = "PyMySQL"
@@ -71,6 +77,71 @@ class PyMySql(_MariaDb):
             with connection.cursor() as cursor:
                 yield cursor
             connection.commit()
+
+
+class Psycopg2(_Postgres):
+    """An interrupt closes its connection, so that `with connection` would end with an InterfaceError: it rolls back."""
+
+    title = "psycopg2"
+    remark = "an interrupt closes the connection"
+    distribution = "psycopg2-binary"
+    needs = ("psycopg2",)
+
+    def __init__(self, server, size):
+        import psycopg2
+        import psycopg2.pool
+
+        self.error = psycopg2.errors.UndefinedTable
+        self._slots = threading.BoundedSemaphore(size)  # its pool raises where others wait
+        self._pool = psycopg2.pool.ThreadedConnectionPool(
+            size, size, host="127.0.0.1", port=server.port, user="plait", dbname="postgres"
+        )
+
+    @contextmanager
+    def cursor(self):
+        with self._slots:
+            connection = self._pool.getconn()
+            is_broken = True
+            try:
+                with connection.cursor() as cursor:
+                    yield cursor
+                connection.commit()
+                is_broken = False
+            finally:
+                self._pool.putconn(connection, close=is_broken)
+
+    def close(self):
+        self._pool.closeall()
+
+
+class Psycopg(_Postgres):
+    """An interrupt cancels the query on the server, and waits for that as long as the grace allows.
+
+    If the server has not begun with the query yet, the cancel is lost.
+    """
+
+    soon = 7.0
+    remark = "a query is cancelled on the server; one that had not begun there takes the grace"
+    title = "psycopg"
+    distribution = "psycopg"
+    needs = ("psycopg", "psycopg_pool")
+
+    def __init__(self, server, size):
+        import psycopg
+        import psycopg_pool
+
+        self.error = psycopg.errors.UndefinedTable
+        self._pool = psycopg_pool.ConnectionPool(
+            f"host=127.0.0.1 port={server.port} user=plait dbname=postgres", min_size=0, max_size=size, open=True
+        )
+
+    @contextmanager
+    def cursor(self):
+        with self._pool.connection(timeout=3600) as connection, connection.cursor() as cursor:
+            yield cursor
+
+    def close(self):
+        self._pool.close()
 
 
 class _SqlAlchemy(_Sql):
@@ -108,3 +179,17 @@ class SqlAlchemyPyMySql(_SqlAlchemy, _MariaDb):
     title = "SQLAlchemy over PyMySQL"
     needs = ("sqlalchemy", "pymysql")
     url = "mysql+pymysql://plait@127.0.0.1:{port}/plait?ssl_disabled=true"
+
+
+class SqlAlchemyPsycopg2(_SqlAlchemy, _Postgres):
+    title = "SQLAlchemy over psycopg2"
+    needs = ("sqlalchemy", "psycopg2")
+    url = "postgresql+psycopg2://plait@127.0.0.1:{port}/postgres"
+
+
+class SqlAlchemyPsycopg(_SqlAlchemy, _Postgres):
+    title = "SQLAlchemy over psycopg"
+    soon = Psycopg.soon
+    remark = Psycopg.remark
+    needs = ("sqlalchemy", "psycopg")
+    url = "postgresql+psycopg://plait@127.0.0.1:{port}/postgres"

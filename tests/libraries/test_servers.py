@@ -24,7 +24,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 MANY = 200
 SIZE = 4
-SOON = 2.0  # seconds
 
 
 class Canaries:
@@ -180,7 +179,7 @@ def test_failure(make):
                 wait_parked(*waiting)
                 failing = group.spawn(other.fail)
                 failing.add_done_callback(lambda _: failed.append(time.monotonic()))
-        assert time.monotonic() - failed[0] < SOON
+        assert time.monotonic() - failed[0] < client.soon
         assert isinstance(failing.exception(), client.error)
         errors = [error for error in caught.value.exceptions if not isinstance(error, client.forgives)]
         assert errors == [failing.exception()]
@@ -206,7 +205,7 @@ def test_cancel(make):
                 cancelled = time.monotonic()
         except* client.forgives:
             pass
-        assert time.monotonic() - cancelled < SOON
+        assert time.monotonic() - cancelled < client.soon
         verify_whole(client)
 
 
