@@ -2,7 +2,8 @@
 
 psycopg 3 waits in one function, which its connections look up in `psycopg.waiting` at each wait; written in C it blocks.
 Where something may park, the one that psycopg has in Python takes its place: it stands on `select.epoll`, a leaf. A cancel
-is treated as psycopg treats Ctrl-C: the query is cancelled on the server, and the connection is usable after that.
+is treated as psycopg treats Ctrl-C: the query is cancelled on the server, and the connection is usable after that. Its
+pool knows failures as `Exception` alone, and is told of `Cancelled`.
 
 psycopg2 has one wait callback a process, and with it the whole process is in another mode: each query is sent
 asynchronously, and the callback waits. That costs every thread COPY, large objects, and connections that threads share
@@ -58,6 +59,12 @@ def _interrupted(module: Any) -> Sequence[ClassPatch]:
         return []
     kinds = (*(known if isinstance(known, tuple) else (known,)), Cancelled)
     return [ClassPatch("psycopg.connection._INTERRUPTED", module, "_INTERRUPTED", kinds)]
+
+
+def _failures(module: Any) -> Sequence[ClassPatch]:
+    """After what a pool takes a waiter off its list again: one that was cancelled would be given a connection."""
+    kinds = (module.CLIENT_EXCEPTIONS, Cancelled)
+    return [ClassPatch("psycopg_pool.pool.CLIENT_EXCEPTIONS", module, "CLIENT_EXCEPTIONS", kinds)]
 
 
 # ---- psycopg2
@@ -146,6 +153,7 @@ def leaves() -> Sequence[Patch]:
     return [
         *late_leaves("psycopg.waiting", ["psycopg.waiting.wait"], _waiting),
         *late_leaves("psycopg.connection", ["psycopg.connection._INTERRUPTED"], _interrupted),
+        *late_leaves("psycopg_pool.pool", ["psycopg_pool.pool.CLIENT_EXCEPTIONS"], _failures),
         *late_leaves(
             "psycopg2._psycopg", [_WaitCallback.name, "psycopg2.connect", "psycopg2.connection.cursor"], _psycopg2
         ),
