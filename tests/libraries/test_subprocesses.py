@@ -1,6 +1,7 @@
 """Subprocess-heavy code: many threads that run programs, talk to them, lose patience with them, and are cancelled."""
 
 import concurrent.futures
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -13,6 +14,7 @@ from patch.helpers import on_virtual, wait_parked, wait_until
 from support import descriptors
 
 from plait import ThreadGroup, gather, move_on_after
+from plait.testing import every_park
 
 MANY = 200
 
@@ -233,3 +235,33 @@ def test_multiprocessing(method, tmp_path):
         check=False,
     )
     assert (done.stdout, done.stderr, done.returncode) == ("True 5\n", "", 0)
+
+
+def _talk():
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.communicate(b"x" * 200_000, timeout=60) == (b"x" * 200_000, b"")
+        except BaseException:
+            process.kill()
+            raise
+
+
+def _talk_with_limit():
+    subprocess.run(["sh", "-c", "cat; exit 3"], input=b"hello", capture_output=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("code", [_talk, _talk_with_limit])
+def test_cancel_at_each_park(code):
+    """Cancelled at each place where it waits, code that talks to a program leaves none behind, and no descriptor."""
+    before = descriptors().keys()
+
+    def sweep():
+        for scope in every_park():
+            with scope:
+                code()
+            wait_until(lambda: _children() <= children)
+
+    children = _children()
+    on_virtual(sweep)
+    gc.collect()
+    wait_until(lambda: descriptors().keys() <= before)
