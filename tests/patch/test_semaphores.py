@@ -196,7 +196,7 @@ def test_release_in_another_process(other_process):
     with ThreadGroup() as group:
         waiters = [group.spawn(semaphore.acquire) for _ in range(200)]
         wait_parked(*waiters)
-        assert plait.offload_statistics().workers <= 4
+        assert plait.offload_statistics().workers - plait.offload_statistics().idle <= 4
         for count in (1, 2, 3):
             call("release")
             wait_until(lambda count=count: sum(waiter.done() for waiter in waiters) == count)

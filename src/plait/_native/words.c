@@ -18,6 +18,7 @@
 #include "here.h"
 
 #include <stddef.h>
+#include <structmember.h> /* PyMemberDef, before 3.12 */
 
 typedef struct {
     PyObject_HEAD
