@@ -13,7 +13,7 @@ import threading
 import traceback
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from plait._core import Lock, VirtualThread, WaitReason, current_thread, park_shielded, runtime
+from plait._core import Lock, VirtualThread, WaitReason, call_deaf, current_thread, park_shielded, runtime
 from plait._groups import GroupScope, ThreadGroup
 
 if TYPE_CHECKING:
@@ -28,6 +28,13 @@ T = TypeVar("T")
 _lock = Lock()
 _default: DefaultGroup | None = None  # under _lock
 is_strict = False  # spawning without a group is an error. Set by `set_strict`
+
+
+def _report(thread: VirtualThread, error: BaseException) -> None:
+    """Report the failure of the hook, which is being handled, and then what it was called for."""
+    if sys.stderr is not None:
+        traceback.print_exc(file=sys.stderr)
+    excepthook(thread, error)
 
 
 def excepthook(future: VirtualThread, error: BaseException) -> None:
@@ -67,13 +74,14 @@ class DefaultGroup(ThreadGroup):
     def child_failed(self, thread: VirtualThread, error: BaseException) -> None:
         """Report it; the others go on."""
         hook = getattr(sys.modules.get("plait"), "excepthook", excepthook)  # looked up now: it is meant to be assigned
+        if hook is excepthook:
+            call_deaf(excepthook, thread, error)
+            return
         try:
             hook(thread, error)
         except BaseException:  # noqa: BLE001 - whatever a hook raises
             # The hook's own failure is reported in its place; nothing may keep the thread from ending.
-            if sys.stderr is not None:
-                traceback.print_exc(file=sys.stderr)
-            excepthook(thread, error)
+            call_deaf(_report, thread, error)
 
     def join_at_exit(self) -> None:
         """Wait for those who are left. Ctrl-C cancels them, a second one leaves them."""

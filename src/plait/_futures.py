@@ -20,6 +20,7 @@ from plait._core import (
     Parker,
     VirtualThread,
     WaitReason,
+    call_deaf,
     check_entry,
     check_seconds,
     current_thread,
@@ -98,7 +99,7 @@ def _call_back(callback: Callable[[Any], object], future: VirtualThread) -> None
     try:
         callback(future)
     except BaseException:  # noqa: BLE001 - reported
-        _log.exception(_CALLBACK_FAILED, future)
+        call_deaf(_log.exception, _CALLBACK_FAILED, future)
 
 
 class Future(VirtualThread, concurrent.futures.Future[T]):

@@ -263,6 +263,20 @@ def current_thread() -> Parker:
     return me if me is not None else platform_thread()
 
 
+def call_deaf(fn: Callable[..., object], *args: object) -> None:
+    """Call `fn(*args)` on the calling thread, which hears of no cancel meanwhile: for reports at a thread's end.
+
+    They may be written to what can be waited for, and nothing may leave a thread's end: its carrier would end with it.
+    """
+    me = current_thread()
+    before = me.is_deaf
+    me.is_deaf = True
+    try:
+        fn(*args)
+    finally:
+        me.is_deaf = before
+
+
 runtime = Runtime()
 PlatformThread.push_timer = runtime.push_timer
 PlatformThread.end_timer = runtime.retire_timer
