@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory, TemporaryFile
 
 import plait
 from plait import ThreadGroup, _originals, shield
-from plait._core import WaitReason, runtime
+from plait._core import runtime
 
 PATIENCE = 20.0  # seconds after which a state that should come is given up
 
@@ -757,18 +757,28 @@ def child(*command):
             process.wait()
 
 
-def _leave(group):
-    """Return when no member of `group` waits for a process: a wait that is cancelled shall not see its end instead."""
-    wait_until(lambda: not any(member.waits_for is WaitReason.PROCESS for member in group.members()))
+@contextmanager
+def _to_the_end(block):
+    """`block`, and nobody is in it at the end: a wait for a process that is cancelled shall not see its end instead."""
+    inside = []
+
+    def call():
+        inside.append(None)
+        try:
+            block()
+        finally:
+            inside.pop()
+
+    try:
+        yield call
+    finally:
+        wait_until(lambda: not inside)
 
 
 def _waiting_for_a_child(name, block):
     def case(group):
-        with child() as process:
-            try:
-                yield Sitting(lambda: block(process), process.stdin.close)
-            finally:
-                _leave(group)
+        with child() as process, _to_the_end(lambda: block(process)) as wait:
+            yield Sitting(wait, process.stdin.close)
 
     case.__name__ = name
     return leaf(case)
@@ -787,19 +797,16 @@ def waitid_of_a_descriptor(group):
     with child() as process:
         fd = os.pidfd_open(process.pid)
         try:
-            yield Sitting(lambda: os.waitid(os.P_PIDFD, fd, os.WEXITED), process.stdin.close)
+            with _to_the_end(lambda: os.waitid(os.P_PIDFD, fd, os.WEXITED)) as wait:
+                yield Sitting(wait, process.stdin.close)
         finally:
-            _leave(group)
             os.close(fd)
 
 
 @leaf
 def wait_for_a_stop(group):
-    with child() as process:
-        try:
-            yield Sitting(lambda: os.waitpid(process.pid, os.WUNTRACED), lambda: process.send_signal(signal.SIGSTOP))
-        finally:
-            _leave(group)
+    with child() as process, _to_the_end(lambda: os.waitpid(process.pid, os.WUNTRACED)) as wait:
+        yield Sitting(wait, lambda: process.send_signal(signal.SIGSTOP))
 
 
 @leaf

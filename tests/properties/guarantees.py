@@ -155,7 +155,7 @@ def _failures(world, block):
 def _check_block(world, block):
     expected = _failures(world, block)
     # What was going to be put right when a cancel came is no failure of a block that is cancelled quietly.
-    overtaken = {id(error) for _, error, verdict in block.asked if verdict == "restart"}
+    overtaken = {id(error) for _, error, verdict in block.asked if verdict in ("restart", "overtaken")}
     out = block.out
     late = []
     if isinstance(out, BaseExceptionGroup) and out is not block.body_error:

@@ -214,7 +214,7 @@ class OpenBlock:
         self.has_ended = False
         self.body_error = None
         self.out = None
-        self.asked = []  # (future, error, verdict) of the on_error function
+        self.asked = []  # (future, error, verdict) of the on_error function; "overtaken" by a cancel is one, too
         self.restarts = Counter()
 
     def __repr__(self):
@@ -243,8 +243,13 @@ class OpenBlock:
             raise self.world.boom()
         if verdict == "restart" and self.restarts.add(1) > 2:
             verdict = "cancel"
-        time.sleep(0)
-        self.asked.append((future, error, verdict))
+        try:
+            time.sleep(0)
+        except Cancelled:
+            verdict = "overtaken"  # whatever it would have been
+            raise
+        finally:
+            self.asked.append((future, error, verdict))
         return verdict
 
 
