@@ -71,7 +71,7 @@ def leaves_nothing_behind(running_runtime):
         return {
             "threads": _other_threads() - threads,
             "descriptors": {fd: target for fd, target in descriptors().items() if files.get(fd) != target},
-            "waiters in the lot": _native.count_waiters(0),
+            "waiters in the lot": _native.lot_count(),
             "threads in the default group": len(default_group()),
         }
 

@@ -7,7 +7,7 @@ from support import platform_thread, run_anywhere, until, wait_parked
 
 from plait import Cancelled, ThreadGroup
 from plait._core import WaitReason, _lot, current_thread, lot_wait, lot_wake_one, now
-from plait._native import count_waiters
+from plait._native import lot_count, lot_is_busy
 
 
 class Tokens:
@@ -25,7 +25,7 @@ class Tokens:
 
     def give(self):
         self.free.append(None)
-        if count_waiters(0):
+        if lot_is_busy(id(self)):
             lot_wake_one(id(self))
 
     def wait(self, seconds=None, *, patient=False):
@@ -51,7 +51,7 @@ def test_deadline(where):
     assert run_anywhere(where, tokens.wait, 0.003) is False
     assert run_anywhere(where, tokens.wait, 0) is False
     assert _lot._queues == {}
-    assert count_waiters(0) == 0
+    assert lot_count() == 0
 
 
 def test_woken_in_order_of_arrival():
@@ -75,6 +75,19 @@ def test_keys_do_not_mix():
         until(second.done)
         assert not first.done()
         one.give()
+
+
+def test_counts_of_waiters_do_not_mix():
+    """Who waits is counted for its key, until it waits no more; another key is told apart, but for one in a thousand."""
+    tokens = Tokens()
+    others = [Tokens() for _ in range(100)]
+    with ThreadGroup() as group:
+        waiter = wait_parked(group.spawn(tokens.wait))
+        assert lot_is_busy(id(tokens))
+        assert sum(lot_is_busy(id(other)) for other in others) < 10
+        tokens.give()
+        until(waiter.done)
+        assert not lot_is_busy(id(tokens))
 
 
 def test_wake_of_a_waiter_that_leaves_goes_to_the_next():

@@ -150,10 +150,10 @@ def test_original_is_the_original():
 def test_install_twice(target):
     """A leaf can be installed once at a time."""
     was_installed = target is time.sleep
-    number = None if was_installed else _native.install(target, target, None, 0)
+    number = None if was_installed else _native.install(target, target, None, None, 0)
     try:
         with pytest.raises(RuntimeError, match="is installed already"):
-            _native.install(target, target, None, 0)
+            _native.install(target, target, None, None, 0)
     finally:
         if number is not None:
             assert _native.uninstall(number) is True
@@ -165,9 +165,15 @@ def test_install_twice(target):
 @pytest.mark.parametrize("target", [test_status, 5, None, dict, object()])
 def test_install_of_something_else(target):
     """Only functions and methods written in C can be leaves."""
-    for call in (lambda: _native.install(target, None, None, 0), lambda: _native.original(target)):
+    for call in (lambda: _native.install(target, None, None, None, 0), lambda: _native.original(target)):
         with pytest.raises(TypeError, match="builtin function or a method descriptor"):
             call()
+
+
+def test_key_that_is_no_member():
+    """The key of a leaf in the parking lot is a member of its objects."""
+    with pytest.raises(TypeError, match="the key of a leaf is a member"):
+        _native.install(str.split, None, print, "handle", 0)
 
 
 @pytest.mark.parametrize("number", [-1, 10**6])
@@ -187,7 +193,7 @@ def test_replacement_sees_the_arguments():
             raise ValueError("from the replacement")
         return "replaced"
 
-    number = _native.install(str.split, replacement, None, 0)
+    number = _native.install(str.split, replacement, None, None, 0)
     try:
         assert "a b".split() == ["a", "b"]  # on a platform thread
 

@@ -3,13 +3,14 @@
 For primitives that are not ours and have no room for a queue: `_thread.lock`, RLock, SimpleQueue. After WebKit's
 ParkingLot. The primitive itself stays the truth; the lot only knows who would like to be told.
 
-    Waiter:  1. counts itself in (`lot_waiters`)  2. arms, and queues under the key   [fence]
+    Waiter:  1. counts itself in (`lot_enter`)    2. arms, and queues under the key   [fence]
              3. tries the primitive once more: success ends the wait                  4. parks
     Waker:   1. frees the primitive                                                   [fence]
-             2. reads `lot_waiters`; if anybody waits, takes the first open wait of the key and claims it
-Either the waiter's step 3 sees the primitive free, or the waker's step 2 sees the waiter counted. Barging: a running
-thread may get the primitive before the woken one, which then queues again. A wake that reaches a waiter who got what it
-wanted by itself is passed on to the next.
+             2. reads that count; if anybody waits, takes the first open wait of the key and claims it
+Either the waiter's step 3 sees the primitive free, or the waker's step 2 sees the waiter counted. The counts are kept by a
+hash of the key (`_native/here.h`), so that who frees what nobody waits for is not held up by those who wait elsewhere.
+Barging: a running thread may get the primitive before the woken one, which then queues again. A wake that reaches a
+waiter who got what it wanted by itself is passed on to the next.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from plait._core._cancel import check_patient, retract
 from plait._core._clock import now
 from plait._core._parking import INTERRUPTED, TIMED_OUT, WOKEN, Parker, WaitReason, is_complete, park, park_shielded
 from plait._errors import Cancelled
-from plait._native import count_waiters, reset_waiters
+from plait._native import lot_enter, lot_leave, lot_reset
 from plait._native._native import WaitWord
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def wait(
     `patient` waits, for mutual exclusion, are interrupted only once the grace is over.
     """
     since = now() if patient else 0.0
-    count_waiters(1)
+    lot_enter(key)
     try:
         while True:
             epoch = WaitWord.arm(me)
@@ -78,12 +79,12 @@ def wait(
             if outcome == TIMED_OUT:
                 return False
     finally:
-        count_waiters(-1)
+        lot_leave(key)
 
 
 def wait_shielded(me: Parker, key: int, attempt: Callable[[], bool], reason: WaitReason) -> None:
     """Park under `key` until `attempt()` succeeds, whatever the scopes of `me` say: for who must not go on without it."""
-    count_waiters(1)
+    lot_enter(key)
     try:
         while True:
             epoch = WaitWord.arm(me, True)
@@ -103,7 +104,7 @@ def wait_shielded(me: Parker, key: int, attempt: Callable[[], bool], reason: Wai
             if attempt():
                 return
     finally:
-        count_waiters(-1)
+        lot_leave(key)
 
 
 def _park_patiently(me: Parker, epoch: int, reason: WaitReason, deadline: float | None, since: float) -> int:
@@ -176,4 +177,4 @@ def _dequeue(key: int, me: Parker) -> None:
 def reset() -> None:
     """Forget everybody: in a child process after fork."""
     _queues.clear()
-    reset_waiters()
+    lot_reset()

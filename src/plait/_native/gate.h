@@ -69,7 +69,7 @@ void plait_gate_wake(PyObject *self);
 static inline PyObject *
 plait_gate_left(PyObject *self, PyObject *result)
 {
-    if (plait_gate_leave(self) && plait_lot_is_busy())
+    if (plait_gate_leave(self) && plait_lot_is_busy((uintptr_t)self))
         plait_gate_wake(self);
     return result;
 }

@@ -15,6 +15,7 @@
 #define PLAIT_HERE_H
 
 #include <Python.h>
+#include <stdint.h>
 
 typedef struct {
     struct Stack *running;
@@ -47,16 +48,26 @@ plait_disarm(void)
     plait_gate();
 }
 
-extern Py_ssize_t plait_lot_waiters __attribute__((visibility("hidden")));
+/* How many threads are parked in the parking lot, by a hash of their key: who frees something that nobody waits for
+ * finds that out with one load, as a rule, even while others wait for other things. */
+#define PLAIT_LOT_BITS 10
+extern Py_ssize_t plait_lot_waiters[1 << PLAIT_LOT_BITS] __attribute__((visibility("hidden")));
 
+static inline Py_ssize_t *
+plait_lot_bucket(uintptr_t key)
+{
+    return &plait_lot_waiters[((uint64_t)key * 0x9E3779B97F4A7C15u) >> (64 - PLAIT_LOT_BITS)];
+}
+
+/* Whether anybody may be parked under this key. */
 static inline int
-plait_lot_is_busy(void)
+plait_lot_is_busy(uintptr_t key)
 {
 #ifdef Py_GIL_DISABLED
     /* Other side: count the waiter (sequentially consistent), then try the lock once more. */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 #endif
-    return __atomic_load_n(&plait_lot_waiters, __ATOMIC_RELAXED) != 0;
+    return __atomic_load_n(plait_lot_bucket(key), __ATOMIC_RELAXED) != 0;
 }
 
 static inline PyObject *

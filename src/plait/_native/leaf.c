@@ -13,8 +13,8 @@
  *   ALWAYS       anywhere: only where all threads must be seen, such as closing a descriptor others wait for
  *   GATED        something may park here, or the gate of a Buffered object is shut (gate.c)
  * A leaf that ends a wait of others (release, put) may have an `after` hook instead of or beside the
- * replacement: it is called with self once the original has succeeded, on every thread, while any virtual thread is
- * parked in the parking lot (`plait_lot_waiters`).
+ * replacement: it is called with self once the original has succeeded, on every thread, while anybody may be parked in
+ * the parking lot for this object (`plait_lot_waiters`): under its address, or under a member of it that is named.
  *
  * How often a leaf has parked. Each thread counts its own parks, where it parks anyway. A trampoline that diverts compares
  * that count before and after, and adds the difference to the leaf's: two loads for a call that did not park, one atomic
@@ -40,7 +40,8 @@ typedef struct {
     PyCFunction original;
     PyTypeObject *cls;      /* whose method it is; NULL for a function */
     PyObject *replacement;  /* called instead where leaves are cooperative; NULL: none */
-    PyObject *after;        /* called with self after a success while somebody waits in the lot; NULL: none */
+    PyObject *after;        /* called with self after a success while somebody waits for it in the lot; NULL: none */
+    Py_ssize_t key_at;      /* where in self the key of the lot is; 0: the address of self is the key */
     int flags;
     int when;               /* COOPERATIVE, IDENTITY, ALWAYS or GATED */
     int is_method;          /* self is passed on to the replacement */
@@ -55,7 +56,7 @@ Py_ssize_t plait_parks_at;
 
 static PyInterpreterState *home; /* the interpreter that plait is imported in */
 
-Py_ssize_t plait_lot_waiters; /* virtual threads and scoped platform threads parked in the parking lot */
+Py_ssize_t plait_lot_waiters[1 << PLAIT_LOT_BITS];
 
 int
 plait_is_home(void)
@@ -86,7 +87,8 @@ replaced(Leaf *leaf, PyObject *self)
 static PyObject *
 call_after(Leaf *leaf, PyObject *self, PyObject *result)
 {
-    if (result == NULL || !plait_lot_is_busy() || !plait_is_home())
+    uintptr_t key = leaf->key_at ? *(uintptr_t *)((char *)self + leaf->key_at) : (uintptr_t)self;
+    if (result == NULL || !plait_lot_is_busy(key) || !plait_is_home())
         return result;
     PyObject *done = PyObject_CallOneArg(leaf->after, self);
     if (done == NULL) {
@@ -280,13 +282,17 @@ def_of(PyObject *target)
 static PyObject *
 leaf_install(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyObject *target, *replacement, *after;
+    PyObject *target, *replacement, *after, *key;
     int when;
-    if (!PyArg_ParseTuple(args, "OOOi:install", &target, &replacement, &after, &when))
+    if (!PyArg_ParseTuple(args, "OOOOi:install", &target, &replacement, &after, &key, &when))
         return NULL;
     PyMethodDef *def = def_of(target);
     if (def == NULL)
         return NULL;
+    if (key != Py_None && !Py_IS_TYPE(key, &PyMemberDescr_Type)) {
+        PyErr_Format(PyExc_TypeError, "the key of a leaf is a member of its objects, not %R", key);
+        return NULL;
+    }
     int signature = signature_of(def->ml_flags);
     if (signature < 0) {
         PyErr_Format(PyExc_TypeError, "%R has a calling convention that no trampoline knows", target);
@@ -318,6 +324,7 @@ leaf_install(PyObject *Py_UNUSED(module), PyObject *args)
     }
     leaf->replacement = replacement == Py_None ? NULL : Py_NewRef(replacement);
     leaf->after = after == Py_None ? NULL : Py_NewRef(after);
+    leaf->key_at = key == Py_None ? 0 : ((PyMemberDescrObject *)key)->d_member->offset;
     leaf->when = when;
     leaf->is_installed = 1;
     PyCFunction trampoline = trampoline_of(leaf, index);
@@ -379,34 +386,57 @@ leaf_original(PyObject *Py_UNUSED(module), PyObject *target)
 }
 
 static PyObject *
-count_waiters(PyObject *Py_UNUSED(module), PyObject *arg)
+lot_enter(PyObject *Py_UNUSED(module), PyObject *key)
 {
-    long step = PyLong_AsLong(arg);
-    if (step == -1 && PyErr_Occurred())
-        return NULL;
-    Py_ssize_t count = __atomic_add_fetch(&plait_lot_waiters, step, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(plait_lot_bucket(PyLong_AsUnsignedLongLongMask(key)), 1, __ATOMIC_SEQ_CST);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+lot_leave(PyObject *Py_UNUSED(module), PyObject *key)
+{
+    __atomic_sub_fetch(plait_lot_bucket(PyLong_AsUnsignedLongLongMask(key)), 1, __ATOMIC_SEQ_CST);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+lot_is_busy(PyObject *Py_UNUSED(module), PyObject *key)
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    return PyBool_FromLong(plait_lot_is_busy(PyLong_AsUnsignedLongLongMask(key)));
+}
+
+static PyObject *
+lot_count(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    Py_ssize_t count = 0;
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(plait_lot_waiters); i++)
+        count += __atomic_load_n(&plait_lot_waiters[i], __ATOMIC_RELAXED);
     return PyLong_FromSsize_t(count);
 }
 
 static PyObject *
-reset_waiters(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+lot_reset(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
-    __atomic_store_n(&plait_lot_waiters, 0, __ATOMIC_SEQ_CST);
+    memset(plait_lot_waiters, 0, sizeof plait_lot_waiters);
     Py_RETURN_NONE;
 }
 
 static PyMethodDef leaf_functions[] = {
     {"install", leaf_install, METH_VARARGS,
-     PyDoc_STR("install(target, replacement, after, when): make a leaf cooperative; its number. Caller holds the "
+     PyDoc_STR("install(target, replacement, after, key, when): make a leaf cooperative; its number. Caller holds the "
                "install lock. when: 0 cooperative, 1 identity, 2 always, 3 gated.")},
     {"uninstall", leaf_uninstall, METH_O,
      PyDoc_STR("uninstall(number): put the original back; False where the entry is no longer ours.")},
     {"parks", leaf_parks, METH_O, PyDoc_STR("parks(number): how often a leaf has parked, on all threads together.")},
     {"original", leaf_original, METH_O, PyDoc_STR("original(target): the unpatched function or method, for ever.")},
-    {"count_waiters", count_waiters, METH_O,
-     PyDoc_STR("count_waiters(step): change the number of threads parked in the lot; a full fence. The new number.")},
-    {"reset_waiters", reset_waiters, METH_NOARGS, PyDoc_STR("Forget all waiters: in a child process after fork.")},
+    {"lot_enter", lot_enter, METH_O, PyDoc_STR("lot_enter(key): one more is parked under this key; a full fence.")},
+    {"lot_leave", lot_leave, METH_O, PyDoc_STR("lot_leave(key): one less.")},
+    {"lot_is_busy", lot_is_busy, METH_O,
+     PyDoc_STR("lot_is_busy(key): whether anybody may be parked under this key; a full fence comes first.")},
+    {"lot_count", lot_count, METH_NOARGS, PyDoc_STR("How many are parked in the lot.")},
+    {"lot_reset", lot_reset, METH_NOARGS, PyDoc_STR("Nobody is parked: in a child process after fork.")},
     {NULL, NULL, 0, NULL},
 };
 

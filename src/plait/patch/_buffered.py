@@ -24,7 +24,6 @@ from plait._core import Parker, WaitReason, current_thread, lot_wait, lot_wake_o
 from plait._errors import Cancelled, InternalError
 from plait._native import (
     cooperative,
-    count_waiters,
     current,
     gate_fits,
     gate_give,
@@ -34,6 +33,7 @@ from plait._native import (
     gate_reset,
     gate_take,
     kernel_ident,
+    lot_is_busy,
     original,
 )
 from plait.patch._registry import GATED, Leaf, method
@@ -73,7 +73,7 @@ def _give(file: Any) -> None:
     key = id(file)
     del _holders[key]
     gate_give(file)
-    if count_waiters(0):
+    if lot_is_busy(key):
         lot_wake_one(key)
 
 

@@ -47,15 +47,18 @@ class Leaf:
     name: str  # as people know it
     target: object  # the builtin function or method descriptor
     replacement: Callable[..., Any] | None  # called instead, with the same arguments (self first)
-    after: Callable[[Any], None] | None = None  # called with self after a success, while anybody waits in the lot
+    after: Callable[[Any], None] | None = (
+        None  # called with self after a success, while anybody waits for it in the lot
+    )
     when: int = COOPERATIVE
+    key: object = None  # the member of self that is its key in the lot; None: its address is
     number: int | None = field(default=None, init=False)  # in the native table; None: not installed
     _last: int | None = field(default=None, init=False)  # the number, kept when it is taken out again
 
     def put(self) -> None:
         """See `Patch`."""
         if self.number is None:
-            self.number = self._last = _native.install(self.target, self.replacement, self.after, self.when)
+            self.number = self._last = _native.install(self.target, self.replacement, self.after, self.key, self.when)
 
     def take(self) -> None:
         """See `Patch`."""

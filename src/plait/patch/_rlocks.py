@@ -21,9 +21,9 @@ from plait._core import Parker, VirtualThread, WaitReason, lot_wait, lot_wait_sh
 from plait._errors import InternalError
 from plait._native import (
     cooperative,
-    count_waiters,
     current,
     kernel_ident,
+    lot_is_busy,
     rlock_give,
     rlock_owner,
     rlock_read,
@@ -86,7 +86,7 @@ def release(lock: Any) -> None:
             rlock_give(rlock_release, lock)
         else:
             rlock_release(lock)  # refuses: it is not the caller's
-    if count_waiters(0):
+    if lot_is_busy(id(lock)):
         lot_wake_one(id(lock))
 
 
@@ -104,7 +104,7 @@ def release_save(lock: Any) -> Any:
         ident, count = rlock_read(lock)
         rlock_give(rlock_release_save, lock)
         state = (count, ident)
-    if count_waiters(0):
+    if lot_is_busy(id(lock)):
         lot_wake_one(id(lock))
     return state
 

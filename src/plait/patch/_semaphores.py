@@ -45,9 +45,9 @@ from plait._core import (
 from plait._errors import InternalError
 from plait._native import (
     cooperative,
-    count_waiters,
     current,
     kernel_ident,
+    lot_is_busy,
     original,
     sem_await,
     sem_await_for,
@@ -257,7 +257,7 @@ def release(lock: Any) -> None:
         semlock_give(_release, lock)
     else:
         _release(lock)
-    if count_waiters(0):
+    if lot_is_busy(lock.handle):
         lot_wake_one(lock.handle)
 
 
@@ -291,7 +291,14 @@ def leaves() -> Sequence[Leaf]:
         "_is_mine": (is_mine, None),
     }
     return [
-        Leaf(f"multiprocessing.SemLock.{name}", method(SemLock, name), replacement, after, IDENTITY)
+        Leaf(
+            f"multiprocessing.SemLock.{name}",
+            method(SemLock, name),
+            replacement,
+            after,
+            IDENTITY,
+            SemLock.__dict__["handle"],
+        )
         for name, (replacement, after) in table.items()
     ]
 

@@ -24,7 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from plait._core import Parker, WaitReason, check_entry, lot_wait, lot_wake_all, now
-from plait._native import cooperative, count_waiters, original
+from plait._native import cooperative, lot_is_busy, original
 from plait.patch._registry import ClassPatch, Leaf, method
 from plait.patch._watches import wait_watching
 
@@ -111,7 +111,7 @@ def _is_gone(thread: threading.Thread) -> bool:
 def delete(self: threading.Thread) -> None:
     """`threading.Thread._delete`: the calling thread leaves the list of those that run."""
     _delete(self)
-    if count_waiters(0):
+    if lot_is_busy(id(self)):
         lot_wake_all(id(self))
 
 
