@@ -6,9 +6,10 @@ import time
 
 import pytest
 from patch.helpers import described, is_parked, on_virtual, run_python, wait_parked, wait_until
+from support import run_anywhere
 
 import plait
-from plait import ThreadGroup, offload
+from plait import ThreadGroup, move_on_after, offload
 from plait.patch import _threads
 
 MANY = 200
@@ -180,3 +181,23 @@ def test_thread_from_before():
         print(thread.is_alive())
     """
     assert run_python(code) == "False\n"
+
+
+@pytest.mark.parametrize("where", ["main", "virtual"])
+def test_start_is_no_cancel_point(where):
+    """Who starts a thread has started it, cancelled or not: `start` waits for a moment, and not to be torn apart."""
+    begun = threading.Event()
+
+    def body():
+        with move_on_after(0) as scope:
+            thread = threading.Thread(target=begun.set)
+            thread.start()
+            thread.name = "as good as any"
+            time.sleep(60)
+        assert scope.cancelled_caught
+        return thread
+
+    thread = run_anywhere(where, body)
+    thread.join()
+    assert begun.is_set()
+    assert thread.name == "as good as any"

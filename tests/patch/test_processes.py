@@ -11,6 +11,7 @@ import time
 import pytest
 from patch.helpers import child, described, is_parked, on_virtual, run_python, wait_parked, wait_until
 
+import plait
 from plait import ThreadGroup, move_on_after, offload, offload_statistics
 from plait._core import WaitReason
 
@@ -427,3 +428,41 @@ def test_a_fork_makes_the_virtual_thread_the_main_thread():
         print(status.result())
     """
     assert run_python(code) == "0\n"
+
+
+@pytest.mark.parametrize("is_virtual", [False, True])
+def test_a_process_of_multiprocessing_is_outside_of_all_scopes(is_virtual):
+    """What its parent was in the middle of, cancelled or not, does not concern it: no limit, no cancel, no group."""
+    code = f"""
+        import multiprocessing, sys, time, warnings, plait
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context = multiprocessing.get_context("fork")
+        def work():
+            time.sleep(0.001)
+            with plait.timeout(60):
+                with plait.ThreadGroup() as group:
+                    square = group.spawn(pow, 7, 2)
+                time.sleep(0.001)
+            later = plait.spawn(pow, 2, 3)
+            seen = plait.cancelled(), plait.current_deadline(), square.result(), later.result(), type(later.group).__name__
+            print(*seen, flush=True)
+        def body():
+            with plait.move_on_after(3600), plait.ThreadGroup() as group:
+                processes = [context.Process(target=work)]
+                processes[0].start()
+                group.cancel()
+                try:
+                    time.sleep(60)
+                finally:
+                    processes.append(context.Process(target=work))
+                    processes[1].start()
+                    for process in processes:
+                        process.join()
+                    print(*(process.exitcode for process in processes))
+        if {is_virtual}:
+            plait.spawn(body).result()
+        else:
+            body()
+    """
+    outside = f"False {plait.current_deadline()} 49 8 DefaultGroup\n"
+    assert run_python(code) == 2 * outside + "0 0\n"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import gc
 import logging
+import multiprocessing
 import os
 import queue
 import socket
@@ -536,3 +537,57 @@ def test_locks(where, grace, kind):
         assert is_free(inner)
 
     assert sweep(where, load, check, grace=grace) > 5
+
+
+# ---- processes
+
+FORKS = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
+
+def check_no_process_is_left():
+    until(lambda: not multiprocessing.active_children())
+
+
+@FORKS
+@WHERE
+def test_process(where):
+    """A process that shares a lock and a queue with who waits for it runs to its end, and is joined in clean-up."""
+    context = multiprocessing.get_context("fork")
+
+    def work(lock, results):
+        with lock:
+            results.put(os.getpid())
+
+    def load():
+        lock, results = context.Lock(), context.SimpleQueue()
+        process = context.Process(target=work, args=(lock, results))
+        process.start()
+        try:
+            with lock:
+                nap()
+            assert results.get() == process.pid
+        finally:
+            process.join()
+            assert process.exitcode == 0
+            assert lock.acquire(timeout=0)
+            results.close()
+
+    assert sweep(where, load, check_no_process_is_left) > 1
+
+
+@FORKS
+@WHERE
+def test_pool_of_processes(where):
+    """A pool of processes leaves none behind. Its end must not be torn apart, as `multiprocessing` has it."""
+    context = multiprocessing.get_context("fork")
+
+    def load():
+        pool = context.Pool(2)
+        try:
+            assert pool.map(abs, range(-5, 0)) == [5, 4, 3, 2, 1]
+        finally:
+            with shield(timeout=30):
+                pool.terminate()
+                pool.join()
+
+    assert sweep(where, load, check_no_process_is_left) > 2

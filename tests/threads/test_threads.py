@@ -131,7 +131,7 @@ def test_many_threads_need_no_more_kernel_threads():
     for thread in threads:
         thread.start()
     wait_until(lambda: all(thread.native_id is not None for thread in threads))
-    assert _kernel_threads() == before
+    assert _kernel_threads() <= before  # an idle worker of the tests before may have ended
     assert len({thread.ident for thread in threads}) == 1000
     assert threading.active_count() >= 1000
     gate.set()

@@ -56,7 +56,16 @@ from plait._core._parking import (
 from plait._core._platform import PlatformThread, wake_watchers
 from plait._core._poller import READ, WRITE, gather
 from plait._core._reactor import Descriptor, wait_descriptor
-from plait._core._runtime import call_deaf, close_scope, current_thread, launch, open_scope, runtime, start_child
+from plait._core._runtime import (
+    call_deaf,
+    close_scope,
+    current_thread,
+    launch,
+    leave_all_scopes,
+    open_scope,
+    runtime,
+    start_child,
+)
 from plait._core._sleep import sleep
 from plait._core._slots import Slots, lend_slot, lend_slot_to_all
 from plait._core._stacks import Snapshot, take_snapshot
@@ -118,6 +127,7 @@ __all__ = (
     "keeping",
     "late",
     "launch",
+    "leave_all_scopes",
     "lend_slot",
     "lend_slot_to_all",
     "line_at",

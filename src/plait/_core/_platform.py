@@ -100,6 +100,11 @@ class PlatformThread(Parker):
         if not self._bound:
             _native.bind(None)
 
+    def unbind_all(self) -> None:
+        """No scope is open here any more."""
+        self._bound = 0
+        _native.bind(None)
+
     def add_timer(self, when: float, target: Target, epoch: int) -> Entry:
         """Have it called by a carrier."""
         entry: Entry = [when, 0, target, epoch]

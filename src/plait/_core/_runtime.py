@@ -264,9 +264,10 @@ def current_thread() -> Parker:
 
 
 def call_deaf(fn: Callable[..., object], *args: object) -> None:
-    """Call `fn(*args)` on the calling thread, which hears of no cancel meanwhile: for reports at a thread's end.
+    """Call `fn(*args)` on the calling thread, which hears of no cancel meanwhile.
 
-    They may be written to what can be waited for, and nothing may leave a thread's end: its carrier would end with it.
+    For what waits for a moment, and must not be torn apart there. Such as reports at a thread's end: they may be written
+    to what can be waited for, and nothing may leave a thread's end, since its carrier would end with it.
     """
     me = current_thread()
     before = me.is_deaf
@@ -275,6 +276,17 @@ def call_deaf(fn: Callable[..., object], *args: object) -> None:
         fn(*args)
     finally:
         me.is_deaf = before
+
+
+def leave_all_scopes() -> None:
+    """Put the calling thread outside all scopes, for good: it is a child process now, which never ends their blocks."""
+    me: Parker | None = current()
+    if me is None:
+        return
+    me.set_scope(None)
+    me.delivery = None
+    if isinstance(me, PlatformThread):
+        me.unbind_all()
 
 
 runtime = Runtime()

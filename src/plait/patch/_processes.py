@@ -10,6 +10,10 @@ with WNOWAIT: it hears of a child without taking anything, and one does for all 
 `subprocess.Popen` waits on its own terms: without a limit it holds a lock meanwhile, for which `wait` of others would have
 to wait patiently; with one it looks every 50 ms. Here it does neither. And its start, from the fork until the program is
 loaded, is no cancel point: nobody could end a child of which nobody has heard.
+
+A child process of `multiprocessing` that is forked inside a block never comes to the end of that block. So it is outside
+of it from the start: the time limit that its parent had, or the failure of its parent's siblings, does not concern it. Who
+forks by `os.fork` goes on inside the block, in both processes.
 """
 
 from __future__ import annotations
@@ -21,15 +25,18 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from plait._core import READ, Parker, WaitReason, check_entry, now, runtime, wait_descriptor
+from plait._core import READ, Parker, WaitReason, check_entry, leave_all_scopes, now, runtime, wait_descriptor
 from plait._errors import Cancelled
 from plait._native import cooperative
 from plait._originals import os_close, os_system, os_wait3, os_wait4, os_waitid, os_waitpid
+from plait.patch._late import late_leaves
 from plait.patch._registry import ClassPatch, Leaf
 from plait.patch._watches import wait_watching
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from plait.patch._registry import Patch
 
 _execute_child = subprocess.Popen._execute_child  # type: ignore[attr-defined]  # noqa: SLF001 - forks
 _popen_wait = subprocess.Popen._wait  # type: ignore[attr-defined]  # noqa: SLF001 - what wait() and communicate() end in
@@ -281,7 +288,23 @@ def _take_status(popen: Any) -> None:
             popen._handle_exitstatus(status)  # noqa: SLF001
 
 
-def leaves() -> Sequence[Leaf | ClassPatch]:
+# ---- multiprocessing
+
+_BOOTSTRAP = "multiprocessing.process.BaseProcess._bootstrap"
+
+
+def _children(module: Any) -> Sequence[ClassPatch]:
+    cls = module.BaseProcess
+    run = cls._bootstrap  # what a child process does, and then it ends
+
+    def bootstrap(self: Any, *args: Any, **kwargs: Any) -> Any:
+        leave_all_scopes()
+        return run(self, *args, **kwargs)
+
+    return [ClassPatch(_BOOTSTRAP, cls, "_bootstrap", bootstrap)]
+
+
+def leaves() -> Sequence[Patch]:
     """What this file makes cooperative."""
     return [
         Leaf("os.wait", os.wait, wait),
@@ -292,4 +315,5 @@ def leaves() -> Sequence[Leaf | ClassPatch]:
         Leaf("os.system", os.system, system),
         ClassPatch("subprocess.Popen._execute_child", subprocess.Popen, "_execute_child", execute_child),
         ClassPatch("subprocess.Popen._wait", subprocess.Popen, "_wait", popen_wait),
+        *late_leaves("multiprocessing.process", [_BOOTSTRAP], _children),
     ]

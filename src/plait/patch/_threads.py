@@ -1,5 +1,8 @@
 """`Thread.join`: a thread that is about to end says so, and only for the rest of its life does a kernel thread wait.
 
+`Thread.start` is no cancel point: it waits for a moment, until the thread runs, and who was cancelled there would be told
+nothing of a thread that it has started.
+
 C ends a thread without a call that could be replaced. But the last thing that a thread does in Python is to leave
 `threading._active`, in a method of its own; from there on it ends by itself, within a moment.
 
@@ -23,7 +26,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from plait._core import Parker, WaitReason, check_entry, lot_wait, lot_wake_all, now
+from plait._core import Parker, WaitReason, call_deaf, check_entry, lot_wait, lot_wake_all, now
 from plait._native import cooperative, lot_is_busy, original
 from plait.patch._registry import ClassPatch, Leaf, method
 from plait.patch._watches import wait_watching
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 _handle: Any = getattr(_thread, "_ThreadHandle", None)
 _join_handle: Any = None if _handle is None else original(method(_handle, "join"))
 _wait: Any = getattr(threading.Thread, "_wait_for_tstate_lock", None)
+_start: Any = threading.Thread.start
 _delete: Any = threading.Thread._delete  # type: ignore[attr-defined]  # noqa: SLF001 - the last that a thread calls
 _LOOK = 1.0  # seconds between two looks whether a thread still runs
 
@@ -108,6 +112,14 @@ def _is_gone(thread: threading.Thread) -> bool:
     return thread not in threading._limbo  # type: ignore[attr-defined]  # noqa: SLF001
 
 
+def start(self: threading.Thread) -> None:
+    """Start the thread's activity. See `threading.Thread.start`."""
+    if cooperative() is None:
+        _start(self)
+    else:
+        call_deaf(_start, self)
+
+
 def delete(self: threading.Thread) -> None:
     """`threading.Thread._delete`: the calling thread leaves the list of those that run."""
     _delete(self)
@@ -117,8 +129,9 @@ def delete(self: threading.Thread) -> None:
 
 def leaves() -> Sequence[Leaf | ClassPatch]:
     """What this file makes cooperative."""
+    begin = ClassPatch("threading.Thread.start", threading.Thread, "start", start)
     end = ClassPatch("threading.Thread._delete", threading.Thread, "_delete", delete)
     if _handle is not None:
-        return [Leaf("_thread._ThreadHandle.join", method(_handle, "join"), join_handle), end]
+        return [Leaf("_thread._ThreadHandle.join", method(_handle, "join"), join_handle), begin, end]
     name = "_wait_for_tstate_lock"
-    return [ClassPatch(f"threading.Thread.{name}", threading.Thread, name, wait_for_tstate_lock), end]
+    return [ClassPatch(f"threading.Thread.{name}", threading.Thread, name, wait_for_tstate_lock), begin, end]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait import _threads
 from plait._threads import is_virtual
+from plait.patch import _threads as _kernel_threads
 from plait.patch._registry import ClassPatch
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ _REAL = (
     "multiprocessing.resource_sharer",
 )
 
-_start: Any = threading.Thread.start
 _join: Any = threading.Thread.join
 _after_fork: Any = getattr(threading.Thread, "_after_fork", None)
 _set_tstate_lock: Any = getattr(threading.Thread, "_set_tstate_lock", None)
@@ -54,7 +54,7 @@ def stays_real(thread: Any) -> bool:
 def start(self: Any) -> None:
     """Start the thread's activity, on a virtual thread. See `threading.Thread.start`."""
     if self.__dict__.get("_initialized") and stays_real(self):
-        _start(self)
+        _kernel_threads.start(self)
     else:
         _threads.start(self)
 
@@ -97,7 +97,7 @@ def leaves() -> Sequence[ClassPatch]:
         "_set_os_name": set_os_name,
     }
     return [
-        ClassPatch(f"threading.Thread.{name}", threading.Thread, name, replacement)
+        ClassPatch(f"virtual threading.Thread.{name}", threading.Thread, name, replacement)
         for name, replacement in methods.items()
         if name in threading.Thread.__dict__
     ]
