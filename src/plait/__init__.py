@@ -15,6 +15,7 @@
 #   _offload                               calls that cannot be made to park, on other threads or executors
 #   patch/         the leaves of the standard library, made cooperative in place
 #   testing/       for tests of concurrent code; not imported here
+#   debug/         for seeing what a program does; imported here in development mode alone
 #   lowlevel       for people who write primitives
 
 from plait import patch as patch
@@ -24,6 +25,7 @@ from plait._collect import gather as gather
 from plait._collect import pmap as pmap
 from plait._collect import race as race
 from plait._config import configure as configure
+from plait._core import runtime as _runtime
 from plait._default import excepthook as excepthook
 from plait._default import spawn as spawn
 from plait._errors import Cancelled as Cancelled
@@ -47,6 +49,7 @@ from plait._mutex import Mutex as Mutex
 from plait._offload import OffloadStatistics as OffloadStatistics
 from plait._offload import offload as offload
 from plait._offload import offload_statistics as offload_statistics
+from plait._rebinding import is_development as _is_development
 from plait._rwlock import RWLock as RWLock
 from plait._scopes import cancelled as cancelled
 from plait._scopes import checkpoint as checkpoint
@@ -61,3 +64,8 @@ from plait._select import writable as writable
 from plait._threads import Thread as Thread
 
 __version__ = "0.1.0"
+
+if _is_development:
+    from plait.debug._pins import watch_in_development as _watch
+
+    _runtime.on_start.append(_watch)

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 import plait
+import plait.debug
 import plait.patch
 import plait.testing
 
 PUBLIC = {name: value for name, value in vars(plait).items() if not name.startswith("_")}
 OURS = {name: value for name, value in PUBLIC.items() if not inspect.ismodule(value)}
 TESTING = {name: value for name, value in vars(plait.testing).items() if not name.startswith("_")}
+DEBUG = {name: value for name, value in vars(plait.debug).items() if not name.startswith("_")}
 ROOT = Path(__file__).parents[2]
 
 
@@ -79,13 +81,14 @@ def test_public_names():
     }
     assert PUBLIC["patch"] is plait.patch
     assert set(TESTING) == {"cancel_at_park", "every_park"}
+    assert set(DEBUG) == {"Pin", "PinWatch"}
     assert re.fullmatch(r"\d+\.\d+\.\d+", plait.__version__)
 
 
-@pytest.mark.parametrize("name", sorted(OURS | TESTING))
+@pytest.mark.parametrize("name", sorted(OURS | TESTING | DEBUG))
 def test_docstrings(name):
     """Every public name, and every public method, has a docstring whose first line is a sentence."""
-    value = (OURS | TESTING)[name]
+    value = (OURS | TESTING | DEBUG)[name]
     documented = [(name, value)]
     if inspect.isclass(value):
         documented += [(f"{name}.{member}", what) for member, what in members(value)]
@@ -97,10 +100,10 @@ def test_docstrings(name):
         assert re.search(r"[.:;]$", doc.strip().splitlines()[0]) or len(doc.splitlines()) > 1, place
 
 
-@pytest.mark.parametrize("name", sorted(OURS | TESTING))
+@pytest.mark.parametrize("name", sorted(OURS | TESTING | DEBUG))
 def test_examples_run(name):
     """The examples in the docstrings do what they say."""
-    found = doctest.DocTestFinder(recurse=True).find((OURS | TESTING)[name], name, globs={})
+    found = doctest.DocTestFinder(recurse=True).find((OURS | TESTING | DEBUG)[name], name, globs={})
     runner = doctest.DocTestRunner(verbose=False)
     for test in found:
         output = []

@@ -68,7 +68,7 @@ from plait._core._runtime import (
 )
 from plait._core._sleep import sleep
 from plait._core._slots import Slots, lend_slot, lend_slot_to_all
-from plait._core._stacks import Snapshot, take_snapshot
+from plait._core._stacks import Snapshot, stack_of_kernel_thread, take_snapshot
 from plait._core._vthread import (
     CANCELLED,
     FAILED,
@@ -151,6 +151,7 @@ __all__ = (
     "send_rest",
     "sendall",
     "sleep",
+    "stack_of_kernel_thread",
     "start_child",
     "take_snapshot",
     "unobserve_parks",

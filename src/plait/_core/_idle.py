@@ -49,6 +49,10 @@ class Idler:
         """The sleep is over. The sleeper's step 5."""
         self._asleep.clear()
 
+    def is_asleep(self) -> bool:
+        """Whether nobody has woken it yet. Any thread; it may change at any moment."""
+        return self._asleep.is_raised()
+
     def notify(self) -> bool:
         """Work was published: wake the sleeper, if it sleeps. The producer's steps 2 and 3. Any thread."""
         if self._asleep.take():

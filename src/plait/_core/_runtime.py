@@ -55,6 +55,11 @@ class Runtime:
         return self._carriers or self.start()
 
     @property
+    def started_carriers(self) -> list[Carrier]:
+        """All carriers that run; none before the first use, and none when the process ends."""
+        return self._carriers
+
+    @property
     def is_started(self) -> bool:
         """Whether there are carriers."""
         return bool(self._carriers)

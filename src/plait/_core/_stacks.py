@@ -93,7 +93,7 @@ def take_snapshot(
                 break
             park_shielded(me, epoch, WaitReason.SNAPSHOT, until)
         if inquiry.is_open(0):
-            snapshot.busy[inquiry.carrier] = _of_kernel_thread(inquiry.carrier.ident)
+            snapshot.busy[inquiry.carrier] = stack_of_kernel_thread(inquiry.carrier.ident)
         else:
             snapshot.stacks.update(inquiry.stacks or {})
     return snapshot
@@ -106,7 +106,8 @@ def _frame(thread: VirtualThread) -> FrameType | None:
     return None if thread.stack is None else frame_of(thread.stack)
 
 
-def _of_kernel_thread(ident: int) -> StackSummary | None:
+def stack_of_kernel_thread(ident: int) -> StackSummary | None:
+    """What the kernel thread `ident` is at; None where that cannot be read. Any thread."""
     # Without a GIL, the frames of a running thread cannot be read safely.
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
         return None

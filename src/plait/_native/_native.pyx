@@ -377,6 +377,10 @@ cdef class Flag:
             return False
         return plait_swap(&self.raised, 0) == 1
 
+    def is_raised(self):
+        """Whether it is, at this moment. Any thread."""
+        return plait_load(&self.raised) == 1
+
 
 cdef class Rundown:
     """A count of those who are inside, which closes for good when it comes back to zero. Starts at one: its owner."""
