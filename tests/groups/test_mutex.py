@@ -417,7 +417,8 @@ def test_poison_is_opt_in():
 def test_cancelled_poisons():
     """Cancelled poisons as well; it is named as the cause, but is not kept alive, for its thread could clean up as long."""
     mutex = Mutex(1, poison=True)
-    with move_on_after(0.002) as scope, mutex.lock():
+    with move_on_after(3600) as scope, mutex.lock():
+        scope.reschedule(0)
         time.sleep(3600)
     assert scope.cancelled_caught
     with pytest.raises(PoisonedError, match="Cancelled has left a block") as raised:
