@@ -31,7 +31,7 @@ from plait._core import (
 )
 from plait._default import group_around
 from plait._errors import Cancelled, GroupClosed, GroupFailed
-from plait._futures import lend_slot_for
+from plait._futures import Future, drop_callback, lend_slot_for
 from plait._groups import ThreadGroup
 from plait._native import cooperative
 from plait._scopes import shield
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from plait._core import Parker, Slots
-    from plait._futures import Future
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -283,13 +282,34 @@ def as_completed(futures: Iterable[F], timeout: float | None = None) -> Iterator
 def _arriving(waiting: dict[F, None], span: float | None) -> Iterator[F]:
     deadline = None if span is None else now() + span
     arrivals = _Arrivals()
-    for future in waiting:
-        future.add_done_callback(arrivals.put)
-    for count in range(len(waiting), 0, -1):
+    arrived = arrivals.put  # the one object that stands with all futures
+    try:
+        for future in waiting:
+            future.add_done_callback(arrived)
+        for count in range(len(waiting), 0, -1):
+            try:
+                yield _lending(lambda me: arrivals.take(me, deadline), partial(lend_slot_for, waiting))
+            except TimeoutError:
+                raise TimeoutError(f"{count} of {len(waiting)} futures are not done after {span} seconds") from None
+    finally:
+        for future in waiting:
+            _forget(future, arrived)
+
+
+def _forget(future: concurrent.futures.Future[Any], callback: Callable[[Any], object]) -> None:
+    """Take `callback` off again. Never waits: where it would have to, the callback stays, and does no harm."""
+    if isinstance(current_thread(), VirtualThread) and cooperative() is None:
+        return  # dropped by the garbage collector, in the middle of whatever
+    if isinstance(future, Future):
+        drop_callback(future, callback)
+        return
+    condition, callbacks = getattr(future, "_condition", None), getattr(future, "_done_callbacks", None)
+    if condition is not None and isinstance(callbacks, list) and condition.acquire(False):
         try:
-            yield _lending(lambda me: arrivals.take(me, deadline), partial(lend_slot_for, waiting))
-        except TimeoutError:
-            raise TimeoutError(f"{count} of {len(waiting)} futures are not done after {span} seconds") from None
+            with suppress(ValueError):
+                callbacks.remove(callback)
+        finally:
+            condition.release()
 
 
 def pmap(fn: Callable[[S], T], iterable: Iterable[S], *, limit: int | None = None, ordered: bool = True) -> Iterator[T]:

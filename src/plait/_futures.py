@@ -279,6 +279,16 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
                 return False
 
 
+def drop_callback(future: Future[Any], fn: Callable[[Any], object]) -> None:
+    """Do not call `fn`, which was added as a callback, when `future` is done. Any thread; never waits."""
+    watchers = future._watch()  # noqa: SLF001 - part of Future, for whoever leaves a wait half-way
+    with _lock:
+        for place, callback in enumerate(watchers.callbacks):
+            if callback is fn:  # not `remove`, which asks the callbacks of others whether they are equal to it
+                del watchers.callbacks[place]
+                return
+
+
 def lend_slot_for(futures: Iterable[object], me: Parker) -> Slots | None:
     """`me` is about to wait for the first of `futures`, of whatever kind: as `lend_slot`."""
     for future in futures:

@@ -189,6 +189,26 @@ def test_as_completed_in_time():
         group.cancel()
 
 
+@WHERE
+def test_as_completed_left_half_way(where):
+    """Whoever asks for futures again and again, and leaves each time, leaves nothing behind with those not done."""
+
+    def body():
+        foreign = concurrent.futures.Future()
+        with ThreadGroup() as group:
+            future = group.spawn(sleep_forever)
+            quick = group.spawn(int)
+            for _ in range(3):
+                for _ in as_completed([future, foreign, quick]):
+                    break
+                with pytest.raises(TimeoutError):
+                    list(as_completed([future, foreign], timeout=0))
+            assert (future._watch().callbacks, foreign._done_callbacks) == ([], [])
+            group.cancel()
+
+    run_anywhere(where, body)
+
+
 @pytest.mark.parametrize("wrong", [3, "future", abs, [concurrent.futures.Future()]])
 def test_as_completed_of_something_that_is_no_future(wrong):
     """What is no future is refused at once, by its name."""
