@@ -182,6 +182,15 @@ class _Host:
         with shield(timeout=2 * GRACE), suppress(concurrent.futures.CancelledError):
             self._thread.exception()
 
+    def tell(self, error: BaseException) -> None:
+        """The iterator is left by `error`: a failure that it has not raised is not lost with it. After `close`."""
+        failure = self.failure
+        if failure is None or failure is error:
+            return
+        if isinstance(error, (Cancelled, GeneratorExit)):
+            raise failure
+        error.add_note(f"{self.calls.group!r} also failed with {failure!r}")
+
 
 def gather(*fns: Callable[[], T]) -> list[T]:
     """Call all of `fns` concurrently; their results, in the order of `fns`. A cancel point.
@@ -321,7 +330,8 @@ def pmap(fn: Callable[[S], T], iterable: Iterable[S], *, limit: int | None = Non
     come. A call that fails cancels the others; its error is raised by the iterator.
 
     Each step is a cancel point. An iterator that is not wanted any more is closed with `close()`, or by dropping it
-    (as a `for` loop does that is left early): the calls at work are cancelled, and have ended when it is closed.
+    (as a `for` loop does that is left early): the calls at work are cancelled, and have ended when it is closed. If one has
+    failed by then, `close()` raises its error (and Python reports it, to `sys.unraisablehook`, if nobody has called that).
 
     Raises:
         TypeError, ValueError: `fn` cannot be called, `iterable` is none, or `limit` is no number from 1 up.
@@ -386,5 +396,9 @@ def _mapped(fn: Callable[[S], T], items: Iterator[S], limit: int, *, ordered: bo
                 if host.failure is not None:
                     raise host.failure
             yield future.result()
+    except BaseException as error:
+        host.close()
+        host.tell(error)
+        raise
     finally:
         host.close()

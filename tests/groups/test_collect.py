@@ -13,7 +13,7 @@ import traceback
 import pytest
 from support import run_anywhere, run_program, until, wait_parked
 
-from plait import Cancelled, GroupClosed, GroupFailed, ThreadGroup, as_completed, gather, pmap, race
+from plait import Cancelled, GroupClosed, GroupFailed, ThreadGroup, as_completed, gather, move_on_after, pmap, race
 from plait._core import current_thread
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
@@ -339,6 +339,43 @@ def test_pmap_abandoned_half_way(where):
         assert (meter.now, meter.ended) == (0, 2)
         assert list(results) == []
 
+    run_anywhere(where, body)
+
+
+@WHERE
+def test_failure_that_a_pmap_is_left_with(where):
+    """What a call raises when the iterator is given up is not lost: it is raised instead, or noted on what is."""
+
+    def fail_at_the_end(n):
+        if n:
+            at_work.put(n)
+            try:
+                sleep_forever()
+            finally:
+                raise Oops(n)
+
+    def items():
+        yield from (0, 1)
+        at_work.get()
+        raise KeyError("no more")
+
+    def body():
+        results = pmap(fail_at_the_end, (0, 1), limit=2)
+        next(results)
+        at_work.get()
+        with pytest.raises(Oops):
+            results.close()
+        results = pmap(fail_at_the_end, (0, 1), limit=2)
+        with pytest.raises(Oops), move_on_after(3600) as scope:
+            next(results)
+            at_work.get()
+            scope.reschedule(0)
+            next(results)
+        with pytest.raises(KeyError) as error:
+            list(pmap(fail_at_the_end, items(), limit=3))
+        assert error.value.__notes__ == ["<ThreadGroup 'pmap'> also failed with Oops(1)"]
+
+    at_work = queue.SimpleQueue()
     run_anywhere(where, body)
 
 
