@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import traceback
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ClassVar, ParamSpec, TypeVar
 
 from plait._core import Lock, VirtualThread, WaitReason, call_deaf, current_thread, park_shielded, runtime
 from plait._groups import GroupScope, ThreadGroup
@@ -51,6 +51,10 @@ def excepthook(future: VirtualThread, error: BaseException) -> None:
 
 class DefaultGroup(ThreadGroup):
     """The group of those who belong to no block. Never entered; the process is its body."""
+
+    after_its_end: ClassVar[str] = (
+        "The process is ending, and would not wait for it: open a block, `with ThreadGroup() as group:`"
+    )
 
     def __init__(self, name: str = "default") -> None:
         super().__init__(name=name)

@@ -156,6 +156,7 @@ class ThreadGroup(Container):
     """
 
     current: ClassVar[ThreadGroup]  # computed for the calling thread: see _default.py
+    after_its_end: ClassVar[str] = "Spawn inside its block, or into one further out"  # what to do instead
 
     def __init__(
         self,
@@ -166,6 +167,8 @@ class ThreadGroup(Container):
         on_error: OnError = "cancel",
         name: str | None = None,
     ) -> None:
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a string or None, not {name!r}")
         self._scope = GroupScope(self, check_seconds(grace, "grace"))
         super().__init__(self._scope, slots_for(max_concurrency))
         self._on_error = _check_on_error(on_error)

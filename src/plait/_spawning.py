@@ -138,9 +138,7 @@ def _refuse(group: ThreadGroup, me: Parker) -> NoReturn:
     if group.owner is None:
         raise RuntimeError(f"{group!r} has not begun: spawn inside `with ThreadGroup() as group:`")
     if not group.inside.count():
-        raise GroupClosed(
-            f"{group!r} has ended: nothing can be spawned into it any more. Spawn inside its block, or into one further out"
-        )
+        raise GroupClosed(f"{group!r} has ended: nothing can be spawned into it any more. {group.after_its_end}")
     scope = pending(group.scope)
     assert scope is not None
     if is_under(me.scope, group.scope):
