@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Self
 
 from plait._core import Slots, check_entry, check_seconds, current_thread, now
@@ -109,4 +110,6 @@ def check_limit(limit: object, what: str, others: str = "") -> int:
         raise TypeError(f"{what} must be a whole number{',' + others + ' or None' if others else ''}, not {limit!r}")
     if limit < 1:
         raise ValueError(f"{what} must be at least 1, not {limit}: with none nothing could ever run")
+    if limit > sys.maxsize:
+        raise ValueError(f"{what} must be at most {sys.maxsize}, not {limit}")
     return limit

@@ -155,7 +155,10 @@ class deadline(_TimeLimit):  # noqa: N801 - read as a word: with deadline(at)
         super().__init__()
         if isinstance(at, bool) or not isinstance(at, (int, float)) or at != at:  # noqa: PLR0124 - NaN
             raise TypeError(f"deadline needs an instant of time.monotonic(), a number, not {at!r}")
-        self._at = float(at)
+        try:
+            self._at = float(at)
+        except OverflowError:
+            self._at = inf if at > 0 else -inf
 
     def __repr__(self) -> str:
         return f"deadline({self._at:g})"

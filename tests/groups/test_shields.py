@@ -222,7 +222,10 @@ def test_deadline(where):
             sleep_forever()
         with pytest.raises(TimeoutError), deadline(time.monotonic() - 1):
             time.sleep(0)
-        with deadline(inf):
+        for never in (inf, 10**400):
+            with deadline(never):
+                time.sleep(0)
+        with pytest.raises(TimeoutError), deadline(-(10**400)):
             time.sleep(0)
 
     run_anywhere(where, body)

@@ -6,6 +6,7 @@ import contextvars
 import inspect
 import math
 import re
+import sys
 import threading
 import time
 import warnings
@@ -775,6 +776,21 @@ def test_max_concurrency_of_the_wrong_type(limit):
         TypeError, match=f"max_concurrency must be a whole number, a Limiter, or None, not {re.escape(repr(limit))}"
     ):
         ThreadGroup(max_concurrency=limit)
+
+
+def test_max_concurrency_beyond_all_bounds():
+    """A limit that no machine can count to is refused by name; a time that long is no limit."""
+    with pytest.raises(ValueError, match=f"^max_concurrency must be at most {sys.maxsize}, not {sys.maxsize + 1}$"):
+        ThreadGroup(max_concurrency=sys.maxsize + 1)
+    with ThreadGroup(max_concurrency=sys.maxsize, timeout=10**400, grace=10**400) as group:
+        assert group.spawn(int).result() == 0
+
+
+def test_name_of_the_wrong_type():
+    """A name is a string."""
+    with pytest.raises(TypeError) as caught:
+        ThreadGroup(name=3)
+    assert str(caught.value) == "name must be a string or None, not 3"
 
 
 def test_grace_of_a_cancel_is_checked():

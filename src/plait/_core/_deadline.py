@@ -71,4 +71,7 @@ def check_seconds(seconds: object, what: str) -> float:
         raise TypeError(f"{what} must be a number of seconds, not {seconds!r}")
     if not seconds >= 0:
         raise ValueError(f"{what} must be 0 or more seconds, not {seconds!r}")
-    return float(seconds)
+    try:
+        return float(seconds)
+    except OverflowError:
+        return inf  # nobody lives to see the difference
