@@ -31,6 +31,8 @@
 #include "here.h"
 #include "gate.h"
 
+#include <structmember.h> /* PyMemberDef, before 3.12 */
+
 #define LEAVES 240
 
 enum { COOPERATIVE, IDENTITY, ALWAYS, GATED };
