@@ -32,7 +32,7 @@ from plait._core import (
 from plait._default import group_around
 from plait._errors import Cancelled, GroupClosed, GroupFailed
 from plait._futures import Future, drop_callback, lend_slot_for
-from plait._groups import ThreadGroup
+from plait._groups import ThreadGroup, note_failures
 from plait._native import cooperative
 from plait._scopes import shield
 from plait._spawning import add_child
@@ -112,7 +112,8 @@ class _Calls:
             except Cancelled:
                 raise
             except BaseException as error:
-                error.add_note(f"raised by call {place} of {self.group.name}: {_shortened(what)}")
+                with suppress(Exception):  # whatever the item makes of repr(), and the error of notes
+                    error.add_note(f"raised by call {place} of {self.group.name}: {_shortened(what)}")
                 raise
 
         call.__qualname__ = getattr(fn, "__qualname__", type(fn).__name__)  # the thread is called so
@@ -189,7 +190,7 @@ class _Host:
             return
         if isinstance(error, (Cancelled, GeneratorExit)):
             raise failure
-        error.add_note(f"{self.calls.group!r} also failed with {failure!r}")
+        note_failures(error, self.calls.group, [failure])
 
 
 def gather(*fns: Callable[[], T]) -> list[T]:

@@ -17,6 +17,7 @@ and the group has nothing to do but to wait for them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Literal, ParamSpec, Self, TypeVar
@@ -521,7 +522,7 @@ class ThreadGroup(Container):
         if bare is not None:
             others = [failure for failure in failures if failure is not bare]
             if others:
-                bare.add_note(f"{self!r} also failed with " + ", ".join(map(repr, others)))
+                note_failures(bare, self, others)
             if bare is error:
                 return False
             raise bare
@@ -540,6 +541,19 @@ class ThreadGroup(Container):
 
 
 _VERDICTS: dict[str, Verdict] = {verdict.value: verdict for verdict in Verdict}
+
+
+def note_failures(error: BaseException, group: ThreadGroup, failures: list[BaseException]) -> None:
+    """Say on `error`, which leaves instead, what else has failed in `group`; whatever the classes of them all do."""
+    with suppress(Exception):
+        error.add_note(f"{group!r} also failed with " + ", ".join(map(_shown, failures)))
+
+
+def _shown(error: BaseException) -> str:
+    try:
+        return repr(error)
+    except Exception:  # noqa: BLE001 - its own
+        return f"{type(error).__name__} (which has no repr)"
 
 
 def _check_on_error(on_error: OnError) -> OnError:

@@ -475,6 +475,23 @@ def test_pmap_whose_group_is_over(ordered):
         list(squares)
 
 
+def test_failure_that_takes_no_note():
+    """An item without a repr, or an error that cannot be noted on: what is raised is still the call's own error."""
+
+    class Unnoted(Exception):
+        __notes__ = ()
+
+    def fail(error):
+        raise error
+
+    with pytest.raises(Oops):
+        list(pmap(lambda number: fail(Oops(number.bit_length())), [10**5000]))
+    with pytest.raises(Unnoted):
+        list(pmap(fail, [Unnoted()]))
+    with pytest.raises(Unnoted):
+        gather(lambda: fail(Unnoted()))
+
+
 def test_causes_of_a_failure_are_kept():
     """What a failure came from itself is still to be seen in its traceback."""
 

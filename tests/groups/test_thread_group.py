@@ -574,6 +574,26 @@ def test_timeout_leaves_as_a_bare_timeout_error(where):
     run_anywhere(where, body)
 
 
+def test_interrupt_beside_a_failure_without_a_repr():
+    """KeyboardInterrupt leaves bare, and tells of the others, whatever their classes do."""
+
+    class Mute(Exception):
+        def __repr__(self):
+            raise Oops
+
+    def body():
+        with ThreadGroup(name="mute") as group:
+            group.spawn(fail, Mute())
+            try:
+                time.sleep(3600)
+            finally:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        body()
+    assert caught.value.__notes__ == ["<ThreadGroup 'mute'> also failed with Mute (which has no repr)"]
+
+
 def test_timeout_with_failures_is_among_them():
     """If children fail as well, the TimeoutError is in the exception group with them."""
 
