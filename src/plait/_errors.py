@@ -140,4 +140,7 @@ class RebindAfterSpawn(RuntimeWarning):
 
 
 class HeldWhileParked(RuntimeWarning):
-    """A thread held a `Mutex` or an `RWLock` for over a second, and waited for something else meanwhile."""
+    """A thread held a `Mutex` or an `RWLock` for over a second, and waited for something else meanwhile.
+
+    A platform thread is seen to wait where plait parks it: inside a group or a scope, and for what is plait's own.
+    """

@@ -47,7 +47,8 @@ class Mutex(Shared[T]):
     Shared by virtual and platform threads alike. Barging: a thread at work may get it before one that has waited
     longer. Not reentrant. A wait that could never end raises `DeadlockError` at once: the thread holds it already, or
     would close a circle of threads that wait for each other's `Mutex` and `RWLock`, timeouts or not. A thread that has
-    held it for over a second and waited for something else meanwhile is told so (`HeldWhileParked`).
+    held it for over a second and waited for something else meanwhile is told so (`HeldWhileParked`); not so a platform
+    thread outside all groups and scopes, whose waits are not plait's.
 
     Args:
         value: What it protects.

@@ -55,7 +55,7 @@ class RWLock(Shared[T]):
     thread that holds it, in whichever way, and asks for it again gets `DeadlockError` at once; so does one whose wait would
     close a circle of threads that wait for each other's `Mutex` and `RWLock`, timeouts or not. That a reader changes
     nothing is up to you. A thread that has held it for over a second and waited for something else meanwhile is told so
-    (`HeldWhileParked`).
+    (`HeldWhileParked`); not so a platform thread outside all groups and scopes, whose waits are not plait's.
 
     Example:
         >>> from plait import RWLock, ThreadGroup
