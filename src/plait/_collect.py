@@ -285,6 +285,11 @@ def as_completed(futures: Iterable[F], timeout: float | None = None) -> Iterator
     for future in futures:
         if not callable(getattr(future, "add_done_callback", None)):
             raise TypeError(f"as_completed needs futures, as spawn() and submit() give them, not {future!r}")
+        if hasattr(type(future), "_asyncio_future_blocking"):  # as asyncio tells its own
+            raise TypeError(
+                f"as_completed needs futures that threads can wait for, not one of asyncio: {future!r}. For those there is "
+                f"asyncio.as_completed()"
+            )
         waiting[future] = None
     return _arriving(waiting, span)
 

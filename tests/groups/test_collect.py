@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import gc
 import itertools
@@ -215,6 +216,21 @@ def test_as_completed_of_something_that_is_no_future(wrong):
     with pytest.raises(TypeError) as caught:
         as_completed([concurrent.futures.Future(), wrong])
     assert str(caught.value) == f"as_completed needs futures, as spawn() and submit() give them, not {wrong!r}"
+
+
+def test_as_completed_of_a_future_of_asyncio():
+    """A future that belongs to an event loop is refused, for whoever waits for it here stops that loop."""
+
+    async def main():
+        future = asyncio.get_running_loop().create_future()
+        with pytest.raises(TypeError) as caught:
+            as_completed([future])
+        assert str(caught.value) == (
+            f"as_completed needs futures that threads can wait for, not one of asyncio: {future!r}. For those there is "
+            f"asyncio.as_completed()"
+        )
+
+    asyncio.run(main())
 
 
 # ---- pmap
