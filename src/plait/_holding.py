@@ -227,6 +227,14 @@ class Taken(Block[T]):
             self._give_back()
 
 
+def check_change(caller: str, fn: object) -> None:
+    """Refuse what cannot make a new value of the old one, before the lock is taken."""
+    if not callable(fn):
+        raise TypeError(
+            f"{caller} needs a function from the old value to the new one, not {fn!r}: see replace() for that"
+        )
+
+
 def end_hold(shared: Shared[Any], hold: Hold, error: BaseException | None) -> bool:
     """Let go of `hold`; tell the thread if it has held it for too long. False if it is another thread's."""
     shared._release(hold, error)  # noqa: SLF001

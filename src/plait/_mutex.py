@@ -30,7 +30,7 @@ from plait._core import (
 )
 from plait._deadlock import Wait, begin_wait, end_wait, orphaned
 from plait._errors import Cancelled, DeadlockError, PoisonedError
-from plait._holding import Block, Shared, Taken, called, end_hold, new_hold, place
+from plait._holding import Block, Shared, Taken, called, check_change, end_hold, new_hold, place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -140,8 +140,10 @@ class Mutex(Shared[T]):
     def update(self, fn: Callable[[T], T]) -> T:
         """Replace the value by `fn(value)`, holding the lock meanwhile; the new value. A cancel point.
 
-        Raises what entering `lock()` raises, and what `fn` raises: then the value stays.
+        Raises what entering `lock()` raises, and what `fn` raises: then the value stays. `TypeError` if `fn` cannot be
+        called.
         """
+        check_change("update", fn)
         with self.lock() as value:
             self._value = changed = fn(value)
         return changed
@@ -177,6 +179,7 @@ class Mutex(Shared[T]):
             >>> pair.repair(lambda value: [min(value)] * 2)
             [1, 1]
         """
+        check_change("repair", fn)
         hold = self._acquire(True, None)
         failure: BaseException | None = None
         try:

@@ -37,7 +37,7 @@ from plait._core import (
 )
 from plait._deadlock import Wait, begin_wait, end_wait
 from plait._errors import DeadlockError
-from plait._holding import Block, Shared, Taken, called, end_hold, new_hold, place
+from plait._holding import Block, Shared, Taken, called, check_change, end_hold, new_hold, place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -142,8 +142,10 @@ class RWLock(Shared[T]):
     def update(self, fn: Callable[[T], T]) -> T:
         """Replace the value by `fn(value)`, holding the lock for writing; the new value. A cancel point.
 
-        Raises what entering `write()` raises, and what `fn` raises: then the value stays.
+        Raises what entering `write()` raises, and what `fn` raises: then the value stays. `TypeError` if `fn` cannot be
+        called.
         """
+        check_change("update", fn)
         with self.write() as value:
             self._value = changed = fn(value)
         return changed

@@ -581,6 +581,19 @@ def test_wrong_timeout(wrong, error):
         Mutex(0).lock(wrong)
 
 
+@pytest.mark.parametrize("caller", ["update", "repair"])
+def test_change_to_something_that_is_no_function(caller):
+    """A new value in place of the function is refused in words, and nothing has happened."""
+    mutex = Mutex(0, poison=True)
+    with pytest.raises(TypeError) as caught:
+        getattr(mutex, caller)(4)
+    assert (
+        str(caught.value)
+        == f"{caller} needs a function from the old value to the new one, not 4: see replace() for that"
+    )
+    assert (mutex.is_poisoned, mutex.is_locked, mutex.into_inner()) == (False, False, 0)
+
+
 def test_cancelled_waiter_does_not_swallow_the_wake():
     """A waiter that is cancelled while the mutex is released leaves it to the next."""
     for _ in range(50):

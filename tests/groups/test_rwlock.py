@@ -443,3 +443,12 @@ def test_exclusion_under_random_cancels(carriers):
         seconds=50,
     )
     assert out == "[] True True False {} {}\n"
+
+
+def test_change_to_something_that_is_no_function():
+    """A new value in place of the function is refused in words."""
+    with pytest.raises(TypeError) as caught:
+        RWLock(0).update(4)
+    assert (
+        str(caught.value) == "update needs a function from the old value to the new one, not 4: see replace() for that"
+    )
