@@ -31,7 +31,7 @@ from plait._core import (
 )
 from plait._default import group_around
 from plait._errors import Cancelled, GroupClosed, GroupFailed
-from plait._futures import Future, drop_callback, lend_slot_for
+from plait._futures import Future, drop_callback, lend_slot_among, limits_of
 from plait._groups import ThreadGroup, note_failures
 from plait._native import cooperative
 from plait._scopes import shield
@@ -298,12 +298,13 @@ def _arriving(waiting: dict[F, None], span: float | None) -> Iterator[F]:
     deadline = None if span is None else now() + span
     arrivals = _Arrivals()
     arrived = arrivals.put  # the one object that stands with all futures
+    lend = partial(lend_slot_among, limits_of(waiting))
     try:
         for future in waiting:
             future.add_done_callback(arrived)
         for count in range(len(waiting), 0, -1):
             try:
-                yield _lending(lambda me: arrivals.take(me, deadline), partial(lend_slot_for, waiting))
+                yield _lending(lambda me: arrivals.take(me, deadline), lend)
             except TimeoutError:
                 raise TimeoutError(f"{count} of {len(waiting)} futures are not done after {span} seconds") from None
     finally:

@@ -289,11 +289,16 @@ def drop_callback(future: Future[Any], fn: Callable[[Any], object]) -> None:
                 return
 
 
-def lend_slot_for(futures: Iterable[object], me: Parker) -> Slots | None:
-    """`me` is about to wait for the first of `futures`, of whatever kind: as `lend_slot`."""
-    for future in futures:
-        if isinstance(future, Future) and future.group.slots is not None and future.group.slots.is_held_by(me):
-            return lend_slot(me, future.group.slots)
+def limits_of(futures: Iterable[object]) -> set[Slots]:
+    """The slots that `futures`, of whatever kind, have: what `lend_slot_among` takes."""
+    return {future.group.slots for future in futures if isinstance(future, Future) and future.group.slots is not None}
+
+
+def lend_slot_among(limits: set[Slots], me: Parker) -> Slots | None:
+    """`me` is about to wait for the first of several futures, which have `limits`: as `lend_slot`."""
+    for slots in limits:
+        if slots.is_held_by(me):
+            return lend_slot(me, slots)
     return lend_slot(me, None)
 
 

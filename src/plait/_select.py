@@ -46,7 +46,7 @@ from plait._core import (
     wait_descriptor,
 )
 from plait._exchange import CLOSED, DONE, WAIT, Entry, Exchange
-from plait._futures import Future, lend_slot_for, unwatch, watch
+from plait._futures import Future, lend_slot_among, limits_of, unwatch, watch
 from plait._native import poll_now
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class _Selection:
         chosen = self.look()
         if chosen is not None or self.is_late():
             return chosen
-        slots = lend_slot_for((case.source for case in self.futures), self.me) if self.futures else None
+        slots = lend_slot_among(limits_of(case.source for case in self.futures), self.me) if self.futures else None
         try:
             while True:
                 self.wait()
