@@ -13,6 +13,7 @@ cdef class Container:
     cdef public Lock _members_lock
     cdef public dict _listed
     cdef public set _daemons
+    cdef public set _undismissed
     cpdef enlist(self, thread)
     cpdef discharge(self, thread)
     cpdef child_ended(self, VirtualThread thread)

@@ -38,6 +38,7 @@ class Container:
         self._members_lock = Lock()
         self._listed: dict[VirtualThread, None] = {}  # in the order in which they came. Under _members_lock
         self._daemons: set[VirtualThread] = set()  # likewise
+        self._undismissed: set[VirtualThread] = set()  # those that were not told yet that all others are done. Likewise
 
     def enlist(self, thread: VirtualThread) -> None:
         """`thread` is about to park or to have children for the first time. Itself only."""
@@ -63,18 +64,23 @@ class Container:
         """After fork, in the child: none of them exists here."""
         self._listed = {}
         self._daemons = set()
+        self._undismissed = set()
         self.inside.reset()
 
     def adopt_daemon(self, thread: VirtualThread) -> None:
         """`thread`, which is counted in and not queued yet, is a daemon. Its spawner."""
         with self._members_lock:
             self._daemons.add(thread)
+            self._undismissed.add(thread)
         self.dismiss_daemons()  # it may be a daemon that spawns another, with nobody else left to wait for
 
     def dismiss_daemons(self) -> None:
         """Cancel the daemons, if nobody else is inside. Any thread."""
         with self._members_lock:
-            daemons = list(self._daemons) if self.inside.count() == len(self._daemons) else []
+            if self.inside.count() != len(self._daemons):
+                return
+            daemons = list(self._undismissed)
+            self._undismissed.clear()  # each once: there may be many, and each that leaves comes here
         for daemon in daemons:
             daemon.cancel_scope("all others in its group are done", daemon)
 
@@ -95,6 +101,7 @@ class Container:
         if thread.is_daemon:
             with self._members_lock:
                 self._daemons.discard(thread)
+                self._undismissed.discard(thread)
         elif self.slots is not None:
             Slots.release(self.slots)
         if Rundown.leave(self.inside):
@@ -102,5 +109,5 @@ class Container:
             epoch = self.joining
             if epoch:
                 owner.unpark(epoch)  # type: ignore[union-attr]
-        elif self._daemons:
+        elif self._undismissed:
             self.dismiss_daemons()
