@@ -158,12 +158,17 @@ def join(thread: Any, timeout: float | None = None) -> None:
         thread.is_alive()  # up to 3.12 it is who asks that finds out
 
 
+def renew_handle(thread: Any) -> None:
+    """In a forked child, from 3.13 on: CPython has marked all handles of virtual threads as those of ended ones."""
+    if _make_handle is not None:
+        setattr(thread, _HANDLE, _make_handle(thread._ident or 0))
+
+
 def after_fork(thread: Any, new_ident: int | None = None) -> None:
-    """As `threading.Thread._after_fork`, from 3.13 on: CPython has marked all handles as those of ended threads."""
-    handle = _make_handle(thread._ident or 0)  # type: ignore[misc]
-    setattr(thread, _HANDLE, handle)
+    """As `threading.Thread._after_fork`, from 3.13 on."""
+    renew_handle(thread)
     if new_ident is None:
-        handle._set_done()
+        _end(thread)
     _after_fork(thread, new_ident)
 
 

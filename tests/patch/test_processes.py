@@ -430,6 +430,27 @@ def test_a_fork_makes_the_virtual_thread_the_main_thread():
     assert run_python(code) == "0\n"
 
 
+def test_a_forked_process_waits_for_its_threads():
+    """As the process of `multiprocessing` ends that a virtual thread has forked, it waits for those that are no daemons."""
+    code = """
+        import multiprocessing, threading, time, warnings, plait
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context = multiprocessing.get_context("fork")
+        def linger():
+            time.sleep(0.05)
+            print("over", flush=True)
+        def work():
+            threading.Thread(target=linger).start()
+        def fork():
+            process = context.Process(target=work)
+            process.start()
+            process.join()
+            return process.exitcode
+        print(plait.spawn(fork).result())
+    """
+    assert run_python(code) == "over\n0\n"
+
+
 @pytest.mark.parametrize("is_virtual", [False, True])
 def test_a_process_of_multiprocessing_is_outside_of_all_scopes(is_virtual):
     """What its parent was in the middle of, cancelled or not, does not concern it: no limit, no cancel, no group."""

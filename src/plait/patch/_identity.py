@@ -5,8 +5,8 @@ for any thread that it did not start; the record gets the virtual thread's name,
 daemon, as such records are otherwise: what is started there would be one, too, and nobody would wait for it.
 
 In a forked child, whoever has forked is `threading`'s main thread. It needs a record for that before it forks: in the child
-`threading` would make one, for the identity of the kernel thread. And up to 3.12 it needs the lock that a main thread has,
-which `threading._shutdown` releases.
+`threading` would make one, for the identity of the kernel thread. `threading._shutdown`, with which a process waits for its
+threads, asks it whether that is over: up to 3.12 it needs the lock that a main thread has, and later a handle of its own.
 
 The two functions that take an identity to the kernel find the carrier behind it: glibc would take the number for an address.
 """
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from plait import _originals
 from plait._core import VirtualThread, on_ident_end
 from plait._native import current, original
+from plait._threads import renew_handle
 from plait.patch._registry import ALWAYS, IDENTITY, ClassPatch, Leaf
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ def _be_main() -> None:
         record.__class__ = threading._MainThread  # type: ignore[attr-defined]  # noqa: SLF001
         record._daemonic = False  # type: ignore[attr-defined]  # noqa: SLF001 - as 3.13 does
         record._set_tstate_lock()  # noqa: SLF001
+    else:
+        renew_handle(record)
 
 
 os.register_at_fork(before=_introduce, after_in_child=_be_main)
