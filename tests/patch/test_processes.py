@@ -451,6 +451,63 @@ def test_a_forked_process_waits_for_its_threads():
     assert run_python(code) == "over\n0\n"
 
 
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_a_forked_process_hears_signals(is_alone):
+    """What a handler raises is raised in the virtual thread that has forked, whatever it waits for there, and with whom."""
+    code = f"""
+        import multiprocessing, os, queue, signal, sys, threading, time, warnings, plait
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context = multiprocessing.get_context("fork")
+        held = threading.Lock()
+        held.acquire()
+        reader, writer = os.pipe()
+        waits = [
+            lambda: time.sleep(60),
+            lambda: os.read(reader, 1),
+            held.acquire,
+            threading.Event().wait,
+            queue.SimpleQueue().get,
+            lambda: plait.spawn(time.sleep, 60).result(),
+        ]
+        class Told(Exception):
+            pass
+        def tell(*_):
+            raise Told
+        def tick():
+            while True:
+                time.sleep(0.001)
+        def work(wait, begun):
+            signal.signal(signal.SIGUSR1, tell)
+            if not {is_alone}:
+                plait.spawn(tick)
+            try:
+                os.write(begun, b"x")
+                wait()
+            except Told:
+                os._exit(7)
+        def start(*call):
+            process = context.Process(target=work, args=call)
+            process.start()
+            return process.pid
+        def fork(*call):
+            pid = os.fork()
+            if not pid:
+                work(*call)
+                os._exit(1)
+            return pid
+        def run(begin, wait):
+            has_begun, begun = os.pipe()
+            pid = begin(wait, begun)
+            os.read(has_begun, 1)
+            while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+                os.kill(pid, signal.SIGUSR1)  # one that comes just before a wait does not end it: likewise in CPython
+                time.sleep(0.01)
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        print(*(plait.spawn(run, begin, wait).result() for begin in (start, fork) for wait in waits))
+    """
+    assert run_python(code) == " ".join("7" * 12) + "\n"
+
+
 @pytest.mark.parametrize("is_virtual", [False, True])
 def test_a_process_of_multiprocessing_is_outside_of_all_scopes(is_virtual):
     """What its parent was in the middle of, cancelled or not, does not concern it: no limit, no cancel, no group."""

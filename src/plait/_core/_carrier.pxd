@@ -27,16 +27,20 @@ cdef class Carrier:
     cdef public object _root
     cdef public long long _turn
     cdef public double _thief_woken
+    cdef public VirtualThread _heir
+    cdef public object _raised
     cpdef submit(self, VirtualThread thread)
     cpdef make_runnable(self, VirtualThread thread)
     cpdef make_spawner_runnable(self, VirtualThread thread)
     cpdef next_stack(self, VirtualThread me)
     cpdef next_after(self, VirtualThread me)
+    cpdef take_raised(self, VirtualThread me)
     cpdef _take(self, stack)
     cdef VirtualThread _take_handoff(self)
     @cython.locals(turn=cython.longlong, thread=VirtualThread)
     cdef VirtualThread _choose(self)
     cdef _sleep(self)
+    cdef _hear_signals(self)
     @cython.locals(peer=Carrier)
     cpdef bint _has_work(self) except -1
     cdef _attend(self, Ready ready)

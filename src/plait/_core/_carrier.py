@@ -21,6 +21,10 @@ Order: runnable first; every 8th turn an unstarted one first, so neither side st
 every 64th turn. In that turn the poller is asked without waiting, so I/O and timers do not starve either.
 
 Sleep and wake (`_idle.py` has the proof): before it sleeps, a carrier announces it and looks at everything once more.
+
+Signals. In a child that a virtual thread has forked, its carrier is on the main thread, where CPython runs the handlers of
+signals. While virtual threads wait there, the carrier has them run; what one raises is raised out of the wait of the thread
+that has forked, the *heir*: it is the main thread for all who ask.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ from plait._core._idle import Idler
 from plait._core._poller import open_poller
 from plait._core._reactor import Reactor
 from plait._core._timers import Timers
-from plait._native import kernel_ident
+from plait._native import check_signals, kernel_ident
 from plait._native._native import Queue, Ready
 from plait._originals import lock_acquire, lock_release
 
@@ -71,6 +75,8 @@ class Carrier:
         self.ident = 0  # of the kernel thread, as CPython numbers it. Likewise
         self._turn = 0
         self._thief_woken = 0.0
+        self._heir: VirtualThread | None = None  # who has forked this process; None in one that was not forked here
+        self._raised: BaseException | None = None  # by a signal handler, for the heir
 
     def __repr__(self) -> str:
         return f"<carrier {self.number}>"
@@ -102,8 +108,10 @@ class Carrier:
         self.calls.put(function)
         self.idler.notify()
 
-    def survive_fork(self) -> None:
-        """In a forked child, on this carrier's kernel thread, which is the only one left: nobody else is here."""
+    def survive_fork(self, heir: VirtualThread) -> None:
+        """In a child that `heir` has forked, on this carrier's kernel thread: nobody else is here."""
+        self._heir = heir
+        self._raised = None
         self.number = 0
         self.runnable = Queue()
         self.unstarted = Queue()
@@ -159,6 +167,13 @@ class Carrier:
         self.runnable.put(me)
         return self.next_stack(me)
 
+    def take_raised(self, me: VirtualThread) -> BaseException | None:
+        """What a signal handler has raised, if that is for `me`."""
+        if me is not self._heir:
+            return None
+        error, self._raised = self._raised, None
+        return error
+
     def _run(self) -> None:
         """The root: makes stacks, and switches to what is chosen."""
         self._root = Stack.root()
@@ -200,6 +215,8 @@ class Carrier:
         while True:
             self._turn = turn = self._turn + 1
             if not turn & _POLL:
+                if self._heir is not None:
+                    self._hear_signals()
                 self._attend(self.poller.wait(0.0))
                 thread = self.spawners.take()
                 if thread is not None:
@@ -225,13 +242,25 @@ class Carrier:
                 self._sleep()
 
     def _sleep(self) -> None:
-        """Nothing to run here: wait in the poller until there may be."""
+        """Nothing to run here: wait in the poller until there may be, or until a signal comes."""
+        if self._heir is not None:
+            self._hear_signals()
         due = self.timers.next_instant()
         timeout = LONGEST_WAIT if due is None else min(max(due - now(), 0.0), LONGEST_WAIT)
         if self.idler.prepare(self._has_work):
             ready = self.poller.wait(timeout)
             self.idler.awake()  # before anything is queued here, or this carrier would wake itself
             self._attend(ready)
+
+    def _hear_signals(self) -> None:
+        """Have the handlers of signals run, and the heir end its wait if one raises."""
+        assert self._heir is not None
+        try:
+            check_signals()
+        except BaseException as error:  # noqa: BLE001 - it is the heir's
+            self._raised = error
+        if self._raised is not None:
+            self._heir.nudge()  # in vain while it runs, or waits for what is to be had whatever happens: next time, then
 
     def _has_work(self) -> bool:
         """Whether there is anything to run, here or to steal."""

@@ -121,6 +121,7 @@ def _park_patiently(me: Parker, epoch: int, reason: WaitReason, deadline: float 
     outcome = park_shielded(me, epoch, reason, limit)
     if outcome == WOKEN or (outcome == TIMED_OUT and limit is deadline):
         return outcome
+    me.hear_handlers()
     check_patient(me, since)
     return INTERRUPTED
 

@@ -15,6 +15,7 @@ cdef class Parker(Victim):
     cpdef drop_timer(self)
     @cython.locals(outcome=int)
     cpdef int withdraw(self)
+    cpdef hear_handlers(self)
     cpdef bint unpark(self, uint64_t epoch)
 
 cpdef bint is_complete(Parker me, BaseException error) except -1

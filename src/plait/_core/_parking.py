@@ -148,6 +148,9 @@ class Parker(Victim):
         """As `resume`, for a thread that goes on to spawn more: those that it has spawned go first. Any thread."""
         self.resume()
 
+    def hear_handlers(self) -> None:
+        """Raise what a signal handler has raised for this thread while it was suspended. Owner only."""
+
     def unpark(self, epoch: int) -> bool:
         """End wait `epoch`; False if it was over. Any thread."""
         if WaitWord.claim(self, epoch, WOKEN):
@@ -189,7 +192,8 @@ def park(me: Parker, epoch: int, reason: WaitReason, deadline: float | None = No
         me.drop_timer()
     if outcome == WOKEN or (outcome == TIMED_OUT and limit is deadline):
         return outcome
-    # Cancelled, or its grace is over, or a nudge for a scope that it has left.
+    # A signal handler has raised; or cancelled, or its grace is over, or a nudge for a scope that it has left.
+    me.hear_handlers()
     grace = check_park(me)
     if isinstance(grace, Cancelled):
         raise grace

@@ -147,7 +147,7 @@ class Runtime:
                 scope.container.abandon()
             scope = scope.parent
         if isinstance(me, VirtualThread) and me.carrier is not None:
-            me.carrier.survive_fork()
+            me.carrier.survive_fork(me)
             self._carriers = [me.carrier]
 
 

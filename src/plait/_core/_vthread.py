@@ -204,6 +204,12 @@ class VirtualThread(Parker):
         if pending(self.scope) is not None:
             self.nudge()
 
+    def hear_handlers(self) -> None:
+        """Ask the carrier, which may be on the main thread of a forked child."""
+        error = self.carrier.take_raised(self)  # type: ignore[union-attr]
+        if error is not None:
+            raise error
+
     def drop_timer(self) -> None:
         """Take it off the carrier's heap."""
         self.carrier.timers.retire(self._timer)  # type: ignore[union-attr, arg-type]
