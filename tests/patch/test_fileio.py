@@ -203,6 +203,7 @@ def test_calls_at_an_offset_and_with_many_buffers(path, pipe, cache):
         lambda fd: os.pread(-1, 1, 0),
         lambda fd: os.fsync(-1),
         lambda fd: os.fsync("x"),
+        lambda fd: os.fsync(False),
         lambda fd: os.fsync(),
         lambda fd: os.ftruncate(fd, -1),
         lambda fd: os.splice(fd, fd, 10),

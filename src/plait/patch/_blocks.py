@@ -192,8 +192,8 @@ def _on_disk(name: str) -> Leaf:
     def leaf(fd: Any, *args: Any) -> Any:
         if hasattr(fd, "fileno"):
             fd = fd.fileno()
-        if not isinstance(fd, int) or fd < 0:
-            return call(fd, *args)  # refuses
+        if not isinstance(fd, int) or isinstance(fd, bool) or fd < 0:
+            return call(fd, *args)  # refuses, or warns
         return on_worker(cooperative(), fd, call, *args)
 
     return Leaf(f"os.{name}", target, leaf)
