@@ -28,10 +28,9 @@ class Exclusion:
     how: str
     reason: str
 
-    @property
-    def module(self) -> str:
-        """The test module, as regrtest names it."""
-        return self.test.partition(".")[0]
+    def is_in(self, module: str) -> bool:
+        """Whether the test is one of `module`, as regrtest names it; `test_package.test_module` will do."""
+        return self.test.startswith(f"{module}.")
 
     def holds_for(self, minor: int, *, is_free_threaded: bool) -> bool:
         """Whether it is meant for 3.`minor`."""

@@ -76,7 +76,7 @@ class Comparison:
         self._excluded = {
             exclusion.test: exclusion
             for exclusion in expectations.read()
-            if exclusion.module == module and exclusion.holds_for(sys.version_info[1], is_free_threaded=_FREE_THREADED)
+            if exclusion.is_in(module) and exclusion.holds_for(sys.version_info[1], is_free_threaded=_FREE_THREADED)
         }
         self._found: dict[str, Results] = {}  # by mode
         self.plain = self._plain_for_quick() if options.quick else self._results("plain")

@@ -17,6 +17,7 @@ import functools
 import json
 import os
 import runpy
+import signal
 import sys
 import time
 import traceback
@@ -168,8 +169,6 @@ class Service:
 
     def put(self) -> None:
         """Offer the calls."""
-        import signal
-
         self._numbers = [signal.Signals[name] for name in self._SIGNALS]
         for name in ("signal", "set_wakeup_fd"):
             setattr(signal, name, self._offered(getattr(signal, name)))
@@ -177,7 +176,6 @@ class Service:
     def run(self, fn, *args) -> None:
         """Run `fn` on a virtual thread, and serve it until it is over. The main thread."""
         import queue
-        import signal
 
         import plait
 
@@ -277,6 +275,9 @@ def main() -> None:
     with open(selection) as file:
         chosen = json.load(file)
     os.set_inheritable(int(events), False)
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # it is ignored in what a shell has put into the background
     recorder = Recorder(int(events), chosen["only"], chosen["without"])
     recorder.put()
     pid = os.getpid()
