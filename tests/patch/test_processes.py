@@ -473,13 +473,10 @@ def test_a_forked_process_hears_signals(is_alone):
             pass
         def tell(*_):
             raise Told
-        def tick():
-            while True:
-                time.sleep(0.001)
         def work(wait, begun):
             signal.signal(signal.SIGUSR1, tell)
             if not {is_alone}:
-                plait.spawn(tick)
+                plait.spawn(time.sleep, 60)  # it is the last to park, and the carrier sleeps on its stack
             try:
                 os.write(begun, b"x")
                 wait()
