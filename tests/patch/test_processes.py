@@ -431,14 +431,16 @@ def test_a_fork_makes_the_virtual_thread_the_main_thread():
 
 
 def test_a_forked_process_waits_for_its_threads():
-    """As the process of `multiprocessing` ends that a virtual thread has forked, it waits for those that are no daemons."""
+    """A process of `multiprocessing` waits at its end for threads that are no daemons, and its virtual threads run meanwhile."""
     code = """
         import multiprocessing, threading, time, warnings, plait
         warnings.simplefilter("ignore", DeprecationWarning)
         context = multiprocessing.get_context("fork")
         def linger():
             time.sleep(0.05)
-            print("over", flush=True)
+            with plait.ThreadGroup() as group:
+                square = group.spawn(pow, 7, 2)
+            print(square.result(), flush=True)
         def work():
             threading.Thread(target=linger).start()
         def fork():
@@ -448,7 +450,7 @@ def test_a_forked_process_waits_for_its_threads():
             return process.exitcode
         print(plait.spawn(fork).result())
     """
-    assert run_python(code) == "over\n0\n"
+    assert run_python(code) == "49\n0\n"
 
 
 @pytest.mark.parametrize("is_alone", [True, False])

@@ -6,7 +6,8 @@ daemon, as such records are otherwise: what is started there would be one, too, 
 
 In a forked child, whoever has forked is `threading`'s main thread. It needs a record for that before it forks: in the child
 `threading` would make one, for the identity of the kernel thread. `threading._shutdown`, with which a process waits for its
-threads, asks it whether that is over: up to 3.12 it needs the lock that a main thread has, and later a handle of its own.
+threads, asks it whether that is over: up to 3.12 it needs the lock that a main thread has, and later a handle of its own. And before
+`threading._shutdown` waits in C, or for locks that C frees, the threads are joined, so that the others go on meanwhile.
 
 The two functions that take an identity to the kernel find the carrier behind it: glibc would take the number for an address.
 """
@@ -106,6 +107,21 @@ def _be_main() -> None:
         record._set_tstate_lock()  # noqa: SLF001
     else:
         renew_handle(record)
+    last = threading._threading_atexits  # type: ignore[attr-defined]  # noqa: SLF001 - called in the reverse order
+    if _join_all not in last:
+        last.insert(0, _join_all)
+
+
+def _join_all() -> None:
+    """The process ends: wait for its threads. `threading` is about to do so in C, where no carrier would run meanwhile."""
+    me = threading.current_thread()
+    while others := [each for each in threading.enumerate() if each is not me and _is_awaited(each)]:
+        for each in others:
+            each.join()
+
+
+def _is_awaited(thread: threading.Thread) -> bool:
+    return not thread.daemon and not isinstance(thread, _dummy)
 
 
 os.register_at_fork(before=_introduce, after_in_child=_be_main)
