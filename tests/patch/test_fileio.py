@@ -6,6 +6,7 @@ import os
 import stat
 import threading
 import time
+import warnings
 
 import pytest
 from patch.helpers import (
@@ -246,6 +247,18 @@ def test_wrong_calls(path, call):
     if expected[1] in {"TypeError", "ValueError"}:
         got, expected = got[:2], expected[:2]
     assert got == expected
+
+
+def test_a_warning_names_the_line_that_opens():
+    """`FileIO` of a bool, of which CPython warns from 3.13 on, warns of the line that it would name on any thread."""
+
+    def warned():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            io.FileIO(False, closefd=False).close()
+        return [(warning.filename, warning.lineno) for warning in caught]
+
+    assert on_virtual(warned) == warned()
 
 
 def test_file_in_non_blocking_mode(pipe):

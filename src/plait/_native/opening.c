@@ -11,8 +11,8 @@ static PyObject *replacement; /* replacement(file, args, kwargs or None) */
 static int
 open_init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    if (plait_here.cooperative == NULL)
-        return original(self, args, kwargs);
+    if (plait_here.cooperative == NULL || (PyTuple_GET_SIZE(args) && PyLong_Check(PyTuple_GET_ITEM(args, 0))))
+        return original(self, args, kwargs); /* a descriptor is open: there is nothing to wait for */
     PyObject *done = PyObject_CallFunctionObjArgs(replacement, self, args, kwargs ? kwargs : Py_None, NULL);
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;
