@@ -24,6 +24,7 @@ import traceback
 import unittest
 from collections import deque
 from concurrent.futures import Future
+from contextlib import suppress
 
 _ROUND = 0.05  # seconds: a signal that another kernel thread gets does not wake the main thread, so it looks by itself
 _LONGEST_TEXT = 6000  # characters of a traceback that are kept: its end
@@ -185,15 +186,17 @@ class Service:
         test = plait.spawn(self._use, fn, *args)
         test.add_done_callback(bell.put)
         raised = None
-        while not (test.done() and not self._jobs):
+        is_over = False
+        while not is_over:
             try:
-                while self._jobs:
-                    self._jobs[0]()
-                    self._jobs.popleft()
-                if not test.done():
-                    bell.get(timeout=_ROUND)
-            except queue.Empty:
-                pass
+                while self._jobs or not test.done():
+                    if self._jobs:
+                        self._jobs[0]()
+                        self._jobs.popleft()
+                    else:
+                        with suppress(queue.Empty):
+                            bell.get(timeout=_ROUND)
+                is_over = True
             except BaseException as error:  # a handler's, between any two instructions: nothing may be lost by it
                 raised = raised or error
                 test.cancel()
