@@ -181,6 +181,9 @@ def spawn(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]
     Any thread. With no group open and none around it, the thread belongs to the default group: its failure goes to
     `plait.excepthook`, and the process waits for it before it ends. Waits and raises as `ThreadGroup.spawn` does.
 
+    The default group ends with the main program, as executors do: a platform thread that runs on after that, outside any
+    group, gets `GroupClosed`.
+
     Example:
         >>> from plait import spawn
         >>> spawn(sum, [1, 2, 3]).result()

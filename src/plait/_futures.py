@@ -94,6 +94,47 @@ class _Watchers:
             _call_back(callback, future)
 
 
+class _LendingEvent(threading.Event):
+    """What a thread waits for in `concurrent.futures.wait`: it lends its slot meanwhile, as in `result`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.limits: set[Slots] = set()  # of the futures. Complete before anybody waits
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if self.is_set():
+            return super().wait(timeout)
+        me = current_thread()
+        slots = lend_slot_among(self.limits, me)
+        try:
+            return super().wait(timeout)
+        finally:
+            if slots is not None:
+                slots.take_back(me)
+
+
+class _Waiters:
+    """The list of those who wait for a future, as `concurrent.futures` uses it: under the conditions of all its futures."""
+
+    __slots__ = ("_limit", "_waiters")
+
+    def __init__(self, waiters: list[Any], limit: Slots | None) -> None:
+        self._waiters = waiters
+        self._limit = limit
+
+    def append(self, waiter: Any) -> None:
+        """`waiter` is made just now; nobody else has seen its event."""
+        if not isinstance(waiter.event, _LendingEvent):
+            waiter.event = _LendingEvent()
+        if self._limit is not None:
+            waiter.event.limits.add(self._limit)
+        self._waiters.append(waiter)
+
+    def remove(self, waiter: Any) -> None:
+        """It waits no more."""
+        self._waiters.remove(waiter)
+
+
 def _call_back(callback: Callable[[Any], object], future: VirtualThread) -> None:
     """Call it on the thread that has ended, which nothing that it raises concerns."""
     try:
@@ -139,8 +180,8 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
         return watchers.condition
 
     @property
-    def _waiters(self) -> list[Any]:  # type: ignore[override]
-        return self._watch().waiters
+    def _waiters(self) -> _Waiters:  # type: ignore[override]
+        return _Waiters(self._watch().waiters, self.group.slots)
 
     @property
     def _state(self) -> str:  # type: ignore[override]

@@ -175,6 +175,7 @@ class ThreadGroup(Container):
         self._on_error = _check_on_error(on_error)
         self.is_supervised = callable(on_error)
         self._timeout = None if timeout is None else check_seconds(timeout, "timeout")
+        self._scope.is_time_limit = timeout is not None
         self._name = name
         self._is_body_over = False  # written by the owner
         self._is_reported = False  # that it waits though it has failed. The owner's

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
 
 _INVALID = 0x020  # POLLNVAL
+_LARGEST = 2**31 - 1  # that a descriptor can be, for C
 
 # Of our own: the program's random numbers are the program's.
 _random = Random().random  # noqa: S311 - for fairness
@@ -404,6 +405,8 @@ class _Descriptor(_Case):
         fd = of if isinstance(of, int) else of.fileno()
         if fd < 0:
             raise ValueError(f"{self.source!r} cannot be waited for: it is closed, its descriptor is {fd}")
+        if fd > _LARGEST:
+            raise OSError(errno.EBADF, f"{os.strerror(errno.EBADF)}: {self.source!r}")
         return fd
 
 

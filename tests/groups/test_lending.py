@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import threading
 
 import pytest
@@ -33,6 +34,29 @@ def test_slot_is_lent_while_a_sibling_is_awaited():
         gate.set()
     assert order == ["third", "sibling", "member"]
     assert group.available == 2
+
+
+@pytest.mark.parametrize("is_foreign_first", [False, True])
+@pytest.mark.parametrize(
+    "way", [concurrent.futures.wait, lambda futures: list(concurrent.futures.as_completed(futures))]
+)
+def test_functions_of_concurrent_futures_lend_as_result_does(way, is_foreign_first):
+    """Who waits by them for a sibling, or for a thread that wants to spawn into the same full group, makes room."""
+    foreign = concurrent.futures.Future()
+    foreign.set_result(None)
+
+    def member():
+        with ThreadGroup() as inner:
+            below = inner.spawn(lambda: group.spawn(abs, -1).result())
+            way([foreign, below] if is_foreign_first else [below])
+        sibling = group.spawn(abs, -2)
+        way([sibling, foreign])
+        return below.result() + sibling.result()
+
+    with ThreadGroup(max_concurrency=1, timeout=60) as group:
+        outcome = group.spawn(member)
+    assert outcome.result() == 3
+    assert group.available == 1
 
 
 def test_member_goes_on_only_with_a_slot():

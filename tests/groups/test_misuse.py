@@ -47,7 +47,13 @@ def line_of(text):
 
 @WHERE
 @pytest.mark.parametrize(
-    "limit", [lambda: timeout(60), lambda: move_on_after(60), lambda: deadline(time.monotonic() + 60)]
+    "limit",
+    [
+        lambda: timeout(60),
+        lambda: move_on_after(60),
+        lambda: deadline(time.monotonic() + 60),
+        lambda: ThreadGroup(timeout=60),
+    ],
 )
 def test_limit_inside_the_group(where, limit):
     """A spawn inside a time limit, into a group around it, is pointed out at its line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import errno
 import os
 import socket
 import threading
@@ -507,6 +508,8 @@ def test_wrong_cases():
         select(-1)
     with pytest.raises(ValueError, match="^<writable -1> cannot be waited for: it is closed, its descriptor is -1$"):
         select(writable(-1))
+    with pytest.raises(OSError, match=rf"{os.strerror(errno.EBADF)}: 1{30 * '0'}$"):
+        select(10**30, after=60)
 
 
 @pytest.mark.parametrize(("wrong", "error"), [(-1, ValueError), ("1", TypeError), (float("nan"), ValueError)])
