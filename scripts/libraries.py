@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Makes docs/libraries.md, the table of libraries that were tried on real servers, from reports of those tests.
 
-    scripts/test --servers
-    scripts/libraries.py .venv-test/*/results/servers-*.xml > docs/libraries.md
+    scripts/test
+    scripts/libraries.py .venv-test/*/results/servers-*.xml .venv-test/*/results/carriers-[12].xml > docs/libraries.md
     scripts/libraries.py --check REPORT...      # says what is not in the page any more, or not as it says
 
-The reports are pytest's JUnit XML; what tests/libraries/test_servers.py notes of each test is among their properties.
+The reports are pytest's JUnit XML; what tests/libraries notes of a test is among its properties. What needs no server is in
+the ordinary runs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ HEAD = """\
 # Libraries
 
 Plain blocking libraries, unmodified as they come from PyPI or with CPython, on virtual threads and real servers.
-This page is made by `scripts/libraries.py` from the reports of `scripts/test --servers`; do not edit it.
+This page is made by `scripts/libraries.py` from the reports of `scripts/test`; do not edit it.
 
 What was run with each, and must hold:
 
@@ -49,7 +50,8 @@ class Row:
 
     def add(self, facts: dict[str, str], outcome: str) -> None:
         """One test."""
-        self.tried.setdefault(facts["tried"].removesuffix(" from connect to close"), set()).add(outcome)
+        for what in facts["tried"].removesuffix(" from connect to close").split(" and "):
+            self.tried.setdefault(what, set()).add(outcome)
         self.attempts += int(facts.get("attempts", 0))
 
     def outcome(self, what: str) -> str:

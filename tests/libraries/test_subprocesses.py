@@ -4,19 +4,28 @@ import concurrent.futures
 import gc
 import multiprocessing
 import os
+import platform
 import subprocess
 import sys
 import time
 
 import pytest
 from libraries.test_stdlib import Canary
-from patch.helpers import on_virtual, wait_parked, wait_until
+from patch.helpers import carriers, on_virtual, wait_parked, wait_until
 from support import descriptors
 
 from plait import ThreadGroup, gather, move_on_after
 from plait.testing import every_park
 
 MANY = 200
+
+# What the tests show, in the words of docs/libraries.md.
+TRIED = {
+    "test_many_at_a_time": "200 at work",
+    "test_failure_in_the_middle": "canary and failure",
+    "test_cancel_at_any_moment": "cancel",
+    "test_cancel_at_each_park": "swept",
+}
 
 
 def _children():
@@ -29,6 +38,21 @@ def _children():
         except FileNotFoundError:  # that thread has ended
             continue
     return found
+
+
+@pytest.fixture(autouse=True)
+def note(request):
+    """Puts facts in the report, as the tests on real servers do (test_servers.py); adds others."""
+
+    def note(**facts):
+        request.node.user_properties.extend((name, str(value)) for name, value in facts.items())
+
+    tried = TRIED.get(request.node.originalname)
+    if tried is not None:
+        interpreter = f"CPython {platform.python_version()}"
+        note(library="subprocess", version=interpreter, server="cat, sh, sleep", tried=tried)
+        note(interpreter=interpreter, carriers=carriers())
+    return note
 
 
 @pytest.fixture(autouse=True)
@@ -251,17 +275,18 @@ def _talk_with_limit():
 
 
 @pytest.mark.parametrize("code", [_talk, _talk_with_limit])
-def test_cancel_at_each_park(code):
+def test_cancel_at_each_park(code, note):
     """Cancelled at each place where it waits, code that talks to a program leaves none behind, and no descriptor."""
     before = descriptors().keys()
 
     def sweep():
-        for scope in every_park():
+        for attempt, scope in enumerate(every_park(), 1):
             with scope:
                 code()
             wait_until(lambda: _children() <= children)
+        return attempt
 
     children = _children()
-    on_virtual(sweep)
+    note(attempts=on_virtual(sweep))
     gc.collect()
     wait_until(lambda: descriptors().keys() <= before)
