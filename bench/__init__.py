@@ -2,7 +2,7 @@
 
     pip install . -r bench/requirements.txt
     python -m bench all                      # every benchmark, five rounds, some ten minutes
-    python -m bench spawn --rounds 9         # one of: spawn limited cancel switch parked echo files neutral neutral_files
+    python -m bench spawn --rounds 9         # one of: spawn limited cancel switch parked timers hops echo files neutral neutral_files
     python -m bench echo --contenders plait,uvloop
     python -m bench echo --retries 3         # repeat the turns that other processes disturb
     python -m bench all --json results.json
@@ -22,7 +22,7 @@ A map of the package, each module using only those above it:
     _facts      the machine and the versions, for the header
     _load       the echo benchmark's clients (_load.c, or Python where there is no C compiler)
     _sizes      the same work at growing sizes: the cost per thread, and its growth
-    spawn limited cancel switch parked echo files neutral neutral_files
+    spawn limited cancel switch parked timers hops echo files neutral neutral_files
                                                  the benchmarks: one function per contender
     _runner     rounds in alternating order
     _stats      medians, spreads, ratios

@@ -11,7 +11,19 @@ if TYPE_CHECKING:
     from bench._process import Child
 
 #: Every benchmark, in the order in which ``all`` runs them. Each is a module with a ``BENCHMARK``.
-BENCHMARKS = ("spawn", "limited", "cancel", "switch", "parked", "echo", "files", "neutral", "neutral_files")
+BENCHMARKS = (
+    "spawn",
+    "limited",
+    "cancel",
+    "switch",
+    "parked",
+    "timers",
+    "hops",
+    "echo",
+    "files",
+    "neutral",
+    "neutral_files",
+)
 
 #: The sizes of one case: counts, bytes, milliseconds.
 Params = Mapping[str, int]
