@@ -14,7 +14,7 @@ from libraries.test_stdlib import Canary
 from patch.helpers import carriers, on_virtual, wait_parked, wait_until
 from support import descriptors
 
-from plait import ThreadGroup, gather, move_on_after
+from plait import Cancelled, ThreadGroup, gather, move_on_after
 from plait.testing import every_park
 
 MANY = 200
@@ -88,6 +88,10 @@ def test_failure_in_the_middle():
             program = subprocess.Popen(["sleep", "60"])
             waits = [group.spawn(program.wait, timeout) for timeout in (None, 60) * (MANY // 2 - 20)]
             runs = [group.spawn(subprocess.run, ["sleep", "60"], capture_output=True, check=False) for _ in range(40)]
+
+            def are_done():
+                return all(thread.done() for thread in (failure, *waits, *runs))
+
             try:
                 wait_until(lambda: len(_children()) >= 41)
                 wait_parked(*waits, *runs)
@@ -95,7 +99,10 @@ def test_failure_in_the_middle():
                 wait_until(lambda: canary.ticks > ticks + 2)
                 started = time.monotonic()
                 failure = group.spawn(subprocess.run, ["false"], check=True)
-                wait_until(lambda: all(thread.done() for thread in (failure, *waits, *runs)))
+                wait_until(are_done)
+            except Cancelled:  # so is the body, and who has not been told yet shall not see the end of the program
+                wait_until(are_done)
+                raise
             finally:
                 program.kill()
                 program.wait()
