@@ -34,7 +34,6 @@ UNTYPED = [
         "_collect",
         "_deadlock",
         "_default",
-        "_exchange",
         "_executors",
         "_futures",
         "_groups",

@@ -5,6 +5,7 @@ What happens inside, and why nothing is lost there, is in `_exchange`.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from queue import Empty, Full
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -70,6 +71,8 @@ class Channel(Generic[T]):
             raise TypeError(f"capacity must be a whole number from 0 up, not {capacity!r}: a channel has a bound")
         if capacity < 0:
             raise ValueError(f"capacity must be 0 or more, not {capacity}: with 0, send waits for a receiver")
+        if capacity > sys.maxsize:
+            raise ValueError(f"capacity must be at most {sys.maxsize}, not {capacity}")
         self._exchange = Exchange(capacity)
 
     def __repr__(self) -> str:

@@ -38,10 +38,12 @@ import os
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
-from plait._core import WOKEN, Lock, park
+from plait._core import WOKEN
+from plait._core._parking import Parker, park
+from plait._native._native import Lock
 
 if TYPE_CHECKING:
-    from plait._core import Parker, WaitReason
+    from plait._core import WaitReason
 
 
 class Verdict(enum.Enum):
