@@ -11,7 +11,7 @@ from support import run_anywhere, run_in_vthread, until, wait_parked
 
 from plait import Cancelled, ThreadGroup, _originals, move_on_after
 from plait._core import WaitReason, _offload, current_thread, now, runtime
-from plait._core._offload import Offload
+from plait._core._offload import _MOST_WORKERS, Offload, OffloadJob
 from plait._native import kernel_ident
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
@@ -221,3 +221,28 @@ def test_exception_of_a_call_is_no_cycle():
         until(lambda: seen() is None)
     finally:
         gc.enable()
+
+
+def test_job_that_comes_while_many_workers_are_on_their_way(monkeypatch):
+    """Workers that were started for jobs apart do not count for long; what is queued behind them finds a worker."""
+    start, held = _originals.start_new_thread, []
+    monkeypatch.setattr(_originals, "start_new_thread", lambda *call: held.append(call))
+    pool = Offload(patience=0.01)
+    is_over = _originals.allocate_lock()
+    _originals.lock_acquire(is_over)
+
+    def wait():
+        _originals.lock_acquire(is_over)
+        _originals.lock_release(is_over)
+
+    for _ in range(_MOST_WORKERS):
+        pool.run_apart(wait)
+    done = []
+    pool.submit(OffloadJob(None, done.append, (1,)))
+    assert len(held) == _MOST_WORKERS
+    monkeypatch.setattr(_originals, "start_new_thread", start)
+    for call in held:
+        start(*call)
+    until(lambda: done)
+    _originals.lock_release(is_over)
+    until(lambda: pool.counts().workers == 0)

@@ -120,6 +120,7 @@ class Offload:
         self._idle: list[Any] = []  # gates of idle workers, last idle first out. Under _lock
         self._has_kept = False  # there is a worker that does not end. Under _lock
         self._workers = 0  # without those whose job is abandoned. Under _lock
+        self._called = 0  # workers that were started or woken, and have not looked for a job since. Under _lock
         self._abandoned = 0  # jobs that run though their caller has gone. Under _lock
         self._abandoned_total = 0  # that have ever done so. Under _lock
 
@@ -163,6 +164,8 @@ class Offload:
             is_new = gate is None and (job.is_apart or self._workers < _MOST_WORKERS)
             if is_new:
                 self._workers += 1
+            if is_new or gate is not None:
+                self._called += 1
         if gate is not None:
             lock_release(gate)
         elif is_new:
@@ -210,9 +213,7 @@ class Offload:
             self._abandoned_total += 1
             if job.worker and not job.is_apart:
                 self._workers -= 1
-            is_new = bool(self._jobs) and self._workers < _MOST_WORKERS
-            if is_new:
-                self._workers += 1
+            is_new = self._call_locked()
         if is_new:
             self._start_worker()
         return True
@@ -242,6 +243,17 @@ class Offload:
                 self._workers, len(self._idle), len(self._jobs), self._abandoned, self._abandoned_total
             )
 
+    def _call_locked(self) -> bool:
+        """A worker counts no more: whether another must be started, which is counted here, so that no job is left lying.
+
+        More may have been on their way than there are workers in the pool, each for a job apart.
+        """
+        if len(self._jobs) <= self._called or self._workers >= _MOST_WORKERS:
+            return False
+        self._workers += 1
+        self._called += 1
+        return True
+
     def _retract_locked(self, job: OffloadJob) -> None:
         self._jobs.remove(job)
         job.is_left = True
@@ -263,6 +275,7 @@ class Offload:
         except BaseException as error:  # noqa: BLE001 - raised by every job that was queued for it
             with self._lock:
                 self._workers -= 1
+                self._called -= 1
                 if self._workers:
                     return  # an existing worker will come to them
                 jobs = list(self._jobs)
@@ -278,14 +291,18 @@ class Offload:
                 return
             self._has_kept = True
             self._workers += 1
+            self._called += 1
         _originals.start_new_thread(self._work, (LONGEST_WAIT,))
 
     def _work(self, patience: float) -> None:
         gate = _originals.allocate_lock()
         lock_acquire(gate)
         ident = kernel_ident()
+        was_called = True
         while True:
+            is_new = False
             with self._lock:
+                self._called -= was_called
                 job = self._jobs.popleft() if self._jobs else None
                 if job is None:
                     self._idle.append(gate)
@@ -294,6 +311,10 @@ class Offload:
                     job.worker = ident
                     if job.is_apart:
                         self._workers -= 1
+                        is_new = self._call_locked()
+            was_called = False
+            if is_new:
+                self._start_worker()
             if job is not None:
                 job.run()
                 if not self.finish(job) or (job.is_apart and not self._count_again()):
@@ -307,3 +328,4 @@ class Offload:
                         self._workers -= 1
                         return
                 lock_acquire(gate)  # a submitter has chosen this worker meanwhile
+            was_called = True
