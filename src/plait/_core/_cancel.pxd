@@ -33,7 +33,7 @@ cdef class Delivery:
     cdef public object former
     cdef public double until
     cdef public double quiet_until
-    cdef public double pause
+    cdef public double swallowed_at
     cdef public bint is_swallowed
     cdef public bint is_reported
     cdef public bint is_due
@@ -54,6 +54,6 @@ cpdef begin_clean_up(Victim me)
 cdef double _end_of_grace(Victim me, Scope scope) except -1
 @cython.locals(told=Delivery)
 cpdef check_entry(Victim me)
-cdef double _PAUSE, _LONGEST_PAUSE
+cdef double _PAUSE, _LONGEST_PAUSE, _SHARE
 @cython.locals(told=Delivery, moment=double)
 cpdef check_park(Victim me)

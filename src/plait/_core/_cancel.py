@@ -14,8 +14,7 @@ Delivery. `Cancelled` is raised for the outermost cancelled scope, and the first
 even one that would not block. The thread then cleans up: as long as that exception is alive (a weak reference tells) it
 may park, until the scope's grace, counted from the delivery, is over. If the exception has died without reaching its
 scope, somebody swallowed it: it is raised again at the next operation that would park, and reported once; to who
-swallows it in a loop it comes ever more slowly. The grace of
-a scope is granted once, so no loop of swallowing can last longer.
+swallows it in a loop it comes ever more slowly. The grace of a scope is granted once: no loop of swallowing has it again.
 
 A *shield* is a scope that hides the cancels above it from what is below it, until an instant (`shelter`) that all below
 know: there a wait has to look again. It keeps what the thread had been told, and gives it back when it closes. A scope
@@ -57,7 +56,8 @@ if TYPE_CHECKING:
 DEADLINE_PASSED = "deadline passed"  # the reason of a cancel by time, told from others by identity
 GRACE = 5.0  # seconds that clean-up may take, unless the scope says otherwise
 
-_PAUSE, _LONGEST_PAUSE = 5e-5, 1.0  # seconds
+# Pauses of who swallows it in a loop: a share of the time since it began to, within these limits (seconds)
+_PAUSE, _LONGEST_PAUSE, _SHARE = 5e-5, 1.0, 1 / 1024
 _weakly = weakref.ref
 _cancelling = Lock()  # orders the first canceller of a scope before the others
 
@@ -274,14 +274,24 @@ def sooner(instant: float | None, me: Victim) -> float | None:
 class Delivery:
     """What a thread has been told: the `Cancelled` raised, for which scope, and until when clean-up may park."""
 
-    __slots__ = ("alive", "former", "is_due", "is_reported", "is_swallowed", "pause", "quiet_until", "scope", "until")
+    __slots__ = (
+        "alive",
+        "former",
+        "is_due",
+        "is_reported",
+        "is_swallowed",
+        "quiet_until",
+        "scope",
+        "swallowed_at",
+        "until",
+    )
 
     scope: Scope  # for which it was told
     alive: weakref.ref[Cancelled]  # the exception that was raised last
     former: weakref.ref[Cancelled] | None  # the one before, for `retract`; None: it is the first
     until: float  # the instant when clean-up may park no more
     quiet_until: float  # until this instant who has swallowed it may park
-    pause: float  # for how long that was granted last
+    swallowed_at: float  # the instant when it was first seen to be swallowed; 0.0: it was not
     is_swallowed: bool  # it has died before it reached its scope
     is_reported: bool  # that has been said
     is_due: bool  # there may be something to say
@@ -319,12 +329,14 @@ def check_park(me: Victim) -> float | Cancelled | None:
         if not told.is_reported:
             told.is_swallowed = told.is_due = True
             complain(me)
-        # Who swallows it again and again, in a loop, gets it ever more slowly, and burns no CPU.
+        # Who swallows it again and again gets it ever more slowly: a loop with an end comes to it soon, one without
+        # burns no CPU (ADR 14).
         moment = now()
         if moment < told.quiet_until:
             return told.quiet_until
-        told.pause = min(2 * told.pause, _LONGEST_PAUSE)
-        told.quiet_until = moment + told.pause
+        if not told.swallowed_at:
+            told.swallowed_at = moment
+        told.quiet_until = moment + min(max(_PAUSE, (moment - told.swallowed_at) * _SHARE), _LONGEST_PAUSE)
     return deliver(me, scope)
 
 
@@ -359,7 +371,7 @@ def deliver(me: Victim, scope: Scope) -> Cancelled:
         told.until = _end_of_grace(me, scope)
         told.is_swallowed = told.is_reported = told.is_due = False
         told.quiet_until = 0.0
-        told.pause = _PAUSE
+        told.swallowed_at = 0.0
         told.former = None
     else:
         told.former = told.alive
@@ -379,7 +391,7 @@ def begin_clean_up(me: Victim) -> None:
         told.until = _end_of_grace(me, scope)
         told.is_swallowed = told.is_reported = told.is_due = False
         told.quiet_until = 0.0
-        told.pause = _PAUSE
+        told.swallowed_at = 0.0
         told.former = None
         told.alive = _always  # type: ignore[assignment]
 
