@@ -1,6 +1,7 @@
 cimport cython
 
 from plait._core._idle cimport Idler
+from plait._core._parking cimport Parker
 from plait._core._reactor cimport Reactor
 from plait._core._timers cimport Timers
 from plait._core._vthread cimport VirtualThread
@@ -31,7 +32,7 @@ cdef class Carrier:
     cdef public object _raised
     cpdef submit(self, VirtualThread thread)
     cpdef make_runnable(self, VirtualThread thread)
-    cpdef make_spawner_runnable(self, VirtualThread thread)
+    cpdef make_spawner_runnable(self, Parker thread)
     cpdef next_stack(self, VirtualThread me)
     cpdef next_after(self, VirtualThread me)
     cpdef take_raised(self, VirtualThread me)
@@ -39,6 +40,8 @@ cdef class Carrier:
     cdef VirtualThread _take_handoff(self)
     @cython.locals(turn=cython.longlong, thread=VirtualThread)
     cdef VirtualThread _choose(self)
+    @cython.locals(spawner=Parker)
+    cdef VirtualThread _take_spawner(self)
     cdef _sleep(self)
     cdef _hear_signals(self)
     @cython.locals(peer=Carrier)

@@ -14,8 +14,8 @@ to a number; beyond it the stack ends, which brings the root back.
 Queues. `runnable` holds started threads of this carrier: whoever wins the claim on a wait puts it there, from any kernel
 thread; only the carrier takes. `unstarted` holds threads that may run anywhere: the spawner puts them there, the carrier
 takes them, other carriers steal from there too. `spawners` are like runnable ones, but have waited until they may spawn
-more: they go behind what they have spawned, and then find room for many at once, instead of one at a time. `calls` are
-functions that others want run here.
+more: they go behind what they have spawned, and then find room for many at once, instead of one at a time. Platform
+threads are among them, who are woken in their turn. `calls` are functions that others want run here.
 
 Order: runnable first; every 8th turn an unstarted one first, so neither side starves; spawners when there is neither, or
 every 64th turn. In that turn the poller is asked without waiting, so I/O and timers do not starve either.
@@ -39,6 +39,7 @@ from plait._core._idle import Idler
 from plait._core._poller import open_poller
 from plait._core._reactor import Reactor
 from plait._core._timers import Timers
+from plait._core._vthread import VirtualThread
 from plait._native import check_signals, kernel_ident
 from plait._native._native import Queue, Ready
 from plait._originals import lock_acquire, lock_release
@@ -46,7 +47,7 @@ from plait._originals import lock_acquire, lock_release
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from plait._core._vthread import VirtualThread
+    from plait._core._parking import Parker
 
 _FAIR = 7  # every 8th turn an unstarted thread goes first
 _POLL = 63  # every 64th turn the poller is asked, and a spawner goes first
@@ -62,7 +63,7 @@ class Carrier:
         self.number = number
         self.runnable: Queue[VirtualThread] = Queue()  # any thread puts, the carrier takes
         self.unstarted: Queue[VirtualThread] = Queue()  # any thread puts, any carrier takes
-        self.spawners: Queue[VirtualThread] = Queue()  # any thread puts, the carrier takes
+        self.spawners: Queue[Parker] = Queue()  # any thread puts, the carrier takes
         self.calls: Queue[Callable[[], None]] = Queue()  # any thread puts, the carrier takes
         self.timers = Timers()  # the carrier's alone
         self.poller = open_poller()  # the carrier's alone, except wake()
@@ -98,8 +99,8 @@ class Carrier:
         self.runnable.put(thread)
         self.idler.notify()
 
-    def make_spawner_runnable(self, thread: VirtualThread) -> None:
-        """The same for one that has waited until it may spawn more."""
+    def make_spawner_runnable(self, thread: Parker) -> None:
+        """The same for one that has waited until it may spawn more; for a platform thread, too."""
         self.spawners.put(thread)
         self.idler.notify()
 
@@ -218,7 +219,7 @@ class Carrier:
                 if self._heir is not None:
                     self._hear_signals()
                 self._attend(self.poller.wait(0.0))
-                thread = self.spawners.take()
+                thread = self._take_spawner()
                 if thread is not None:
                     return thread
             if self.calls.size():
@@ -235,11 +236,19 @@ class Carrier:
             thread = self.runnable.take()
             if thread is not None:
                 return thread
-            thread = self.spawners.take()
+            thread = self._take_spawner()
             if thread is not None:
                 return thread
             if not self._steal():
                 self._sleep()
+
+    def _take_spawner(self) -> VirtualThread | None:
+        """The next virtual thread that may spawn again. Platform threads before it are told that they may."""
+        while (spawner := self.spawners.take()) is not None:
+            if isinstance(spawner, VirtualThread):
+                return spawner
+            spawner.resume()
+        return None
 
     def _sleep(self) -> None:
         """Nothing to run here: wait in the poller until there may be, or until a signal comes."""

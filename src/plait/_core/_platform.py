@@ -54,7 +54,8 @@ class PlatformThread(Parker):
 
     __slots__ = ("__weakref__", "_bell", "_bound", "_is_waiting", "_name", "_owner", "_wakeup", "_watched")
 
-    # Set by the runtime: deadlines of scopes opened here are kept by a carrier.
+    # Set by the runtime: deadlines of scopes opened here are kept by a carrier, which may also say when to spawn again.
+    queue_spawner: ClassVar[Callable[[Parker], bool]]
     push_timer: ClassVar[Callable[[Entry], None]]
     end_timer: ClassVar[Callable[[Entry], None]]
 
@@ -125,6 +126,11 @@ class PlatformThread(Parker):
         else:
             assert self._wakeup is not None
             os.eventfd_write(self._wakeup, 1)
+
+    def resume_spawner(self) -> None:
+        """Ring when the carrier has begun what was spawned before: it would hand the GIL over for each single slot."""
+        if not PlatformThread.queue_spawner(self):
+            self.resume()
 
     def absorb(self) -> None:
         """A ring that is on its way does no harm."""

@@ -113,6 +113,17 @@ class Runtime:
             return carriers[0]
         return carriers[self._next.add(1) % len(carriers)]
 
+    def queue_spawner(self, me: Parker) -> bool:
+        """Have a platform thread that may spawn again told in its turn, behind what it has spawned; whether it will be.
+
+        With several carriers it is not: while one is busy with a long call the others would run out of work.
+        """
+        carriers = self._carriers
+        if len(carriers) != 1:
+            return False
+        carriers[0].make_spawner_runnable(me)
+        return True
+
     def push_timer(self, entry: Entry) -> None:
         """A platform thread's scope has a deadline: the first carrier keeps it."""
         carrier = self.carriers[0]
@@ -295,6 +306,7 @@ def leave_all_scopes() -> None:
 
 
 runtime = Runtime()
+PlatformThread.queue_spawner = runtime.queue_spawner
 PlatformThread.push_timer = runtime.push_timer
 PlatformThread.end_timer = runtime.retire_timer
 os.register_at_fork(after_in_child=runtime.after_fork)
