@@ -225,8 +225,9 @@ def test_spawners_waiting_get_slots_in_order():
     assert ran == list(range(8))
 
 
+@WHERE
 @pytest.mark.parametrize("work", [int, lambda: time.sleep(0)], ids=["return", "yield"])
-def test_full_group_takes_many_spawns_at_a_time(work):
+def test_full_group_takes_many_spawns_at_a_time(work, where):
     """A spawner that finds its group full goes on when there is room for many, not for each one."""
     if len(runtime.carriers) > 1:
         pytest.skip("other carriers free slots at moments of their own")
@@ -243,7 +244,7 @@ def test_full_group_takes_many_spawns_at_a_time(work):
 
     observe_parks(observe)
     try:
-        run_in_vthread(body)
+        run_anywhere(where, body)
     finally:
         unobserve_parks(observe)
     assert 1 <= len(waits) <= 500
