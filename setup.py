@@ -35,8 +35,6 @@ UNTYPED = [
         "_deadlock",
         "_default",
         "_executors",
-        "_futures",
-        "_groups",
         "_holding",
         "_limits",
         "_mutex",

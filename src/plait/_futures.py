@@ -17,18 +17,17 @@ from plait._core import (
     SUCCEEDED,
     TIMED_OUT,
     Lock,
-    Parker,
-    VirtualThread,
     WaitReason,
     call_deaf,
-    check_entry,
     check_seconds,
-    current_thread,
     lend_slot,
     now,
-    park,
     unpark_all,
 )
+from plait._core._cancel import check_entry
+from plait._core._parking import Parker, park
+from plait._core._runtime import current_thread
+from plait._core._vthread import VirtualThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -38,12 +38,12 @@ from plait._core import (
     current_thread,
     is_cancelled,
     is_under,
-    launch,
     lend_slot,
     now,
     park_shielded,
     pending,
 )
+from plait._core._runtime import launch
 from plait._errors import Cancelled
 from plait._futures import Future
 from plait._limits import Limiter, slots_for
@@ -155,6 +155,18 @@ class ThreadGroup(Container):
         >>> all(future.done() for future in futures)
         True
     """
+
+    __slots__ = (
+        "__weakref__",
+        "_failures",
+        "_is_body_over",
+        "_is_reported",
+        "_lock",
+        "_name",
+        "_on_error",
+        "_scope",
+        "_timeout",
+    )
 
     current: ClassVar[ThreadGroup]  # computed for the calling thread: see _default.py
     after_its_end: ClassVar[str] = "Spawn inside its block, or into one further out"  # what to do instead

@@ -179,7 +179,7 @@ class Carrier:
         """The root: makes stacks, and switches to what is chosen."""
         self._root = Stack.root()
         self.ident = kernel_ident()
-        take = self._take  # one bound method for all stacks, which keep it
+        live = self._live  # one bound method for all stacks, which keep it
         self._handoff = self._choose()
         while True:
             # Here because somebody needs a new stack, or because a stack has ended: both leave a thread to go on with.
@@ -187,9 +187,15 @@ class Carrier:
             stack = chosen.stack
             if stack is None:
                 self._handoff = chosen
-                stack = Stack(take)
+                stack = Stack(live)
             del chosen  # a suspended frame must not keep a thread alive that ends meanwhile
             switch_to(stack)
+
+    def _live(self, stack: Stack) -> None:
+        """The life of a stack: one thread after the other."""
+        while (thread := self._take(stack)) is not None:
+            VirtualThread.run(thread, stack)
+            del thread  # as in _run: the next may be long in coming
 
     def _take(self, stack: Stack) -> VirtualThread | None:
         """The next unstarted thread, for a stack that has none; None ends the stack."""

@@ -4,7 +4,9 @@ from plait._core._cancel cimport Scope, Victim, is_cancelled, pending
 from plait._core._carrier cimport Carrier
 from plait._core._container cimport Container
 from plait._core._parking cimport Parker
-from plait._native._native cimport WaitWord, switch_to, uint64_t
+from plait._native._native cimport WaitWord, drop_locals, label_of, mount, switch_to, uint64_t, unmount
+
+cdef int _PENDING, _SUCCEEDED
 
 cdef class VirtualThread(Parker):
     cdef public object _fn
@@ -30,10 +32,10 @@ cdef class VirtualThread(Parker):
     cpdef enlist(self)
     cpdef yield_now(self)
     @cython.locals(is_over=bint)
-    cpdef run(self)
+    cpdef run(self, stack)
     cpdef prepare(self, fn, args, kwargs, context, Container group, label)
     cdef _release(self)
     cdef _notify(self)
-    cpdef refuse_context(self)
+    cdef _refuse_context(self)
     cdef _judge(self, BaseException error)
     cdef _fail(self, BaseException error, verdict)

@@ -29,7 +29,7 @@ from plait._core._cancel import Victim, begin_clean_up, is_cancelled, pending
 from plait._core._container import Container
 from plait._core._parking import TIMED_OUT, Parker
 from plait._errors import Cancelled
-from plait._native._native import WaitWord, line_at, switch_to
+from plait._native._native import WaitWord, drop_locals, label_of, line_at, mount, switch_to, unmount
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +45,10 @@ on_ident_end: list[Callable[[VirtualThread], None]] = []
 on_holder_end: list[Callable[[VirtualThread], None]] = []
 
 PENDING, SUCCEEDED, FAILED, CANCELLED = range(4)  # status
+_PENDING, _SUCCEEDED = (
+    PENDING,
+    SUCCEEDED,
+)  # for every thread; compiled, names that others import cost a look-up each time
 
 
 class Verdict(enum.Enum):
@@ -125,7 +129,7 @@ class VirtualThread(Parker):
         self.context: Context | None = context
         self._is_listed = False
         # Now, while the function is sure to be there.
-        self._label: str = getattr(fn, "__qualname__", "thread") if label is None else label
+        self._label: str = label_of(fn) if label is None else label
         self.is_named = label is not None
         self.group = group
         # As a scope it is the outermost of what it runs, owned by itself.
@@ -151,7 +155,7 @@ class VirtualThread(Parker):
         self.awaits = 0
         self.is_daemon = False
         self.has_ident = False
-        self.status = PENDING
+        self.status = _PENDING
         self._result: Any = None
         self._error: BaseException | None = None
         self.watchers = None
@@ -176,11 +180,8 @@ class VirtualThread(Parker):
         """The name given, or the function's name with a number. Any thread."""
         return self._label if self.is_named else f"{self._label}-{self.number()}"
 
-    def refuse_context(self) -> Context:
-        """Its context is in use by somebody else: the call fails instead of being made, in the context that this gives.
-
-        The carrier's, before it runs.
-        """
+    def _refuse_context(self) -> Context:
+        """Its context is in use by somebody else: the call fails instead of being made, in the context that this gives."""
         self._fn, self._args, self._kwargs = _context_in_use, (self.name,), None
         self.context = Context()
         return self.context
@@ -260,12 +261,15 @@ class VirtualThread(Parker):
             switch_to(stack)
         WaitWord.let_go(self)
 
-    def run(self) -> None:
-        """Call the function and settle the outcome. The carrier's, on the thread's own stack; never raises.
+    def run(self, stack: Stack) -> None:
+        """Call the function on `stack`, which runs, and settle the outcome. The carrier's; never raises.
 
         Whatever the outcome sets off (destructors of thread-locals, callbacks of the future) still runs on this thread,
         in the scope of its group. After `child_ended` nothing runs.
         """
+        if not mount(stack, self, self.context):  # type: ignore[arg-type]
+            mount(stack, self, self._refuse_context())
+        self.stack = stack
         if self.cancelled_at is not None or pending(self.parent) is not None:
             self._release()
             self.status = CANCELLED
@@ -294,7 +298,7 @@ class VirtualThread(Parker):
                         self._fail(error, verdict)
                 else:
                     self._release()
-                    self.status = SUCCEEDED
+                    self.status = _SUCCEEDED
         WaitWord.settle(self)
         if self.watchers is not None:
             self._notify()
@@ -309,6 +313,8 @@ class VirtualThread(Parker):
             self.group.discharge(self)
         WaitWord.hold(self)
         Container.child_ended(self.group, self)
+        unmount(stack)
+        self.stack = None
 
     def _release(self) -> None:
         """Let go of what only the run needed; the future may live on for long."""
@@ -316,7 +322,7 @@ class VirtualThread(Parker):
         self.owner = None
         self.delivery = None
         self._fn = self._args = self._kwargs = self.context = None  # type: ignore[assignment]
-        self.stack.drop_locals()  # type: ignore[union-attr]
+        drop_locals()
 
     def _notify(self) -> None:
         """Tell the watchers. They run as members of the group, and if that is cancelled, as its clean-up."""

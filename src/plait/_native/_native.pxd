@@ -18,9 +18,13 @@ cdef extern from *:
 
 cpdef current()
 cpdef switch_to(stack)
+cpdef bint mount(stack, thread, context) except -1
+cpdef bint unmount(stack) except -1
+cpdef drop_locals()
 cpdef cooperative()
 cpdef copied_context()
 cpdef caller_code()
+cpdef label_of(fn)
 cpdef int caller_offset()
 cpdef int line_at(code, int offset) except? -1
 cpdef int socket_fd(sock) except -2

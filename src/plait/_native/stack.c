@@ -3,7 +3,7 @@
  * A stack is a greenlet with a memory of its own. A carrier owns one *root* stack (its kernel thread's own) and makes
  * every other from there: a stack that is started from a parked thread's stack would inherit its recursion depth and
  * its place on the C stack. Stacks never leave the kernel thread that made them. A stack runs one thread after the
- * other: it enters the thread's context (`thread.context`), stores itself in `thread.stack`, and calls `thread.run()`.
+ * other, each mounted for its time: what is at work on this kernel thread, in its context, with thread-locals of its own.
  *
  * What is per thread for CPython but lives in the PyThreadState, and is not switched by greenlet:
  *   dict                                  threading.local up to 3.12, asyncio's running loop, ctypes' errno
@@ -29,7 +29,7 @@ __thread plait_here_t plait_here __attribute__((tls_model("initial-exec")));
 
 typedef struct Stack {
     PyObject_HEAD
-    PyObject *take;        /* gives the next thread to run here, or None to end the stack; NULL for a root */
+    PyObject *live;        /* what it runs, with itself as the argument: its life; NULL for a root */
     PyGreenlet *greenlet;  /* where to go: its own, or the foreign one that was current when it was left */
     PyObject *thread;      /* the virtual thread mounted here, or NULL */
     PyObject *loop;        /* asyncio's state of that thread, as the hooks gave it; NULL: none runs */
@@ -46,7 +46,6 @@ typedef struct Stack {
 } Stack;
 
 static PyTypeObject Stack_Type;
-static PyObject *str_context, *str_run, *str_stack, *str_refuse_context;
 static PyObject *loop_leave, *loop_enter; /* hooks: () -> state, (state) -> None */
 
 static void
@@ -103,71 +102,65 @@ clear_locals(PyThreadState *ts)
     ts->coroutine_origin_tracking_depth = 0;
 }
 
-static int
-mount(Stack *self, PyObject *thread)
+static Stack *
+as_stack(PyObject *op)
 {
-    PyObject *context = PyObject_GetAttr(thread, str_context);
-    if (context == NULL)
-        return -1;
-    int failed = PyContext_Enter(context);
-    Py_DECREF(context); /* the thread state holds it */
-    if (failed) { /* it was given by the spawner, and is in use: the thread gets another, in which it fails */
-        PyErr_Clear();
-        context = PyObject_CallMethodNoArgs(thread, str_refuse_context);
-        if (context == NULL)
-            return -1;
-        failed = PyContext_Enter(context);
-        Py_DECREF(context);
-        if (failed)
-            return -1;
-    }
-    Py_XSETREF(self->thread, Py_NewRef(thread));
-    if (PyObject_SetAttr(thread, str_stack, (PyObject *)self) < 0)
-        return -1;
-    plait_here.current = thread;
-    plait_disarm();
-    return 0;
+    if (Py_IS_TYPE(op, &Stack_Type))
+        return (Stack *)op;
+    PyErr_Format(PyExc_TypeError, "a Stack is needed, not %R", op);
+    return NULL;
 }
 
-static int
-unmount(Stack *self)
+/* 0 if the context is in use: it was given by the spawner. */
+int
+plait_mount(PyObject *op, PyObject *thread, PyObject *context)
 {
+    Stack *self = as_stack(op);
+    if (self == NULL)
+        return -1;
+    if (PyContext_Enter(context) < 0) {
+        if (!PyErr_ExceptionMatches(PyExc_RuntimeError))
+            return -1;
+        PyErr_Clear();
+        return 0;
+    }
+    Py_XSETREF(self->thread, Py_NewRef(thread));
+    plait_here.current = thread;
+    plait_disarm();
+    return 1;
+}
+
+int
+plait_unmount(PyObject *op)
+{
+    Stack *self = as_stack(op);
+    if (self == NULL)
+        return -1;
     PyThreadState *ts = PyThreadState_Get();
     plait_arm();
     clear_locals(ts); /* what destructors and callbacks have made since drop_locals() */
     ts->tracing = 0;
     self->loop_runs = 0;
     plait_here.current = NULL;
-    PyObject *thread = self->thread;
-    self->thread = NULL;
     PyObject *context = Py_NewRef(ts->context); /* the last reference may be the thread state's own */
-    int failed = PyContext_Exit(context) < 0 || PyObject_SetAttr(thread, str_stack, Py_None) < 0;
+    int failed = PyContext_Exit(context);
     Py_DECREF(context);
-    Py_DECREF(thread);
-    return failed ? -1 : 0;
+    Py_CLEAR(self->thread);
+    return failed;
 }
 
-/* The life of a stack: one thread after the other. A loop in C, so that a parked thread has no frame of ours below it
- * but its own run(). */
+void
+plait_drop_locals(void)
+{
+    clear_locals(PyThreadState_Get());
+}
+
 static PyObject *
 stack_bootstrap(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     Stack *self = (Stack *)op;
     plait_here.running = self;
-    for (;;) {
-        PyObject *thread = PyObject_CallOneArg(self->take, op);
-        if (thread == NULL || thread == Py_None)
-            return thread;
-        PyObject *done = NULL;
-        if (mount(self, thread) == 0)
-            done = PyObject_CallMethodNoArgs(thread, str_run);
-        Py_DECREF(thread);
-        if (done == NULL)
-            return NULL;
-        Py_DECREF(done);
-        if (unmount(self) < 0)
-            return NULL;
-    }
+    return PyObject_CallOneArg(self->live, op);
 }
 
 static PyMethodDef bootstrap_def = {"run", stack_bootstrap, METH_NOARGS, NULL};
@@ -181,14 +174,14 @@ stack_alloc(void)
 static PyObject *
 stack_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"take", NULL};
-    PyObject *take;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:Stack", names, &take))
+    static char *names[] = {"live", NULL};
+    PyObject *live;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:Stack", names, &live))
         return NULL;
     Stack *self = stack_alloc();
     if (self == NULL)
         return NULL;
-    self->take = Py_NewRef(take);
+    self->live = Py_NewRef(live);
     PyObject *run = PyCFunction_New(&bootstrap_def, (PyObject *)self);
     if (run == NULL) {
         Py_DECREF(self);
@@ -245,11 +238,9 @@ put_loop_back(Stack *self)
 PyObject *
 plait_switch_to(PyObject *op)
 {
-    if (!Py_IS_TYPE(op, &Stack_Type)) {
-        PyErr_Format(PyExc_TypeError, "switch_to() needs a Stack, not %R", op);
+    Stack *target = as_stack(op);
+    if (target == NULL)
         return NULL;
-    }
-    Stack *target = (Stack *)op;
     Stack *self = plait_here.running;
     if (self == NULL) {
         PyErr_SetString(PyExc_SystemError, "switch from a kernel thread that is not a carrier");
@@ -290,18 +281,11 @@ plait_switch_to(PyObject *op)
     Py_RETURN_NONE;
 }
 
-static PyObject *
-stack_drop_locals(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(ignored))
-{
-    clear_locals(PyThreadState_Get());
-    Py_RETURN_NONE;
-}
-
 static int
 stack_traverse(PyObject *op, visitproc visit, void *arg)
 {
     Stack *self = (Stack *)op;
-    Py_VISIT(self->take);
+    Py_VISIT(self->live);
     Py_VISIT(self->greenlet);
     Py_VISIT(self->thread);
     Py_VISIT(self->loop);
@@ -319,7 +303,7 @@ static int
 stack_clear(PyObject *op)
 {
     Stack *self = (Stack *)op;
-    Py_CLEAR(self->take);
+    Py_CLEAR(self->live);
     Py_CLEAR(self->greenlet);
     Py_CLEAR(self->thread);
     Py_CLEAR(self->loop);
@@ -342,8 +326,6 @@ stack_dealloc(PyObject *op)
 static PyMethodDef stack_methods[] = {
     {"root", stack_root, METH_NOARGS | METH_STATIC,
      PyDoc_STR("The stack of the calling kernel thread itself; every other stack must be made while it runs.")},
-    {"drop_locals", stack_drop_locals, METH_NOARGS,
-     PyDoc_STR("Drop the thread-locals of the mounted thread, whose function has ended; destructors may park.")},
     {NULL, NULL, 0, NULL},
 };
 
@@ -356,7 +338,7 @@ static PyMemberDef stack_members[] = {
 static PyTypeObject Stack_Type = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "plait._native.Stack",
-    .tp_doc = PyDoc_STR("Stack(take)\n--\n\nA stack that runs the threads which take(stack) gives, until it gives None."),
+    .tp_doc = PyDoc_STR("Stack(live)\n--\n\nA stack that runs live(stack), when it is first switched to, and ends with it."),
     .tp_basicsize = sizeof(Stack),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .tp_new = stack_new,
@@ -417,12 +399,6 @@ static PyMethodDef stack_functions[] = {
 int
 plait_stack_init(PyObject *module)
 {
-    str_context = PyUnicode_InternFromString("context");
-    str_refuse_context = PyUnicode_InternFromString("refuse_context");
-    str_run = PyUnicode_InternFromString("run");
-    str_stack = PyUnicode_InternFromString("stack");
-    if (str_refuse_context == NULL || str_context == NULL || str_run == NULL || str_stack == NULL)
-        return -1;
     PyGreenlet_Import();
     if (_PyGreenlet_API == NULL)
         return -1;
