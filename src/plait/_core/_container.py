@@ -28,6 +28,19 @@ class Container:
     them, whoever it is, sees as many inside as there are daemons, or a daemon that leaves later does.
     """
 
+    __slots__ = (
+        "_daemons",
+        "_listed",
+        "_members_lock",
+        "_undismissed",
+        "inside",
+        "is_supervised",
+        "joining",
+        "owner",
+        "scope",
+        "slots",
+    )
+
     def __init__(self, scope: Scope, slots: Slots | None = None) -> None:
         self.inside = Rundown()  # starts with the body; closes when body and children are done, for good
         self.scope = scope  # what children start under
