@@ -1,9 +1,9 @@
 """plait beside its peers: what a spawn, a switch, a parked thread and an echo cost, measured in one run.
 
     pip install . -r bench/requirements.txt
-    python -m bench all                      # every benchmark, five rounds, some ten minutes
-    python -m bench spawn --rounds 9         # one of: spawn limited cancel switch parked timers hops echo files neutral neutral_files
-    python -m bench echo --contenders plait,uvloop
+    python -m bench all                      # every benchmark, five rounds, about an hour
+    python -m bench spawn --rounds 9         # one of: spawn limited cancel switch parked timers hops echo churn files neutral neutral_files
+    python -m bench echo --contenders plait,uvloop --cases '1 KiB x 100'
     python -m bench echo --retries 3         # repeat the turns that other processes disturb
     python -m bench all --json results.json
     python -m bench all --quick              # does it run at all? Its figures mean nothing.
@@ -19,10 +19,13 @@ A map of the package, each module using only those above it:
     _model      the words: Benchmark, Case, Contender, Metric
     _child      the child process: runs one contender, reports one line of JSON
     _process    the parent's side of a child: started with its environment, bounded in time, always ended
+    _programs   programs in other languages, compiled once in a run
     _facts      the machine and the versions, for the header
-    _load       the echo benchmark's clients (_load.c, or Python where there is no C compiler)
+    _load       the clients of servers (_load.c, or Python where there is no C compiler)
+    _loops      how the loops of others are started
+    peers/      servers in C, Go and Java
     _sizes      the same work at growing sizes: the cost per thread, and its growth
-    spawn limited cancel switch parked timers hops echo files neutral neutral_files
+    spawn limited cancel switch parked timers hops echo churn files neutral neutral_files
                                                  the benchmarks: one function per contender
     _runner     rounds in alternating order
     _stats      medians, spreads, ratios

@@ -1,4 +1,4 @@
-"""The command line: ``python -m bench spawn|limited|cancel|switch|parked|timers|hops|echo|files|neutral|neutral_files|all``."""
+"""The command line: ``python -m bench spawn|limited|cancel|switch|parked|timers|hops|echo|churn|files|neutral|neutral_files|all``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="Measure plait beside asyncio, uvloop, gevent, trio and OS threads, in one run.",
+        description="Measure plait beside asyncio, uvloop, gevent, eventlet, trio and OS threads, in one run.",
     )
     parser.add_argument("benchmark", choices=[*BENCHMARKS, "all"], help="what to measure")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"rounds per benchmark (default and least: {ENOUGH})")
@@ -46,6 +46,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         type=lambda text: [name.strip() for name in text.split(",") if name.strip()],
         metavar="A,B",
         help="only these rows; 'asyncio' means all rows that begin with it",
+    )
+    parser.add_argument(
+        "--cases",
+        type=lambda text: [name.strip() for name in text.split(",") if name.strip()],
+        metavar="A,B",
+        help="only these cases, such as '1 KiB x 100'",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything to FILE, as JSON")
     parser.add_argument(
@@ -66,6 +72,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for name in options.contenders or ():
         if not any(is_meant(name, other) for other in known):
             parser.error(f"--contenders: no contender {name!r}, expected some of {', '.join(known)}")
+    cases = [case.name for benchmark in options.benchmarks for case in benchmark.cases]
+    for name in options.cases or ():
+        if name not in cases:
+            parser.error(f"--cases: no case {name!r}, expected some of {', '.join(cases)}")
     return options
 
 
@@ -94,6 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for benchmark in options.benchmarks:
         contenders = select(benchmark, options.contenders)
         for case in benchmark.cases:
+            if options.cases is not None and case.name not in options.cases:
+                continue
             outcome = run_case(
                 benchmark, case, contenders, rounds=options.rounds, retries=options.retries, quick=options.quick
             )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench._process import child_environment, has_gil
 
-PACKAGES = ("plait", "greenlet", "uvloop", "gevent", "trio")
+PACKAGES = ("plait", "greenlet", "uvloop", "gevent", "eventlet", "trio", "urllib3")
 
 
 def is_installed(package: str | None) -> bool:

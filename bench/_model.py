@@ -20,6 +20,7 @@ BENCHMARKS = (
     "timers",
     "hops",
     "echo",
+    "churn",
     "files",
     "neutral",
     "neutral_files",
@@ -56,6 +57,8 @@ class Contender:
     run: Callable[[Params, Report], None]
     #: What exactly it does, where the name does not tell.
     note: str = ""
+    #: Finds or builds what it needs beyond the package. Raises MissingError where that cannot be had.
+    prepare: Callable[[], object] | None = None
 
     @property
     def is_plait(self) -> bool:
@@ -73,6 +76,8 @@ class Case:
     params: Params
     #: The sizes for ``--quick``, where they differ.
     quick: Params = field(default_factory=dict)
+    #: The package that this setting is about, or None. Without it there is no table.
+    package: str | None = None
 
     def sized(self, *, quick: bool) -> Params:
         """Return the sizes to run with."""

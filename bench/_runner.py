@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bench._facts import Bystanders, is_installed
 from bench._process import Child, ContenderError
+from bench._programs import MissingError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,9 +79,9 @@ def run_case(
     limit = min(benchmark.limit, QUICK_LIMIT) if quick else benchmark.limit
     outcome = Outcome(benchmark, case, case.sized(quick=quick), limit, list(contenders))
     for contender in contenders:
-        if not is_installed(contender.package):
-            outcome.skipped[contender.name] = "not installed, skipped"
-            _tell(f"{contender.name}: not installed, skipped")
+        if (lack := _lack(case, contender)) is not None:
+            outcome.skipped[contender.name] = f"{lack}, skipped"
+            _tell(f"{contender.name}: {lack}, skipped")
     for turn in range(rounds):
         able = [item for item in contenders if item.name not in outcome.skipped and item.name not in outcome.failed]
         order = alternating(able, turn)
@@ -89,6 +90,20 @@ def run_case(
             _run_turn(outcome, contender, retries)
         _tell(f"{benchmark.name} {case.name}, round {turn + 1} of {rounds}: {_brief(outcome)}")
     return outcome
+
+
+def _lack(case: Case, contender: Contender) -> str | None:
+    """Say what a contender needs that is not here, if anything."""
+    if not is_installed(contender.package):
+        return "not installed"
+    if not is_installed(case.package):
+        return f"{case.package} not installed"
+    try:
+        if contender.prepare is not None:
+            contender.prepare()
+    except MissingError as error:
+        return str(error)
+    return None
 
 
 def _run_turn(outcome: Outcome, contender: Contender, retries: int) -> None:

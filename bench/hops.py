@@ -14,6 +14,7 @@ import threading
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
+from bench._loops import run_on_uvloop
 from bench._model import Benchmark, Case, Contender, Metric, Params, Report
 
 if TYPE_CHECKING:
@@ -154,10 +155,7 @@ def run_asyncio(params: Params, report: Report) -> None:
 
 def run_uvloop(params: Params, report: Report) -> None:
     """Hand over on uvloop's loop."""
-    import uvloop
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(measure_asyncio(params, report))
+    run_on_uvloop(measure_asyncio(params, report))
 
 
 def run_gevent(params: Params, report: Report) -> None:
