@@ -21,6 +21,7 @@ BENCHMARKS = (
     "hops",
     "echo",
     "churn",
+    "fanout",
     "files",
     "neutral",
     "neutral_files",

@@ -1,153 +1,15 @@
-/* The limit of an echo server: one thread, one epoll, the system calls and nothing else.
+/* The limit of an echo server: sends back what it gets (see server.h).
  *
  *     echo
- *
- * Listens on a port of 127.0.0.1, prints it as {"port": N}, and sends back what it gets until it is ended. Every
- * connection is registered once, for its edges: it is received from until it has no more, which a short count says as
- * well as EAGAIN does and saves a call, and what does not fit into the socket is kept until the edge of EPOLLOUT. While
- * something is kept nothing is received.
  */
-#define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <netinet/tcp.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <unistd.h>
+#include "server.h"
 
-#define EVENTS 256
-#define CHUNK 65536
-
-struct connection {
-    int fd;
-    char *rest;  /* what was received and did not fit into the socket, or NULL */
-    size_t sent; /* bytes of it that have left since */
-    size_t size; /* of how many */
-};
-
-static int poller;
-
-static void fail(const char *what)
+static int receive(struct connection *self, const char *data, size_t size)
 {
-    perror(what);
-    exit(1);
-}
-
-static void watch(int fd, void *data, unsigned int events)
-{
-    struct epoll_event event = {.events = events, .data.ptr = data};
-    if (epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event) != 0)
-        fail("epoll_ctl");
-}
-
-/* Send as much as fits. Return how much that was, or -1 if the connection is broken. */
-static ssize_t send_some(int fd, const char *data, size_t size)
-{
-    size_t sent = 0;
-    while (sent < size) {
-        ssize_t n = send(fd, data + sent, size - sent, MSG_NOSIGNAL);
-        if (n < 0 && errno == EAGAIN)
-            break;
-        if (n < 0)
-            return -1;
-        sent += n;
-    }
-    return sent;
-}
-
-/* Do what can be done without waiting. Return whether the connection goes on. */
-static int serve(struct connection *self)
-{
-    static char buffer[CHUNK];
-    if (self->rest) {
-        ssize_t sent = send_some(self->fd, self->rest + self->sent, self->size - self->sent);
-        if (sent < 0)
-            return 0;
-        self->sent += sent;
-        if (self->sent < self->size)
-            return 1;
-        free(self->rest);
-        self->rest = NULL;
-    }
-    for (;;) {
-        ssize_t n = recv(self->fd, buffer, CHUNK, 0);
-        if (n < 0 && errno == EAGAIN)
-            return 1;
-        if (n <= 0)
-            return 0;
-        ssize_t sent = send_some(self->fd, buffer, n);
-        if (sent < 0)
-            return 0;
-        if (sent < n) {
-            self->rest = malloc(n - sent);
-            if (!self->rest)
-                fail("malloc");
-            memcpy(self->rest, buffer + sent, n - sent);
-            self->sent = 0;
-            self->size = n - sent;
-            return 1;
-        }
-        if (n < CHUNK)
-            return 1;
-    }
-}
-
-static void accept_all(int listener)
-{
-    int fd;
-    while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
-        struct connection *self = calloc(1, sizeof *self);
-        if (!self)
-            fail("calloc");
-        self->fd = fd;
-        watch(fd, self, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
-    }
-    if (errno != EAGAIN && errno != ECONNABORTED && errno != EINTR)
-        fail("accept");
+    return send_all(self, data, size);
 }
 
 int main(void)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t length = sizeof address;
-    struct rlimit descriptors;
-    int on = 1;
-    prctl(PR_SET_PDEATHSIG, SIGKILL); /* nobody is left to end it when its parent is gone */
-    if (getrlimit(RLIMIT_NOFILE, &descriptors) == 0) {
-        descriptors.rlim_cur = descriptors.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &descriptors);
-    }
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    poller = epoll_create1(EPOLL_CLOEXEC);
-    if (listener < 0 || poller < 0)
-        fail("cannot start");
-    setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    if (bind(listener, (struct sockaddr *)&address, sizeof address) != 0 || listen(listener, 4096) != 0 ||
-        getsockname(listener, (struct sockaddr *)&address, &length) != 0)
-        fail("cannot listen");
-    watch(listener, NULL, EPOLLIN);
-    printf("{\"port\": %d}\n", ntohs(address.sin_port));
-    fflush(stdout);
-    for (;;) {
-        struct epoll_event events[EVENTS];
-        int ready = epoll_wait(poller, events, EVENTS, -1);
-        if (ready < 0 && errno != EINTR)
-            fail("epoll_wait");
-        for (int i = 0; i < ready; i++) {
-            struct connection *self = events[i].data.ptr;
-            if (!self) {
-                accept_all(listener);
-            } else if (!serve(self)) {
-                close(self->fd);
-                free(self->rest);
-                free(self);
-            }
-        }
-    }
+    run();
 }
