@@ -22,6 +22,7 @@ BENCHMARKS = (
     "echo",
     "churn",
     "fanout",
+    "http",
     "files",
     "neutral",
     "neutral_files",
