@@ -2,7 +2,7 @@
 
     pip install . -r bench/requirements.txt
     python -m bench all                      # every benchmark, five rounds, about an hour
-    python -m bench spawn --rounds 9         # one of: spawn limited cancel switch parked timers hops echo churn fanout http files neutral neutral_files
+    python -m bench spawn --rounds 9         # one of: spawn limited cancel switch parked timers hops echo churn fanout http wsgi files neutral neutral_files
     python -m bench echo --contenders plait,uvloop --cases '1 KiB x 100'
     python -m bench echo --retries 3         # repeat the turns that other processes disturb
     python -m bench all --json results.json
@@ -26,7 +26,7 @@ A map of the package, each module using only those above it:
     _server     the servers of clients (peers/*.c)
     peers/      servers in C, Go and Java
     _sizes      the same work at growing sizes: the cost per thread, and its growth
-    spawn limited cancel switch parked timers hops echo churn fanout http files neutral neutral_files
+    spawn limited cancel switch parked timers hops echo churn fanout http wsgi files neutral neutral_files
                                                  the benchmarks: one function per contender
     _runner     rounds in alternating order
     _stats      medians, spreads, ratios

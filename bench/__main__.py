@@ -1,4 +1,4 @@
-"""The command line: ``python -m bench spawn|limited|cancel|switch|parked|timers|hops|echo|churn|fanout|http|files|neutral|neutral_files|all``."""
+"""The command line: ``python -m bench spawn|limited|cancel|switch|parked|timers|hops|echo|churn|fanout|http|wsgi|files|neutral|neutral_files|all``."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ BENCHMARKS = (
     "churn",
     "fanout",
     "http",
+    "wsgi",
     "files",
     "neutral",
     "neutral_files",
