@@ -11,8 +11,9 @@ it does at 100, and 10,000 messages of 64 KiB fill the kernel's memory before th
 
 Beside the requests per second stands the processor time that the server spent on each: on a machine whose cores are
 few or shared, that is the steadier figure. ``busy`` is the share of a core that each side used: if the clients come
-near 100 %, they and not the server were the limit. ``fairness`` is the slowest connection's share of the fastest
-one's requests; where a connection has only a few requests in the whole time it says little.
+near 100 %, they and not the server were the limit; if the two add up to that, they have taken turns on one core, and
+each was the limit for its part. ``fairness`` is the slowest connection's share of the fastest one's requests; where a
+connection has only a few requests in the whole time it says little.
 """
 
 from __future__ import annotations
