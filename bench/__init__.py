@@ -1,8 +1,8 @@
 """plait beside its peers: what a spawn, a switch, a parked thread and an echo cost, measured in one run.
 
     pip install . -r bench/requirements.txt
-    python -m bench all                      # every benchmark, five rounds, about an hour
-    python -m bench spawn --rounds 9         # one of: spawn limited cancel switch parked timers hops echo churn fanout http wsgi files neutral neutral_files
+    python -m bench all                      # every benchmark, five rounds, some hours
+    python -m bench spawn --rounds 9         # or another of those listed below
     python -m bench echo --contenders plait,uvloop --cases '1 KiB x 100'
     python -m bench echo --retries 3         # repeat the turns that other processes disturb
     python -m bench all --json results.json
@@ -26,8 +26,10 @@ A map of the package, each module using only those above it:
     _server     the servers of clients (peers/*.c)
     peers/      servers in C, Go and Java
     _sizes      the same work at growing sizes: the cost per thread, and its growth
-    spawn limited cancel switch parked timers hops echo churn fanout http wsgi files neutral neutral_files
-                                                 the benchmarks: one function per contender
+    _switch     a bare PyGreenlet_Switch, the yardstick of switch (_switch.c)
+    spawn limited cancel switch deep parked waves timers locks hops echo churn fanout http wsgi files scale scale_spawn
+    neutral neutral_files
+                the benchmarks: one function per contender
     _runner     rounds in alternating order
     _stats      medians, spreads, ratios
     _report     the table, the sentence where plait loses, the JSON

@@ -1,4 +1,4 @@
-"""The command line: ``python -m bench spawn|limited|cancel|switch|parked|timers|hops|echo|churn|fanout|http|wsgi|files|neutral|neutral_files|all``."""
+"""The command line: ``python -m bench all``, or the name of one benchmark."""
 
 from __future__ import annotations
 
@@ -66,8 +66,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(f"--retries {options.retries}: expected 0 or more")
     chosen = BENCHMARKS if options.benchmark == "all" else (options.benchmark,)
     options.benchmarks = [load_benchmark(name) for name in chosen]
-    if options.contenders is None and options.quick:
-        options.contenders = QUICK_CONTENDERS.split(",")
     known = sorted({contender.name for benchmark in options.benchmarks for contender in benchmark.contenders})
     for name in options.contenders or ():
         if not any(is_meant(name, other) for other in known):
@@ -76,6 +74,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for name in options.cases or ():
         if name not in cases:
             parser.error(f"--cases: no case {name!r}, expected some of {', '.join(cases)}")
+    if options.contenders is None and options.quick:
+        options.contenders = QUICK_CONTENDERS.split(",")
     return options
 
 

@@ -16,8 +16,11 @@ BENCHMARKS = (
     "limited",
     "cancel",
     "switch",
+    "deep",
     "parked",
+    "waves",
     "timers",
+    "locks",
     "hops",
     "echo",
     "churn",
@@ -25,6 +28,8 @@ BENCHMARKS = (
     "http",
     "wsgi",
     "files",
+    "scale",
+    "scale_spawn",
     "neutral",
     "neutral_files",
 )
@@ -62,11 +67,13 @@ class Contender:
     note: str = ""
     #: Finds or builds what it needs beyond the package. Raises MissingError where that cannot be had.
     prepare: Callable[[], object] | None = None
+    #: Whether a row of plait's is there for its other rows to be compared with, as a peer is.
+    is_yardstick: bool = False
 
     @property
     def is_plait(self) -> bool:
         """Whether this row is ours; all other rows are peers."""
-        return self.package == "plait"
+        return self.package == "plait" and not self.is_yardstick
 
 
 @dataclass(frozen=True)

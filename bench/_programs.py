@@ -7,11 +7,13 @@ the environment, so that its children find what is there.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -32,6 +34,21 @@ def command(source: str) -> tuple[str, ...]:
     path = HERE / source
     language = {".c": _c_command, ".go": _go_command, ".java": _java_command}[path.suffix]
     return language(path)
+
+
+@functools.cache
+def extension(source: str) -> Path:
+    """Return the extension module that is in that file of ``bench/``, compiled. It may include greenlet's header.
+
+    Raises MissingError if there is no compiler, or if a header is missing.
+    """
+    compiler = shutil.which("gcc") or shutil.which("cc") or shutil.which("clang")
+    if compiler is None:
+        raise MissingError("no C compiler")
+    greenlet = importlib.util.find_spec("greenlet")
+    packages = (greenlet.submodule_search_locations or ()) if greenlet is not None else ()
+    include = [f"-I{place}" for place in (sysconfig.get_path("include"), *(Path(each).parent for each in packages))]
+    return _compiled(HERE / source, compiler, "-O2", "-shared", "-fPIC", *include, "-o")
 
 
 def become(source: str, *arguments: str) -> None:

@@ -139,7 +139,8 @@ def _measure(outcome: Outcome, contender: Contender) -> Sample:
 def _brief(outcome: Outcome) -> str:
     """Return the headline figures of the last round in the order in which they were measured."""
     last, metric = outcome.rounds[-1], outcome.benchmark.metrics[0]
-    return ", ".join(f"{name} {last.samples[name][metric.name]:,.0f}" for name in last.order if name in last.samples)
+    seen = [(name, last.samples[name][metric.name]) for name in last.order if name in last.samples]
+    return ", ".join(f"{name} {value:,.{metric.decimals}f}" for name, value in seen)
 
 
 def _tell(line: str) -> None:

@@ -17,6 +17,7 @@ import time
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
+from bench._loops import on_asyncio, on_uvloop
 from bench._model import Benchmark, Case, Contender, Params, Report
 from bench._sizes import measure, measure_async, size_metrics
 
@@ -124,19 +125,6 @@ async def cancel_tasks(params: Params, report: Report) -> None:
     await measure_async(run, params, report)
 
 
-def run_asyncio(params: Params, report: Report) -> None:
-    """Cancel tasks on asyncio's own loop."""
-    asyncio.run(cancel_tasks(params, report))
-
-
-def run_uvloop(params: Params, report: Report) -> None:
-    """Cancel tasks on uvloop's loop."""
-    import uvloop
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(cancel_tasks(params, report))
-
-
 def run_gevent(params: Params, report: Report) -> None:
     """Kill a pool's greenlets, from inside a greenlet."""
     import gevent
@@ -220,9 +208,12 @@ BENCHMARK = Benchmark(
     contenders=(
         Contender("plait", "plait", run_plait, "ThreadGroup.cancel; time.sleep, threading.Event.wait"),
         Contender(
-            "asyncio", None, run_asyncio, "an exception in the TaskGroup's body; asyncio.sleep, asyncio.Event.wait"
+            "asyncio",
+            None,
+            on_asyncio(cancel_tasks),
+            "an exception in the TaskGroup's body; asyncio.sleep, asyncio.Event.wait",
         ),
-        Contender("uvloop", "uvloop", run_uvloop, "the same"),
+        Contender("uvloop", "uvloop", on_uvloop(cancel_tasks), "the same"),
         Contender("gevent", "gevent", run_gevent, "gevent.pool.Group.kill; gevent.sleep, gevent.event.Event.wait"),
         Contender("trio", "trio", run_trio, "nursery.cancel_scope.cancel; trio.sleep, trio.Event.wait"),
     ),

@@ -14,7 +14,7 @@ import threading
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bench._loops import run_on_uvloop
+from bench._loops import on_asyncio, on_uvloop
 from bench._model import Benchmark, Case, Contender, Metric, Params, Report
 
 if TYPE_CHECKING:
@@ -148,16 +148,6 @@ async def measure_asyncio(params: Params, report: Report) -> None:
     report(both.figures())
 
 
-def run_asyncio(params: Params, report: Report) -> None:
-    """Hand over on asyncio's own loop."""
-    asyncio.run(measure_asyncio(params, report))
-
-
-def run_uvloop(params: Params, report: Report) -> None:
-    """Hand over on uvloop's loop."""
-    run_on_uvloop(measure_asyncio(params, report))
-
-
 def run_gevent(params: Params, report: Report) -> None:
     """Hand over between two greenlets."""
     import gevent
@@ -165,6 +155,17 @@ def run_gevent(params: Params, report: Report) -> None:
 
     both = Both(lambda: gevent.queue.Queue(params["room"]), params)
     gevent.joinall([gevent.spawn(part) for part in both.parts()], raise_error=True)
+    report(both.figures())
+
+
+def run_eventlet(params: Params, report: Report) -> None:
+    """Hand over between two green threads."""
+    import eventlet
+    import eventlet.queue
+
+    both = Both(lambda: eventlet.queue.LightQueue(params["room"]), params)
+    for thread in [eventlet.spawn(part) for part in both.parts()]:
+        thread.wait()
     report(both.figures())
 
 
@@ -219,9 +220,10 @@ BENCHMARK = Benchmark(
         Contender("plait", "plait", run_plait, "queue.Queue"),
         Contender("plait-simple", "plait", run_plait_simple, "queue.SimpleQueue, which has no bound"),
         Contender("plait-channel", "plait", run_plait_channel, "Channel"),
-        Contender("asyncio", None, run_asyncio, "asyncio.Queue"),
-        Contender("uvloop", "uvloop", run_uvloop, "asyncio.Queue"),
+        Contender("asyncio", None, on_asyncio(measure_asyncio), "asyncio.Queue"),
+        Contender("uvloop", "uvloop", on_uvloop(measure_asyncio), "asyncio.Queue"),
         Contender("gevent", "gevent", run_gevent, "gevent.queue.Queue"),
+        Contender("eventlet", "eventlet", run_eventlet, "eventlet.queue.LightQueue"),
         Contender("trio", "trio", run_trio, "a memory channel"),
         Contender("threads", None, run_threads, "queue.Queue between OS threads"),
     ),

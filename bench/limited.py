@@ -17,13 +17,10 @@ from __future__ import annotations
 import asyncio
 import time
 from time import perf_counter_ns
-from typing import TYPE_CHECKING
 
+from bench._loops import on_asyncio, on_uvloop
 from bench._model import Benchmark, Case, Contender, Params, Report
 from bench._sizes import measure, measure_async, size_metrics
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 
 def trivial() -> None:
@@ -93,24 +90,6 @@ async def limit_spawner(params: Params, report: Report) -> None:
         return perf_counter_ns() - start
 
     await measure_async(run, params, report)
-
-
-def on_asyncio(main: Callable[[Params, Report], Awaitable[None]]) -> Callable[[Params, Report], None]:
-    """Return a contender that runs ``main`` on asyncio's own loop."""
-
-    def run(params: Params, report: Report) -> None:
-        with asyncio.Runner() as runner:
-            runner.run(main(params, report))  # type: ignore[arg-type]  # any awaitable since 3.14
-
-    return run
-
-
-def run_uvloop(params: Params, report: Report) -> None:
-    """Make all tasks at once, on uvloop's loop."""
-    import uvloop
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(limit_tasks(params, report))
 
 
 def run_gevent(params: Params, report: Report) -> None:
@@ -208,7 +187,7 @@ BENCHMARK = Benchmark(
         Contender("plait", "plait", run_plait, "ThreadGroup(max_concurrency=...).spawn"),
         Contender("asyncio", None, on_asyncio(limit_tasks), "TaskGroup.create_task, each in a Semaphore"),
         Contender("asyncio-first", None, on_asyncio(limit_spawner), "Semaphore.acquire, then TaskGroup.create_task"),
-        Contender("uvloop", "uvloop", run_uvloop, "as asyncio"),
+        Contender("uvloop", "uvloop", on_uvloop(limit_tasks), "as asyncio"),
         Contender("gevent", "gevent", run_gevent, "gevent.pool.Pool.spawn"),
         Contender("trio", "trio", run_trio, "nursery.start_soon, each in a CapacityLimiter"),
         Contender("trio-first", "trio", run_trio_first, "Semaphore.acquire, then nursery.start_soon"),

@@ -6,16 +6,23 @@ nothing. So the two meet first, and then take turns for a while on the record: i
 contender has failed.
 
 plait runs this on one carrier: two threads on two carriers have nobody to yield to.
+
+The yardstick is greenlet, which plait switches with: the same two Python functions, where the pause is a C function that
+calls PyGreenlet_Switch and nothing else; and, in the row named ``-bare``, two loops in C without any Python frame, of
+which there is nothing to save at a switch.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import time
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
+from bench import _switch
+from bench._loops import on_asyncio, on_uvloop
 from bench._model import Benchmark, Case, Contender, Metric, Params, Report
 
 if TYPE_CHECKING:
@@ -100,19 +107,6 @@ async def measure_asyncio(params: Params, report: Report) -> None:
     report({"time": pair.time()})
 
 
-def run_asyncio(params: Params, report: Report) -> None:
-    """Yield on asyncio's own loop."""
-    asyncio.run(measure_asyncio(params, report))
-
-
-def run_uvloop(params: Params, report: Report) -> None:
-    """Yield on uvloop's loop."""
-    import uvloop
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(measure_asyncio(params, report))
-
-
 def run_gevent(params: Params, report: Report) -> None:
     """Yield with gevent.sleep(0), which goes by way of the hub."""
     import gevent
@@ -120,6 +114,36 @@ def run_gevent(params: Params, report: Report) -> None:
     pair = Pair(params["yields"])
     gevent.joinall([gevent.spawn(pair.play, player, gevent.sleep) for player in (0, 1)], raise_error=True)
     report({"time": pair.time()})
+
+
+def run_eventlet(params: Params, report: Report) -> None:
+    """Yield with eventlet.sleep(0), which goes by way of the hub."""
+    import eventlet
+
+    pair = Pair(params["yields"])
+    for thread in [eventlet.spawn(pair.play, player, eventlet.sleep) for player in (0, 1)]:
+        thread.wait()
+    report({"time": pair.time()})
+
+
+def run_greenlet(params: Params, report: Report) -> None:
+    """Yield with PyGreenlet_Switch."""
+    from greenlet import greenlet
+
+    native, pair = _switch.load(), Pair(params["yields"])
+    players = [greenlet(functools.partial(pair.play, player, native.pause)) for player in (0, 1)]
+    native.pair(*players)
+    for player in players:  # the first starts the second; whoever ends returns to here, and lets the other end
+        while not player.dead:
+            player.switch()
+    report({"time": pair.time()})
+
+
+def run_greenlet_bare(params: Params, report: Report) -> None:
+    """Let two loops in C switch to each other."""
+    native = _switch.load()
+    native.race(2 * RECORDED)
+    report({"time": native.race(2 * params["yields"]) / (2 * params["yields"])})
 
 
 def run_trio(params: Params, report: Report) -> None:
@@ -171,10 +195,25 @@ BENCHMARK = Benchmark(
     metrics=(Metric("time", "ns per yield"),),
     contenders=(
         Contender("plait", "plait", run_plait, "time.sleep(0) on a virtual thread"),
-        Contender("asyncio", None, run_asyncio, "asyncio.sleep(0)"),
-        Contender("uvloop", "uvloop", run_uvloop, "asyncio.sleep(0)"),
+        Contender("asyncio", None, on_asyncio(measure_asyncio), "asyncio.sleep(0)"),
+        Contender("uvloop", "uvloop", on_uvloop(measure_asyncio), "asyncio.sleep(0)"),
         Contender("gevent", "gevent", run_gevent, "gevent.sleep(0)"),
+        Contender("eventlet", "eventlet", run_eventlet, "eventlet.sleep(0)"),
         Contender("trio", "trio", run_trio, "trio.sleep(0), a checkpoint"),
+        Contender(
+            "greenlet",
+            "greenlet",
+            run_greenlet,
+            "PyGreenlet_Switch and nothing else, called from the same functions",
+            prepare=_switch.prepare,
+        ),
+        Contender(
+            "greenlet-bare",
+            "greenlet",
+            run_greenlet_bare,
+            "PyGreenlet_Switch in a loop in C, without Python frames",
+            prepare=_switch.prepare,
+        ),
         Contender("threads", None, run_threads, "two OS threads that hand over by a pair of locks"),
     ),
     environment={"PLAIT_CARRIERS": "1"},

@@ -1,7 +1,8 @@
 """timers: what a sleep costs when very many go on at a time.
 
-So many threads sleep again and again, for times that are all different and far shorter than it takes to serve all of them
-once: the time that passes is the work, not the sleep. Each sleep puts a timer among all the others and takes it out.
+So many threads sleep again and again, a million times together, for times that are all different and far shorter than it
+takes to serve all of them once: the time that passes is the work, not the sleep. Each sleep puts a timer among all the
+others and takes it out. Starting the threads counts: it is done once for a hundred sleeps, or for ten.
 
 OS threads sleep in the kernel, and their number is another: they are few here, and do as many sleeps together.
 """
@@ -14,6 +15,7 @@ import time
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
+from bench._loops import on_asyncio, on_uvloop
 from bench._model import Benchmark, Case, Contender, Metric, Params, Report
 
 if TYPE_CHECKING:
@@ -67,19 +69,6 @@ async def measure_asyncio(params: Params, report: Report) -> None:
     report({"time": (perf_counter_ns() - start) / (params["threads"] * params["times"])})
 
 
-def run_asyncio(params: Params, report: Report) -> None:
-    """Sleep on asyncio's own loop."""
-    asyncio.run(measure_asyncio(params, report))
-
-
-def run_uvloop(params: Params, report: Report) -> None:
-    """Sleep on uvloop's loop."""
-    import uvloop
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(measure_asyncio(params, report))
-
-
 def run_gevent(params: Params, report: Report) -> None:
     """Sleep in greenlets."""
     import gevent
@@ -89,6 +78,18 @@ def run_gevent(params: Params, report: Report) -> None:
         [gevent.spawn(sleep_often, number, params["times"], gevent.sleep) for number in range(params["threads"])],
         raise_error=True,
     )
+    report({"time": (perf_counter_ns() - start) / (params["threads"] * params["times"])})
+
+
+def run_eventlet(params: Params, report: Report) -> None:
+    """Sleep in green threads."""
+    import eventlet
+
+    start = perf_counter_ns()
+    pool = eventlet.GreenPool(params["threads"])
+    for number in range(params["threads"]):
+        pool.spawn_n(sleep_often, number, params["times"], eventlet.sleep)
+    pool.waitall()
     report({"time": (perf_counter_ns() - start) / (params["threads"] * params["times"])})
 
 
@@ -124,17 +125,24 @@ BENCHMARK = Benchmark(
     cases=(
         Case(
             name="short sleeps",
-            title="10,000 threads sleep 100 times each, for 0.1 to 1 ms",
+            title="{threads:,} threads sleep {times} times each, for 0.1 to 1 ms",
             params={"threads": 10_000, "times": 100, "os_threads": 500},
             quick={"threads": 200, "times": 20, "os_threads": 50},
+        ),
+        Case(
+            name="100,000 at a time",
+            title="{threads:,} threads sleep {times} times each, for 0.1 to 1 ms",
+            params={"threads": 100_000, "times": 10, "os_threads": 500},
+            quick={"threads": 500, "times": 5, "os_threads": 50},
         ),
     ),
     metrics=(Metric("time", "ns per sleep"),),
     contenders=(
         Contender("plait", "plait", run_plait, "time.sleep on virtual threads"),
-        Contender("asyncio", None, run_asyncio, "asyncio.sleep"),
-        Contender("uvloop", "uvloop", run_uvloop, "asyncio.sleep"),
+        Contender("asyncio", None, on_asyncio(measure_asyncio), "asyncio.sleep"),
+        Contender("uvloop", "uvloop", on_uvloop(measure_asyncio), "asyncio.sleep"),
         Contender("gevent", "gevent", run_gevent, "gevent.sleep"),
+        Contender("eventlet", "eventlet", run_eventlet, "eventlet.sleep"),
         Contender("trio", "trio", run_trio, "trio.sleep"),
         Contender("threads", None, run_threads, "500 OS threads that do as many sleeps"),
     ),
