@@ -35,6 +35,9 @@ A map of the package, each module using only those above it:
     _report     the table, the sentence where plait loses, the JSON
     __main__    the command line
 
+Beside them, ``python -m bench.instructions`` counts the instructions of a spawn, a switch and an echo (``_counted``), and
+compares them with the recorded ones (``instructions.json``): what a noisy machine hides, that shows.
+
 To add a benchmark, write a module with a ``BENCHMARK`` and name it in ``_model.BENCHMARKS``. A contender is any
 function that runs in the child and reports its figures, so it may just as well start a program in another language.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,7 +94,8 @@ def select(benchmark: Benchmark, names: Sequence[str] | None) -> list[Contender]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; return 1 if a contender failed."""
-    options = parse(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parse(arguments)
     facts = machine_facts()
     say(header(facts))
     if options.quick:
@@ -113,7 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(f"\n{tables(outcome)}")
     say(f"\n{losses(outcomes)}")
     if options.json is not None:
-        text = json.dumps(as_json(facts, outcomes, quick=options.quick), indent=2)
+        command = shlex.join(["python", "-m", "bench", *arguments])
+        text = json.dumps(as_json(facts, command, outcomes, quick=options.quick), indent=2)
         options.json.write_text(text + "\n", encoding="utf-8")
         say(f"\nwritten: {options.json}")
     return 1 if any(outcome.failed for outcome in outcomes) else 0

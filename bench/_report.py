@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bench._runner import Outcome
 
 #: The version of the JSON's form; it grows by one when a reader of the old form would stumble.
-SCHEMA = 1
+SCHEMA = 2
 
 
 def header(facts: Mapping[str, str]) -> str:
@@ -63,11 +63,12 @@ def losses(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def as_json(facts: Mapping[str, str], outcomes: Sequence[Outcome], *, quick: bool) -> dict[str, object]:
+def as_json(facts: Mapping[str, str], command: str, outcomes: Sequence[Outcome], *, quick: bool) -> dict[str, object]:
     """Return everything that was measured, raw and summarised, as an object for ``json.dump``."""
     return {
         "schema": SCHEMA,
         "facts": dict(facts),
+        "command": command,
         "quick": quick,
         "benchmarks": [_outcome_as_json(outcome) for outcome in outcomes],
     }
@@ -80,7 +81,10 @@ def _outcome_as_json(outcome: Outcome) -> dict[str, object]:
         "title": outcome.title,
         "params": dict(outcome.params),
         "metrics": [dataclasses.asdict(metric) for metric in outcome.benchmark.metrics],
-        "notes": {contender.name: contender.note for contender in outcome.contenders if contender.note},
+        "contenders": [
+            {"name": each.name, "package": each.package, "note": each.note, "is_yardstick": each.is_yardstick}
+            for each in outcome.contenders
+        ],
         "remark": outcome.remark,
         "skipped": outcome.skipped,
         "failed": outcome.failed,
