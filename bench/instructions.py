@@ -7,8 +7,8 @@
 
 Counted are spawn (and finish), switch (a yield to another thread) and echo (a round trip of 1 KiB between two virtual threads,
 both sides of it), on one carrier. The programs are in ``_counted``. Each runs under callgrind twice, a few times and more times: what
-the second took more, divided by what it did more, is free of starting and ending. Two counts of one build differ by less than
-one in a thousand. Those of two builds of CPython differ by far more, so a count is kept for each minor version with the build
+the second took more, divided by what it did more, is free of starting and ending. Two counts of one build differ by less than half
+a percent. Those of two builds of CPython differ by far more, so a count is kept for each minor version with the build
 that it came from.
 
 What callgrind counts is the user's part: interpreter, greenlet (the switch), plait, and the rest (the C library, the loader).
