@@ -36,7 +36,13 @@ A map of the package, each module using only those above it:
     __main__    the command line
 
 Beside them, ``python -m bench.instructions`` counts the instructions of a spawn, a switch and an echo (``_counted``), and
-compares them with the recorded ones (``instructions.json``): what a noisy machine hides, that shows.
+compares them with the recorded ones (``instructions.json``): what a noisy machine hides, that shows. And
+``python -m bench.publish`` makes the page of ``docs/benchmarks`` of what runs have written with ``--json``:
+
+    _results    a run, read back from its JSON
+    _bars       the bars that plait has set itself, as data
+    _plots      a case as a plot
+    publish     the page
 
 To add a benchmark, write a module with a ``BENCHMARK`` and name it in ``_model.BENCHMARKS``. A contender is any
 function that runs in the child and reports its figures, so it may just as well start a program in another language.

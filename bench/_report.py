@@ -32,7 +32,7 @@ def tables(outcome: Outcome) -> str:
     for position, metric in enumerate(compared):
         parts.append(_table(outcome, metric, [] if position else explaining))
     notes = [f"  {contender.name}: {contender.note}" for contender in outcome.contenders if contender.note]
-    notes += [f"  {sentence}" for sentence in (outcome.remark, _disturbance(outcome)) if sentence]
+    notes += [f"  {sentence}" for sentence in (outcome.remark, disturbance(outcome)) if sentence]
     return "\n\n".join(parts) + "\n" + "".join("\n" + note for note in notes)
 
 
@@ -44,11 +44,11 @@ def losses(outcomes: Sequence[Outcome]) -> str:
         where = f"  {outcome.benchmark.name} ({outcome.case.name})"
         failed += [
             f"{where}: {each.name} {outcome.failed[each.name]}"
-            for each in _ours(outcome)
+            for each in rows_of_ours(outcome)
             if each.name in outcome.failed
         ]
         for metric in outcome.benchmark.metrics:
-            for mine, peer in _pairs(outcome):
+            for mine, peer in meetings(outcome):
                 ratio = advantage(outcome, metric, mine, peer) if metric.is_compared else None
                 met += ratio is not None
                 if ratio is not None and ratio.median < 1:
@@ -100,7 +100,7 @@ def _outcome_as_json(outcome: Outcome) -> dict[str, object]:
         "advantage": {
             metric.name: [
                 {"of": ours.name, "over": peer.name, **dataclasses.asdict(ratio)}
-                for ours, peer in _pairs(outcome)
+                for ours, peer in meetings(outcome)
                 if (ratio := advantage(outcome, metric, ours, peer)) is not None
             ]
             for metric in outcome.benchmark.metrics
@@ -109,7 +109,7 @@ def _outcome_as_json(outcome: Outcome) -> dict[str, object]:
     }
 
 
-def _disturbance(outcome: Outcome) -> str:
+def disturbance(outcome: Outcome) -> str:
     """Say how busy others kept the machine, since that explains a wide spread."""
     cores = [value for turn in outcome.rounds for value in turn.bystanders.values()]
     if not cores:
@@ -118,20 +118,20 @@ def _disturbance(outcome: Outcome) -> str:
     return f"other processes meanwhile: {spread.median:.2f} cores busy ({spread.low:.2f} .. {spread.high:.2f})"
 
 
-def _ours(outcome: Outcome) -> list[Contender]:
+def rows_of_ours(outcome: Outcome) -> list[Contender]:
     """Return the rows of ours."""
     return [contender for contender in outcome.contenders if contender.is_plait]
 
 
-def _pairs(outcome: Outcome) -> list[tuple[Contender, Contender]]:
+def meetings(outcome: Outcome) -> list[tuple[Contender, Contender]]:
     """Return each row of ours with each peer."""
     peers = [contender for contender in outcome.contenders if not contender.is_plait]
-    return [(mine, peer) for mine in _ours(outcome) for peer in peers]
+    return [(mine, peer) for mine in rows_of_ours(outcome) for peer in peers]
 
 
 def _table(outcome: Outcome, metric: Metric, explaining: Sequence[Metric]) -> str:
     """Return the table of one metric: a row per contender, a verdict per row of ours."""
-    ours = _ours(outcome)
+    ours = rows_of_ours(outcome)
     better = "lower" if metric.is_lower_better else "higher"
     caption = f"  {metric.name}: {metric.unit}, {better} is better; median of {len(outcome.rounds)} rounds"
     head = ["", metric.unit, "min .. max", *(f"{other.name}, {other.unit}" for other in explaining)]
@@ -143,11 +143,11 @@ def _table(outcome: Outcome, metric: Metric, explaining: Sequence[Metric]) -> st
         if reason is not None or spread is None:
             rows.append([contender.name, reason or "no figure"])
             continue
-        row = [contender.name, _number(spread.median, metric)]
-        row.append(f"{_number(spread.low, metric)} .. {_number(spread.high, metric)}")
+        row = [contender.name, as_number(spread.median, metric)]
+        row.append(f"{as_number(spread.low, metric)} .. {as_number(spread.high, metric)}")
         for other in explaining:
             explanation = figures(outcome, other, contender)
-            row.append("" if explanation is None else _number(explanation.median, other))
+            row.append("" if explanation is None else as_number(explanation.median, other))
         if not contender.is_plait:
             ratios = ((mine, advantage(outcome, metric, mine, contender)) for mine in ours)
             row += ["" if ratio is None else _verdict(mine, ratio, spread=True) for mine, ratio in ratios]
@@ -178,11 +178,11 @@ def _verdict(ours: Contender, ratio: Spread, *, spread: bool = False) -> str:
     """Say in words who is ahead, and by how much."""
     outcome = "wins" if ratio.median >= 1 else "loses"
     doubt = " within the noise" if ratio.low < 1 <= ratio.high and spread else ""
-    extent = f" ({_times(ratio.low)} .. {_times(ratio.high)})" if spread and ratio.low != ratio.high else ""
-    return f"{ours.name} {outcome}{doubt}: {_times(ratio.median)}x{extent}"
+    extent = f" ({as_times(ratio.low)} .. {as_times(ratio.high)})" if spread and ratio.low != ratio.high else ""
+    return f"{ours.name} {outcome}{doubt}: {as_times(ratio.median)}x{extent}"
 
 
-def _times(ratio: float) -> str:
+def as_times(ratio: float) -> str:
     """Return a ratio with two decimals below 10 and one above, rounded down: nobody wins by rounding."""
     if math.isinf(ratio):
         return "inf"
@@ -190,5 +190,5 @@ def _times(ratio: float) -> str:
     return f"{math.floor(ratio * scale) / scale:.{2 if scale == 100 else 1}f}"
 
 
-def _number(value: float, metric: Metric) -> str:
+def as_number(value: float, metric: Metric) -> str:
     return f"{value:,.{metric.decimals}f}"
