@@ -60,6 +60,7 @@ BARS = (
     Bar("switch", "two threads", "time", "greenlet", at_least=SWITCH),
     Bar("switch", "two threads", "time", "greenlet-bare", at_least=SWITCH),
     Bar("deep", "1,000 at depth 30", "time", "asyncio", at_least=1),
+    Bar("depths", "1 to 200", "worst", "threads", at_least=0.9),
     Bar("echo", "1 KiB x 100", "throughput", "uvloop-protocol", at_least=1),
     Bar("echo", "1 KiB x 100", "throughput", "c-epoll", at_least=0.75),
     Bar("echo", "1 KiB x 100", "throughput", "uvloop-streams", at_least=1.5),

@@ -17,6 +17,7 @@ BENCHMARKS = (
     "cancel",
     "switch",
     "deep",
+    "depths",
     "parked",
     "waves",
     "timers",
