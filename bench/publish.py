@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench._bars import BARS, Bar, seen
-from bench._model import BENCHMARKS
+from bench._model import BENCHMARKS, load_benchmark
 from bench._plots import draw
 from bench._report import as_number, as_times, disturbance, losses, rows_of_ours
 from bench._results import ResultsError, Run, read_run
@@ -122,7 +122,7 @@ def page(directory: Path, runs: Sequence[Run], counts: Sequence[Any]) -> Iterato
 
 def bars_table(runs: Sequence[Run]) -> str:
     """Return a row for each bar and each run that has something to compare with it."""
-    rows = [["what", "beside", "bar", "seen (min .. max)", "Python", ""]]
+    rows = [["what", "beside", "the bar", "seen (min .. max)", "Python", ""]]
     for bar in BARS:
         what = [f"{bar.benchmark} ({bar.case}), {bar.ours}, {bar.metric}", bar.over or "", _bar_text(bar)]
         found = [
@@ -193,7 +193,8 @@ def _ratio_text(outcome: Outcome, metric: Metric, mine: Contender, peer: Contend
 def _bar_text(bar: Bar) -> str:
     if bar.at_least is not None:
         return f"at least {bar.at_least:.4g}x"
-    return f"at most {bar.at_most:,.5g}"
+    unit = next(metric.unit for metric in load_benchmark(bar.benchmark).metrics if metric.name == bar.metric)
+    return f"at most {bar.at_most:,.5g} {unit}"
 
 
 def _seen_text(bar: Bar, spread: Spread) -> str:
