@@ -28,7 +28,6 @@ UNTYPED = [
         "_core/_misuse",
         "_core/_offload",
         "_core/_platform",
-        "_core/_poller/_epoll",
         "_core/_stacks",
         "_channels",
         "_collect",

@@ -8,7 +8,7 @@ from functools import partial
 from select import EPOLLET, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP, epoll
 from typing import TYPE_CHECKING
 
-from plait._native import Ready
+from plait._native._native import Ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable
