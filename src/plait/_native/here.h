@@ -120,6 +120,8 @@ int plait_gate_init(PyObject *module);
 int plait_opening_init(PyObject *module);
 int plait_tls_init(PyObject *module);
 void plait_chunks_install(void);
+_PyStackChunk *plait_chunk_lend(PyThreadState *ts);                   /* to a stack that begins; NULL: none */
+void plait_chunk_return(PyThreadState *ts, _PyStackChunk *chunk);     /* from a stack that ends, on itself */
 PyObject *plait_chunk_counts(void);
 int plait_is_home(void);                        /* this is the interpreter that plait is imported in */
 int plait_socket_fd(PyObject *sock);            /* -2 with an exception */

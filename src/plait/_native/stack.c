@@ -160,7 +160,11 @@ stack_bootstrap(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     Stack *self = (Stack *)op;
     plait_here.running = self;
-    return PyObject_CallOneArg(self->live, op);
+    PyThreadState *ts = PyThreadState_Get();
+    _PyStackChunk *chunk = plait_chunk_lend(ts);
+    PyObject *done = PyObject_CallOneArg(self->live, op);
+    plait_chunk_return(ts, chunk);
+    return done;
 }
 
 static PyMethodDef bootstrap_def = {"run", stack_bootstrap, METH_NOARGS, NULL};
