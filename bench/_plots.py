@@ -48,8 +48,8 @@ def draw(outcome: Outcome, directory: Path, name: str) -> bool:
         axis.invert_yaxis()
         if max(medians) > WIDE * min(medians) > 0:
             axis.set_xscale("log")
-        name = f"{metric.name}: " if len(metrics) > 1 else ""
-        axis.set_xlabel(f"{name}{metric.unit} ({'lower' if metric.is_lower_better else 'higher'} is better)")
+        label = f"{metric.name}: " if len(metrics) > 1 else ""
+        axis.set_xlabel(f"{label}{metric.unit} ({'lower' if metric.is_lower_better else 'higher'} is better)")
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"{outcome.benchmark.name}: {outcome.title}", wrap=True)
     figure.savefig(directory / f"{name}.png", dpi=110, metadata={"Software": None})

@@ -45,7 +45,7 @@ def test_memory_of_many_stacks_is_given_back():
         many = park(20_000) - before
         gc.collect()
         after = resident() - before
-        print(after < many * 3 / 4)
+        print(many - after > 20_000 * 1_200)  # of the 2 KiB for the frames of each; where the rest stays is the allocator's
     """)
     assert out == "True\n"
 

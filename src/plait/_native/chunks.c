@@ -14,8 +14,8 @@
  *   warm    freed, and still in memory, WARM at most: taken first
  *   cold    freed, and given back to the system: so a storm of threads costs no memory once it is over
  *
- * Chunks that get cold one beside the other are given back by one call, as far as they fill pages: [cold_from, cold_to) is
- * still to be given back.
+ * What is given back is a *unit*: a chunk, or the page that small ones share, once all of them are cold. Units that get cold
+ * one beside the other are given back by one call: [cold_from, cold_to) is still to be given back.
  *
  * Whoever gets a chunk from elsewhere, because there was no region yet or none is left, may return it here: what does
  * not lie in a region goes to the former allocator. Interpreters and free threads have no common lock of Python's, so
@@ -29,13 +29,14 @@
 #define FIRST ((size_t)2 * 1024)   /* for ten to fifteen frames */
 #define CHUNKS ((size_t)1 << 20)   /* address space for a million stacks: 18 GiB, of which only what is used is memory */
 #define WARM 1024
-#define PAGE ((uintptr_t)4096)     /* larger ones elsewhere are given back less often, that is all */
+#define PAGE ((size_t)4 * 1024)    /* where pages are larger, madvise refuses, and small ones are not given back */
+#define AT_ONCE ((size_t)4 << 20)  /* as much is given back by one call, at most */
 
 /* Chunks of one size. All but `region`, which is set once, under chunks_lock. */
 typedef struct {
-    size_t size;
-    size_t at_once; /* as much is given back by one call, at most */
+    size_t size, unit;
     char *region;
+    uint8_t *cold_in; /* how many chunks of each unit are cold; NULL where each is its own */
     size_t used;
     uint32_t warm[WARM];
     size_t warm_count;
@@ -46,30 +47,56 @@ typedef struct {
 
 static pthread_mutex_t chunks_lock = PTHREAD_MUTEX_INITIALIZER;
 static PyObjectArenaAllocator former;
-static Pool usual = {.size = CHUNK, .at_once = 256 * CHUNK};
-static Pool first = {.size = FIRST, .at_once = 2048 * FIRST};
+static uint8_t cold_in_page[CHUNKS * FIRST / PAGE];
+static Pool usual = {.size = CHUNK, .unit = CHUNK};
+static Pool first = {.size = FIRST, .unit = PAGE, .cold_in = cold_in_page};
 
 static void
 give_back(Pool *pool)
 {
-    uintptr_t from = ((uintptr_t)pool->cold_from + PAGE - 1) & ~(PAGE - 1), to = (uintptr_t)pool->cold_to & ~(PAGE - 1);
-    if (from < to)
-        madvise((void *)from, to - from, MADV_DONTNEED);
+    if (pool->cold_from != pool->cold_to)
+        madvise(pool->cold_from, (size_t)(pool->cold_to - pool->cold_from), MADV_DONTNEED);
     pool->cold_from = pool->cold_to = NULL;
 }
 
 /* A cold chunk is used again: it must not be given back any more. */
 static void
-keep(Pool *pool, char *chunk)
+keep(Pool *pool, size_t number)
 {
-    if (chunk < pool->cold_from || chunk >= pool->cold_to)
+    size_t place = number * pool->size / pool->unit;
+    if (pool->cold_in != NULL)
+        pool->cold_in[place]--;
+    char *unit = pool->region + place * pool->unit;
+    if (unit < pool->cold_from || unit >= pool->cold_to)
         return;
-    if (chunk + pool->size == pool->cold_to)
-        pool->cold_to = chunk;
-    else if (chunk == pool->cold_from)
-        pool->cold_from += pool->size;
+    if (unit + pool->unit == pool->cold_to)
+        pool->cold_to = unit;
+    else if (unit == pool->cold_from)
+        pool->cold_from += pool->unit;
     else
         give_back(pool);
+}
+
+/* A chunk is cold from now on: its unit is to be given back, if all of it is. */
+static void
+let_go(Pool *pool, size_t number)
+{
+    size_t place = number * pool->size / pool->unit;
+    if (pool->cold_in != NULL && ++pool->cold_in[place] < pool->unit / pool->size)
+        return;
+    if ((size_t)(pool->cold_to - pool->cold_from) >= AT_ONCE)
+        give_back(pool);
+    /* Chunks that are used again come last freed first, so threads that end in order free them in either direction. */
+    char *unit = pool->region + place * pool->unit;
+    if (unit + pool->unit == pool->cold_from)
+        pool->cold_from = unit;
+    else {
+        if (unit != pool->cold_to) {
+            give_back(pool);
+            pool->cold_from = unit;
+        }
+        pool->cold_to = unit + pool->unit;
+    }
 }
 
 static char *
@@ -81,8 +108,11 @@ take(Pool *pool)
         ; /* there is none */
     else if (pool->warm_count > 0)
         chunk = pool->region + pool->warm[--pool->warm_count] * pool->size;
-    else if (pool->cold_count > 0)
-        keep(pool, chunk = pool->region + pool->cold[--pool->cold_count] * pool->size);
+    else if (pool->cold_count > 0) {
+        size_t number = pool->cold[--pool->cold_count];
+        keep(pool, number);
+        chunk = pool->region + number * pool->size;
+    }
     else if (pool->used < CHUNKS)
         chunk = pool->region + pool->used++ * pool->size;
     pthread_mutex_unlock(&chunks_lock);
@@ -102,18 +132,7 @@ put(Pool *pool, char *chunk)
         pthread_mutex_unlock(&chunks_lock);
         return 1;
     }
-    if ((size_t)(pool->cold_to - pool->cold_from) >= pool->at_once)
-        give_back(pool);
-    /* Chunks that are used again come last freed first, so threads that end in order free them in either direction. */
-    if (chunk + pool->size == pool->cold_from)
-        pool->cold_from = chunk;
-    else {
-        if (chunk != pool->cold_to) {
-            give_back(pool);
-            pool->cold_from = chunk;
-        }
-        pool->cold_to = chunk + pool->size;
-    }
+    let_go(pool, number);
     if (pool->cold_count == pool->cold_room) {
         size_t room = pool->cold_room ? 2 * pool->cold_room : WARM;
         uint32_t *more = PyMem_RawRealloc(pool->cold, room * sizeof *more);
