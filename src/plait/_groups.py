@@ -450,6 +450,8 @@ class ThreadGroup(Container):
         if not self.inside.leave():
             self.dismiss_daemons()
             interrupt = self._join(me, int(isinstance(error, KeyboardInterrupt)))
+        # Asked again: if a scope further out was cancelled during the join, what the body was told goes on to that one.
+        is_own = is_own and self._scope.absorbs(error)
         self._scope.leave()
         return self._conclude(me, error, interrupt, is_own=is_own)
 

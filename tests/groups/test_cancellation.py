@@ -928,8 +928,9 @@ def test_thread_that_swallows_in_a_loop_comes_to_its_end():
     assert ended == [1]
 
 
-def test_thread_that_swallows_for_ever_burns_no_cpu():
-    """Whoever swallows each Cancelled in a loop gets them ever more slowly."""
+@pytest.mark.parametrize("keep", [lambda error: None, [].append], ids=["dropped", "kept"])
+def test_thread_that_swallows_for_ever_burns_no_cpu(keep):
+    """Whoever swallows each Cancelled in a loop gets them ever more slowly, whether it keeps them or not."""
     moments = []
 
     def swallow():
@@ -937,13 +938,13 @@ def test_thread_that_swallows_for_ever_burns_no_cpu():
             moments.append(monotonic())
             try:
                 sleep_forever()
-            except BaseException:
-                pass
+            except BaseException as error:
+                keep(error)
 
     is_over = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CancelledSwallowed)
-        with ThreadGroup() as group:
+        with ThreadGroup(grace=0) as group:
             thread = wait_parked(group.spawn(swallow))
             group.cancel()
             with shield(timeout=3600):

@@ -556,6 +556,29 @@ def test_outer_cancel_while_joining_an_inner_group():
     assert reached == []
 
 
+@pytest.mark.parametrize("kind", ["timeout", "quiet"])
+def test_outer_cancel_while_joining_after_the_group_s_own(kind):
+    """The body was told of its own group's end, and an outer cancel comes during the join: nothing goes on behind the block."""
+    owner = current_thread()
+    reached = []
+
+    def clean_up():
+        try:
+            sleep_forever()
+        finally:
+            until(lambda: is_parked(owner, WaitReason.GROUP))
+            outer.cancel()
+
+    with ThreadGroup() as outer:
+        with ThreadGroup(timeout=0.02 if kind == "timeout" else None) as inner:
+            inner.spawn(clean_up)
+            if kind == "quiet":
+                inner.spawn(inner.cancel)
+            sleep_forever()
+        reached.append(1)
+    assert reached == []
+
+
 # ---- timeout=
 
 

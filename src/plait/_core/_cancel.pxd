@@ -33,7 +33,7 @@ cdef class Delivery:
     cdef public object former
     cdef public double until
     cdef public double quiet_until
-    cdef public double swallowed_at
+    cdef public double told_again_at
     cdef public bint is_swallowed
     cdef public bint is_reported
     cdef public bint is_due

@@ -282,7 +282,7 @@ class Delivery:
         "is_swallowed",
         "quiet_until",
         "scope",
-        "swallowed_at",
+        "told_again_at",
         "until",
     )
 
@@ -290,8 +290,8 @@ class Delivery:
     alive: weakref.ref[Cancelled]  # the exception that was raised last
     former: weakref.ref[Cancelled] | None  # the one before, for `retract`; None: it is the first
     until: float  # the instant when clean-up may park no more
-    quiet_until: float  # until this instant who has swallowed it may park
-    swallowed_at: float  # the instant when it was first seen to be swallowed; 0.0: it was not
+    quiet_until: float  # until this instant who was told again may park
+    told_again_at: float  # the instant when it was first raised again; 0.0: it was not
     is_swallowed: bool  # it has died before it reached its scope
     is_reported: bool  # that has been said
     is_due: bool  # there may be something to say
@@ -325,18 +325,17 @@ def check_park(me: Victim) -> float | Cancelled | None:
     if told.alive() is not None:
         if now() < told.until and not _is_hurried(me.scope):
             return sooner(told.until, me)
-    else:
-        if not told.is_reported:
-            told.is_swallowed = told.is_due = True
-            complain(me)
-        # Who swallows it again and again gets it ever more slowly: a loop with an end comes to it soon, one without
-        # burns no CPU (ADR 14).
-        moment = now()
-        if moment < told.quiet_until:
-            return told.quiet_until
-        if not told.swallowed_at:
-            told.swallowed_at = moment
-        told.quiet_until = moment + min(max(_PAUSE, (moment - told.swallowed_at) * _SHARE), _LONGEST_PAUSE)
+    elif not told.is_reported:
+        told.is_swallowed = told.is_due = True
+        complain(me)
+    # Who swallows it again and again gets it ever more slowly: a loop with an end comes to it soon, one without burns no
+    # CPU (ADR 14). The same for clean-up beyond its grace: it may be such a loop, that keeps the exceptions.
+    moment = now()
+    if moment < told.quiet_until:
+        return told.quiet_until
+    if not told.told_again_at:
+        told.told_again_at = moment
+    told.quiet_until = moment + min(max(_PAUSE, (moment - told.told_again_at) * _SHARE), _LONGEST_PAUSE)
     return deliver(me, scope)
 
 
@@ -371,7 +370,7 @@ def deliver(me: Victim, scope: Scope) -> Cancelled:
         told.until = _end_of_grace(me, scope)
         told.is_swallowed = told.is_reported = told.is_due = False
         told.quiet_until = 0.0
-        told.swallowed_at = 0.0
+        told.told_again_at = 0.0
         told.former = None
     else:
         told.former = told.alive
@@ -391,7 +390,7 @@ def begin_clean_up(me: Victim) -> None:
         told.until = _end_of_grace(me, scope)
         told.is_swallowed = told.is_reported = told.is_due = False
         told.quiet_until = 0.0
-        told.swallowed_at = 0.0
+        told.told_again_at = 0.0
         told.former = None
         told.alive = _always  # type: ignore[assignment]
 
