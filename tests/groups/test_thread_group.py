@@ -570,10 +570,12 @@ def test_outer_cancel_while_joining_after_the_group_s_own(kind):
             outer.cancel()
 
     with ThreadGroup() as outer:
-        with ThreadGroup(timeout=0.02 if kind == "timeout" else None) as inner:
-            inner.spawn(clean_up)
-            if kind == "quiet":
-                inner.spawn(inner.cancel)
+        with ThreadGroup(timeout=3600) as inner:
+            wait_parked(inner.spawn(clean_up))
+            if kind == "timeout":
+                inner.scope.expire(0)
+            else:
+                inner.cancel()
             sleep_forever()
         reached.append(1)
     assert reached == []
