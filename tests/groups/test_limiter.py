@@ -9,8 +9,39 @@ from support import run_anywhere, until, wait_parked
 
 from plait import Cancelled, GroupClosed, Limiter, ThreadGroup, move_on_after, timeout
 from plait._core import WaitReason, current_thread
+from plait._originals import monotonic
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
+
+
+def test_slot_from_a_platform_thread_to_another_needs_no_carrier():
+    """Platform threads hand a slot on while virtual threads keep the carriers busy."""
+    limiter = Limiter(1)
+    taken = []
+
+    def work():
+        busy.append(1)
+        end = monotonic() + 60
+        while not taken and monotonic() < end:
+            pass
+
+    def take():
+        with limiter:
+            taken.append(1)
+
+    busy = []
+    limiter.acquire()
+    taker = threading.Thread(target=take)
+    taker.start()
+    until(lambda: limiter.waiting)
+    with ThreadGroup() as group:
+        group.spawn(work)
+        until(lambda: busy)
+        began = monotonic()
+        limiter.release()
+        taker.join()
+        assert monotonic() - began < 30
+    assert taken
 
 
 @WHERE

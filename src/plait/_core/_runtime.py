@@ -116,10 +116,11 @@ class Runtime:
     def queue_spawner(self, me: Parker) -> bool:
         """Have a platform thread that may spawn again told in its turn, behind what it has spawned; whether it will be.
 
-        With several carriers it is not: while one is busy with a long call the others would run out of work.
+        With several carriers it is not: while one is busy with a long call the others would run out of work. Nor if the
+        slot comes from a platform thread: the carrier may be busy for long, and has no part in it.
         """
         carriers = self._carriers
-        if len(carriers) != 1:
+        if len(carriers) != 1 or not isinstance(current(), VirtualThread):
             return False
         carriers[0].make_spawner_runnable(me)
         return True

@@ -45,10 +45,8 @@ on_ident_end: list[Callable[[VirtualThread], None]] = []
 on_holder_end: list[Callable[[VirtualThread], None]] = []
 
 PENDING, SUCCEEDED, FAILED, CANCELLED = range(4)  # status
-_PENDING, _SUCCEEDED = (
-    PENDING,
-    SUCCEEDED,
-)  # for every thread; compiled, names that others import cost a look-up each time
+# For every thread: compiled, a name that others import costs a look-up each time.
+_PENDING, _SUCCEEDED = PENDING, SUCCEEDED
 
 
 class Verdict(enum.Enum):
