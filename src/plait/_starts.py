@@ -6,6 +6,7 @@ Caller: 1. queues in the lot, under its lock    2. looks for the value, or for t
 
 from __future__ import annotations
 
+from functools import partial, update_wrapper
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from plait._core import Flag, WaitReason, check_entry, current_thread, lend_slot, lot_wait, lot_wake_one
@@ -22,21 +23,41 @@ V = TypeVar("V")
 
 
 class Started(Generic[V]):
-    """What the started function calls to say that it is ready, with a value for who waits. Once; any thread."""
+    """What the started function calls to say that it is ready, with a value for who waits. Once a call; any thread.
 
-    def __init__(self) -> None:
+    Should the call be restarted, whoever has waited has the first value already: the next are taken, and dropped.
+    """
+
+    def __init__(self, wait: _Wait[V]) -> None:
+        self._wait = wait
         self._first = Flag()
         self._first.set()
-        self._values: list[V] = []  # appended to once
+        self._value: V | None = None
 
     def __call__(self, value: V = None) -> None:  # type: ignore[assignment]
         """Let `start` return `value`. Never waits. Raises `RuntimeError` the second time."""
         if not self._first.take():
-            raise RuntimeError(f"started() was called before, with {self._values!r}: a thread starts once")
+            raise RuntimeError(f"started() was called before, with {self._value!r}: a thread starts once")
+        self._value = value
+        self._wait.give(value)
+
+
+class _Wait(Generic[V]):
+    """What the caller of `start` waits for, whatever the number of attempts."""
+
+    def __init__(self) -> None:
+        self._values: list[V] = []  # appended to; the first counts
+
+    def attempt(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """One call of the function, with a `Started` of its own. The child's."""
+        return fn(Started(self), *args, **kwargs)
+
+    def give(self, value: V) -> None:
+        """The thread is ready. Any thread."""
         self._values.append(value)
         lot_wake_one(id(self))
 
-    def wait(self, child: Future[Any]) -> V:
+    def take(self, child: Future[Any]) -> V:
         """The value, once `child` has given it."""
         child.add_done_callback(lambda _: lot_wake_one(id(self)))
         me = current_thread()
@@ -69,5 +90,8 @@ def start(
     context: Context | None = None,
 ) -> Any:
     """As `ThreadGroup.start`: a time limit of the caller does concern the child, until that has started."""
-    started: Started[Any] = Started()
-    return started.wait(spawn(group, fn, (started, *args), kwargs, label, context, is_reached=True))
+    wait: _Wait[Any] = _Wait()
+    attempt = update_wrapper(
+        partial(wait.attempt, fn), fn, ("__qualname__",), ()
+    )  # the thread is called as the function is
+    return wait.take(spawn(group, attempt, args, kwargs, label, context, is_reached=True))

@@ -69,7 +69,38 @@ def test_started_twice():
         group.start(serve)
         group.spawn(time.sleep, 3600)
     [error] = caught.value.exceptions
-    assert str(error) == "started() was called before, with [1]: a thread starts once"
+    assert str(error) == "started() was called before, with 1: a thread starts once"
+
+
+def test_restarted_after_it_has_started():
+    """A thread that is restarted may say once more that it is ready; who waited goes on with the first value."""
+    attempts = []
+
+    def serve(started):
+        attempts.append(current_thread().name)
+        started(len(attempts))
+        if len(attempts) < 3:
+            raise Oops
+
+    with ThreadGroup(on_error=lambda future, error: "restart") as group:
+        assert group.start(serve) == 1
+    assert len(attempts) == 3
+    assert all("serve" in name for name in attempts)
+
+
+def test_restarted_before_it_has_started():
+    """The value is that of the first attempt which comes so far."""
+    attempts = []
+
+    def serve(started, *, fn):
+        attempts.append(fn)
+        if len(attempts) < 3:
+            raise Oops
+        started(len(attempts))
+
+    with ThreadGroup(on_error=lambda future, error: "restart") as group:
+        assert group.start(serve, fn="any name") == 3
+    assert attempts == ["any name"] * 3
 
 
 @WHERE
