@@ -158,6 +158,12 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
 
     __slots__ = ()
 
+    def __init__(self) -> None:
+        """Not called by `spawn`."""
+        raise TypeError(
+            "plait's futures are made by spawn(): one that you resolve yourself is concurrent.futures.Future()"
+        )
+
     # The parts of concurrent.futures.Future that its own functions reach for.
 
     def _watch(self) -> _Watchers:

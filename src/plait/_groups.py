@@ -20,7 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Literal, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Literal, Never, ParamSpec, Self, TypeVar
 
 from plait._core import (
     DEADLINE_PASSED,
@@ -138,8 +138,9 @@ class ThreadGroup(Container):
         on_error: What becomes of a failure. "cancel": it cancels all others, and the block raises. "collect": all run
             on, the block raises what has failed at its end. A function `(future, exception)`, called on the thread that
             has failed, answers "cancel", "ignore" (the failure is the future's alone) or "restart" (the call is made
-            once more, with the same arguments). It may wait, between two attempts say, and is not asked about threads
-            that are cancelled already. What is no `Exception` cancels in any case, and so does a failure of the function.
+            once more, with the same arguments). It may wait, between two attempts say. It is asked about cancelled
+            threads, too, as part of their clean-up, but those are not restarted: such a failure is dropped, unless the
+            group has others. What is no `Exception` cancels in any case, and so does a failure of the function.
         name: For messages and dumps.
 
     Raises (by the end of the block):
@@ -173,13 +174,18 @@ class ThreadGroup(Container):
 
     def __init__(
         self,
-        *,
+        *misplaced: Never,
         max_concurrency: int | Limiter | None = None,
         timeout: float | None = None,
         grace: float = GRACE,
         on_error: OnError = "cancel",
         name: str | None = None,
     ) -> None:
+        if misplaced:
+            raise TypeError(
+                f"ThreadGroup takes its options by name: write ThreadGroup(max_concurrency={misplaced[0]!r}), not "
+                f"ThreadGroup({misplaced[0]!r})"
+            )
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a string or None, not {name!r}")
         self._scope = GroupScope(self, check_seconds(grace, "grace"))
@@ -334,8 +340,7 @@ class ThreadGroup(Container):
             ...     address = group.start(serve)
             ...     socket.create_connection(address).close()
         """
-        checked(fn, "start")
-        return start(self, fn, args, kwargs)  # type: ignore[no-any-return]
+        return start(self, checked(fn, "start"), args, kwargs)  # type: ignore[no-any-return]
 
     def options(
         self, *, name: str | None = None, context: Context | None = None, on: Executor | None = None
@@ -413,12 +418,17 @@ class ThreadGroup(Container):
             self.wake_owner()
 
     def wake_owner(self) -> None:
-        """The group is cancelled: the owner, if it waits for the children, shall see what there is to report.
+        """The group is cancelled: the owner, if it waits for children, shall see what there is to report.
 
-        Owner: publishes its wait, then looks whether the group is cancelled. Who cancels: cancels, then looks for it.
+        They may be those of a block inside this one. Owner: publishes its wait, then looks whether a group around it is
+        cancelled. Who cancels: cancels, then looks for the wait.
         """
-        if self.joining:
-            self.owner.unpark(self.joining)  # type: ignore[union-attr]
+        owner = self.owner
+        if owner is None:  # its time is up before it has begun
+            return
+        inner = owner.innermost()
+        if isinstance(inner, GroupScope) and inner.group.joining:
+            owner.unpark(inner.group.joining)
 
     def __enter__(self) -> Self:
         """Begin: the calling thread is the owner, and its body a member."""
@@ -447,7 +457,9 @@ class ThreadGroup(Container):
             self._fail(error, f"the body failed: {type(error).__name__}")
         interrupt = None
         self._is_body_over = True
-        if not self.inside.leave():
+        if self.inside.leave():
+            self.turn_away()
+        else:
             self.dismiss_daemons()
             interrupt = self._join(me, int(isinstance(error, KeyboardInterrupt)))
         # Asked again: if a scope further out was cancelled during the join, what the body was told goes on to that one.
@@ -498,13 +510,14 @@ class ThreadGroup(Container):
                 if not self.inside.count():
                     me.withdraw()
                     break
-                due = self._report_due(since, interrupt)
+                failed = self._failed_around(interrupt)
+                due = self._report_due(failed, since)
                 if not is_impatient and (due is None or now() < due):
                     park_shielded(me, epoch, WaitReason.GROUP, due)
                     continue
                 me.withdraw()
                 self._is_reported = True
-                report_stragglers(me, self, now() - since)
+                report_stragglers(me, self, failed or self, now() - since)
                 if is_impatient:
                     is_impatient = False
                     self.scope.hurry()
@@ -519,13 +532,26 @@ class ThreadGroup(Container):
             slots.take_back(me)
         return interrupt
 
-    def _report_due(self, since: float, interrupt: BaseException | None) -> float | None:
-        """When it is to be said that this group has failed and still waits, as it does since `since`; None: never."""
-        cancelled_at = self.scope.cancelled_at
-        has_failed = self._failures or self._scope.has_expired or interrupt is not None
-        if cancelled_at is None or not has_failed or self._is_reported:
+    def _failed_around(self, interrupt: BaseException | None) -> ThreadGroup | None:
+        """The failed group that this join holds up: itself, or one around it whose body has come here. Owner only."""
+        if not is_cancelled(self.scope):
             return None
-        return max(cancelled_at, since) + _REPORT_AFTER
+        scope: Scope | None = self.scope
+        while scope is not None and scope.owner is self.owner:
+            if isinstance(scope, GroupScope) and scope.cancelled_at is not None:
+                group = scope.group
+                has_failed = bool(group._failures)  # noqa: SLF001 - of this class
+                if has_failed or scope.has_expired or (group is self and interrupt is not None):
+                    return group
+            scope = scope.parent
+        return None
+
+    def _report_due(self, failed: ThreadGroup | None, since: float) -> float | None:
+        """When it is to be said that `failed` waits for this join, which has begun at `since`; None: never."""
+        if failed is None or self._is_reported:
+            return None
+        assert failed.scope.cancelled_at is not None
+        return max(failed.scope.cancelled_at, since) + _REPORT_AFTER
 
     def _conclude(
         self, me: Parker, error: BaseException | None, interrupt: BaseException | None, *, is_own: bool

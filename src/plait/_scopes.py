@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Never, Self
 
 from plait._core import (
     CancelScope,
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from plait._core import Scope
+
+_MISSING: Any = object()
 
 
 class _TimeLimit(DeadlineScope):
@@ -229,7 +231,9 @@ class shield(CancelScope):  # noqa: N801 - read as a word: with shield(timeout=5
 
     __slots__ = ("_seconds",)
 
-    def __init__(self, *, timeout: float) -> None:
+    def __init__(self, *misplaced: Never, timeout: float = _MISSING) -> None:
+        if misplaced or timeout is _MISSING:
+            raise TypeError("a shield needs its limit by name, in seconds: write shield(timeout=5)")
         super().__init__()
         self._seconds = check_seconds(timeout, "timeout")
 

@@ -63,7 +63,7 @@ def try_spawn(
     """As `ThreadGroup.try_spawn`."""
     fn = checked(fn, "try_spawn")
     child = launch(group, Future, fn, args, kwargs, label, context)
-    if child is None and (group.owner is None or pending(group.scope) is not None or not group.inside.count()):
+    if child is None and (group.owner is None or group.is_shut()):
         _refuse(group, current_thread())
     return child
 
@@ -116,11 +116,12 @@ def spawn_slowly(
     """Where `launch` could not: wait for a slot, or say why nothing can be spawned."""
     me = current_thread()
     slots = group.slots
-    if slots is None or group.owner is None or pending(group.scope) is not None or not group.inside.count():
+    if slots is None or group.owner is None or group.is_shut():
         _refuse(group, me)
     is_holder = slots.is_held_by(me)
     if not is_holder:
-        slots.take(me)
+        if not slots.take(me, None, group):
+            _refuse(group, me)
         if pending(group.scope) is not None:
             slots.release()
             _refuse(group, me)

@@ -27,15 +27,15 @@ _MOST = 20  # threads whose stacks are shown
 _log = logging.getLogger("plait")
 
 
-def report_stragglers(me: Parker, group: ThreadGroup, waited: float) -> None:
-    """Say what keeps `group` from ending. Its owner's, in its join; whatever scopes there are."""
+def report_stragglers(me: Parker, group: ThreadGroup, failed: ThreadGroup, waited: float) -> None:
+    """Say which threads of `group` keep `failed` from ending: itself, or one around it. Its owner's, in its join."""
     refuge = CancelScope()  # its own group is cancelled, and logging must not be
     open_scope(refuge, now() + _LONGEST)
     try:
         threads = group.members()
         snapshot = take_snapshot(me, threads[:_MOST], runtime.carriers, _PATIENCE)
         if count := len(group):  # they may have ended meanwhile
-            _log.error("%s", "\n".join(_lines(group, count, threads, snapshot, waited)))
+            _log.error("%s", "\n".join(_lines(group, failed, count, threads, snapshot, waited)))
     except Cancelled:  # it has taken too long
         pass
     except Exception:  # noqa: BLE001 - a filter's, say: whatever logging makes of it, it is not what the block raises
@@ -45,11 +45,15 @@ def report_stragglers(me: Parker, group: ThreadGroup, waited: float) -> None:
 
 
 def _lines(
-    group: ThreadGroup, count: int, threads: list[VirtualThread], snapshot: Snapshot, waited: float
+    group: ThreadGroup, failed: ThreadGroup, count: int, threads: list[VirtualThread], snapshot: Snapshot, waited: float
 ) -> Iterator[str]:
-    yield f"{group!r} was cancelled ({group.scope.cancel_reason}), and has waited {waited:.1f} s for {_threads(count)} to end."
-    if group.exception is not None:
-        yield f"It failed with:\n{_indented(''.join(traceback.format_exception(group.exception)))}"
+    whose = "" if group is failed else f" of {group!r}, inside its body,"
+    yield (
+        f"{failed!r} was cancelled ({failed.scope.cancel_reason}), and has waited {waited:.1f} s for {_threads(count)}"
+        f"{whose} to end."
+    )
+    if failed.exception is not None:
+        yield f"It failed with:\n{_indented(''.join(traceback.format_exception(failed.exception)))}"
     for thread in threads[:_MOST]:
         stack = snapshot.stacks.get(thread)
         yield f"{thread.name!r}, spawned at {thread.spawn_site}, {_state(thread)}:"

@@ -441,6 +441,26 @@ def test_swallowed_is_raised_again_and_reported_once():
     assert swallowed.filename == __file__  # at the wait that follows
 
 
+def test_swallowed_and_kept_is_reported_once_the_grace_is_over():
+    """Who keeps the exception looks like clean-up, until the grace is over and it waits with nothing in hand."""
+    kept = []
+
+    def work():
+        for _ in range(3):
+            try:
+                sleep_forever()
+            except BaseException as error:
+                kept.append(error)
+
+    with pytest.warns(CancelledSwallowed) as record, ThreadGroup(grace=0.001) as group:
+        wait_parked(group.spawn(work))
+        group.cancel("enough")
+    assert [type(error) for error in kept] == [Cancelled] * 3
+    [swallowed] = [warning for warning in record if warning.category is CancelledSwallowed]
+    assert "was cancelled (enough), and the Cancelled that it got was swallowed" in str(swallowed.message)
+    assert swallowed.filename == __file__
+
+
 def test_swallowed_exceptions_are_freed_at_once():
     """Rule 3 rests on the exception's death: plait keeps none of those that it raises alive, not even in a cycle."""
     alive = []
@@ -492,7 +512,7 @@ def test_cancelled_kept_alive_elsewhere_ends_with_the_grace():
             kept.append(cancelled)
         time.sleep(3600)
 
-    with ThreadGroup(grace=0.02) as group:
+    with pytest.warns(CancelledSwallowed), ThreadGroup(grace=0.02) as group:
         child = wait_parked(group.spawn(work))
         group.cancel()
     assert child.cancelled()

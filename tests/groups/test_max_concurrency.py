@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 from support import is_parked, platform_thread, run_anywhere, run_in_vthread, until, wait_parked
 
-from plait import Cancelled, GroupFailed, ThreadGroup
+from plait import Cancelled, GroupClosed, GroupFailed, Limiter, ThreadGroup, shield
 from plait._core import WaitReason, current_thread, observe_parks, runtime, unobserve_parks
 from plait._core._atomics import Counter
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
+
+
+class Oops(Exception):
+    """A failure of these tests."""
+
+
+def fail(error):
+    raise error
 
 
 class Gauge:
@@ -139,6 +148,103 @@ def test_outsider_waiting_for_a_slot_of_a_group_that_fails():
             until(spawner.done)  # holds the block open
     assert ran == []
     assert group.available == 1
+
+
+SHUTTERS = {
+    "cancelled": lambda outer, group: group.cancel(),
+    "failed": lambda outer, group: fail(Oops()),
+    "cancelled around": lambda outer, group: outer.cancel(),
+    "ended": lambda outer, group: None,
+}
+
+
+@pytest.mark.parametrize("how", SHUTTERS)
+@pytest.mark.parametrize("who", ["platform", "virtual"])
+def test_outsider_does_not_wait_for_a_slot_of_a_group_that_is_shut(who, how):
+    """Who waits elsewhere to spawn into a group is told at once that nothing can be spawned there any more."""
+    limiter = Limiter(1)
+    told = []
+
+    def spawn_from_outside(group):
+        try:
+            group.spawn(ran.append, 1)
+        except (GroupClosed, GroupFailed) as error:
+            told.append(type(error))
+
+    ran = []
+    with limiter, ThreadGroup() as others:  # no slot comes free
+        with suppress(ExceptionGroup), ThreadGroup() as outer, ThreadGroup(max_concurrency=limiter) as group:
+            if who == "virtual":
+                others.spawn(spawn_from_outside, group)
+            else:
+                outsider = threading.Thread(target=spawn_from_outside, args=(group,))
+                outsider.start()
+            until(lambda: limiter.waiting)
+            SHUTTERS[how](outer, group)
+        until(lambda: told)
+        assert told == [GroupClosed] or (told == [GroupFailed] and how != "ended")
+        if who == "platform":
+            outsider.join()
+        assert limiter.waiting == 0
+    assert limiter.available == 1
+    assert not ran
+
+
+def test_shielded_member_does_not_wait_for_a_slot_of_a_group_that_is_shut():
+    """A shield hides the cancel, but nothing can be spawned all the same."""
+    limiter = Limiter(1)
+    told = []
+
+    def spawn_shielded(group):
+        with shield(timeout=3600):
+            try:
+                group.spawn(print)
+            except Cancelled:
+                told.append(limiter.available)
+                raise
+
+    with limiter, ThreadGroup() as outer:
+        with ThreadGroup(max_concurrency=limiter) as group:
+            wait_parked(group.spawn_daemon(spawn_shielded, group), WaitReason.SLOT)
+            group.cancel()
+        assert told == [0]
+        outer.cancel()
+
+
+def test_outsider_and_group_that_share_a_limit_do_not_wait_for_each_other():
+    """The slot is held by who waits for the outsider; the group that it wants to spawn into is cancelled."""
+    limiter = Limiter(1)
+    is_told = threading.Event()
+
+    def spawn_from_outside(group):
+        with pytest.raises((GroupFailed, GroupClosed)):
+            group.spawn(print)
+        is_told.set()
+
+    with ThreadGroup() as top, ThreadGroup(max_concurrency=limiter) as first:
+        holder = wait_parked(first.spawn(is_told.wait))
+        with ThreadGroup(max_concurrency=limiter) as second:
+            wait_parked(top.spawn(spawn_from_outside, second), WaitReason.SLOT)
+            second.cancel()
+        assert holder.result()
+
+
+def test_slot_that_comes_with_the_cancel_is_not_lost():
+    """Whether the outsider gets the slot or the word that the group is cancelled: the slot is free afterwards."""
+
+    def spawn_from_outside(group):
+        with suppress(GroupFailed, GroupClosed):
+            group.spawn(print, end="")
+
+    for _ in range(50):
+        limiter = Limiter(1)
+        limiter.acquire()
+        with ThreadGroup() as others, ThreadGroup(max_concurrency=limiter) as group:
+            others.spawn(spawn_from_outside, group)
+            until(lambda: limiter.waiting)
+            with platform_thread(limiter.release):
+                group.cancel()
+        assert limiter.available == 1
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5])

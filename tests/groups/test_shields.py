@@ -202,6 +202,10 @@ def test_shield_misuse():
         shield(timeout=None)
     with pytest.raises(ValueError, match="timeout must be 0 or more seconds, not -1"):
         shield(timeout=-1)
+    for misplaced in ((), (5,)):
+        with pytest.raises(TypeError) as caught:
+            shield(*misplaced)
+        assert str(caught.value) == "a shield needs its limit by name, in seconds: write shield(timeout=5)"
     once = shield(timeout=1)
     with once:
         pass

@@ -90,6 +90,57 @@ def test_expired_group_is_reported(reports):
     assert "was cancelled (deadline passed)" in report
 
 
+@WHERE
+def test_block_inside_the_body_is_reported(where, reports):
+    """A failed group whose body is held up at the end of a block inside says so, and for whom that one waits."""
+    gate = threading.Event()
+
+    def body():
+        gate.clear()
+        with platform_thread(lambda: (until(reports), gate.set())):
+            with pytest.raises(ExceptionGroup), ThreadGroup(name="outer") as outer:
+                with ThreadGroup(name="inner") as inner:
+                    inner.options(name="stubborn").spawn(refuse_to_end, gate)
+                    outer.spawn(fail_when_joined, inner, Oops("the failure"))
+
+    def fail_when_joined(inner, error):
+        until(lambda: inner.joining)
+        raise error
+
+    run_anywhere(where, body)
+    [report] = reports()
+    first, second, *_ = report.splitlines()
+    assert re.fullmatch(
+        r"<ThreadGroup 'outer'> was cancelled \('.*fail_when_joined-\d+' failed: Oops\), and has waited \d+\.\d s for 1 "
+        r"thread of <ThreadGroup 'inner'>, inside its body, to end\.",
+        first,
+    )
+    assert second == "It failed with:"
+    assert "the failure" in report
+    assert "'stubborn', spawned at " in report
+
+
+def test_failure_after_a_quiet_cancel_is_reported(reports):
+    """The same if the group was cancelled before, and it is the clean-up of a child that fails."""
+    gate = threading.Event()
+
+    def clean_up_badly():
+        try:
+            time.sleep(3600)
+        finally:
+            raise Oops("in clean-up")
+
+    with platform_thread(lambda: (until(reports), gate.set())):
+        with pytest.raises(ExceptionGroup), ThreadGroup(name="outer") as outer:
+            wait_parked(outer.spawn(clean_up_badly))
+            with ThreadGroup() as inner:
+                wait_parked(inner.spawn(refuse_to_end, gate))
+                outer.cancel()
+    [report] = reports()
+    assert "<ThreadGroup 'outer'> was cancelled (the group was cancelled)" in report
+    assert "in clean-up" in report
+
+
 def test_thread_at_work_is_reported(reports):
     """A thread that occupies its carrier is shown at work, where CPython can tell."""
     is_over = []

@@ -217,23 +217,47 @@ def test_function_that_swallows_the_cancel_restarts_nothing():
     assert runs == [1]
 
 
-def test_function_is_not_asked_about_cancelled_threads():
-    """What fails in a group that is cancelled already is reported without asking."""
+def clean_up_badly(error):
+    try:
+        time.sleep(3600)
+    finally:
+        raise error
+
+
+@pytest.mark.parametrize("answer", ["ignore", "restart", "cancel"])
+def test_function_is_asked_about_cancelled_threads(answer):
+    """What fails in a group that is cancelled quietly is asked about, too: no answer depends on which of them was first."""
     asked = []
     error = Oops()
 
-    def clean_up_badly():
-        try:
-            time.sleep(3600)
-        finally:
-            raise error
+    def decide(future, exception):
+        time.sleep(0)  # a wait, as clean-up
+        asked.append(exception)
+        return answer
 
-    with pytest.raises(ExceptionGroup) as caught:
-        with ThreadGroup(on_error=lambda *args: asked.append(args) or "ignore") as group:
-            wait_parked(group.spawn(clean_up_badly))
+    def body():
+        with ThreadGroup(on_error=decide) as group:
+            child = wait_parked(group.spawn(clean_up_badly, error))
             group.cancel()
-    assert caught.value.exceptions == (error,)
-    assert not asked
+        return child
+
+    if answer == "cancel":
+        with pytest.raises(ExceptionGroup) as caught:
+            body()
+        assert caught.value.exceptions == (error,)
+    else:
+        assert body().exception() is error
+    assert asked == [error]
+
+
+@pytest.mark.parametrize("answer", ["ignore", "restart"])
+def test_failure_and_cancel_at_the_same_time(answer):
+    """A child that fails just when its group, or it alone, is cancelled: the block ends quietly, whoever was first."""
+    for cancel in (lambda group, child: group.cancel(), lambda group, child: child.cancel()):
+        for _ in range(50):
+            with ThreadGroup(on_error=lambda future, exception: answer) as group:
+                child = group.spawn(fail, Oops())
+                cancel(group, child)
 
 
 def test_failure_of_the_function():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import inspect
 import math
 import re
@@ -772,6 +773,61 @@ def test_spawn_of_something_that_is_not_callable(thing):
                 == f"spawn needs something to call, not {thing!r}: write spawn(fn, x), not spawn(fn(x))"
             )
     assert group.exception is None
+
+
+@WHERE
+def test_coroutine_functions_are_pointed_out(where):
+    """What `async def` makes of a call would never run: the thread fails, and says what to write."""
+
+    async def fetch():
+        raise AssertionError("run")
+
+    def body():
+        for call in (fetch, lambda: fetch(), functools.partial(fetch)):
+            with pytest.raises(ExceptionGroup) as caught, ThreadGroup() as group:
+                group.spawn(call)
+            [error] = caught.value.exceptions
+            assert type(error) is TypeError
+            assert re.fullmatch(
+                r"\S+ has returned a coroutine that nobody runs: a virtual thread calls plain functions\. Write `def` for "
+                r"`async def` and wait without `await`, or have asyncio\.run\(\) called with it",
+                str(error),
+            )
+        begun = begin(generator_based())
+        with ThreadGroup() as group:
+            assert group.spawn(lambda: begun).result() is begun
+        begun.close()
+
+    async def generator_based():
+        await Pause()
+
+    class Pause:
+        def __await__(self):
+            yield
+
+    def begin(coroutine):
+        coroutine.send(None)
+        return coroutine
+
+    run_anywhere(where, body)
+
+
+def test_options_of_a_group_have_names():
+    """ThreadGroup(3), as pools are written, says how to write it."""
+    with pytest.raises(TypeError) as caught:
+        ThreadGroup(3)
+    assert str(caught.value) == (
+        "ThreadGroup takes its options by name: write ThreadGroup(max_concurrency=3), not ThreadGroup(3)"
+    )
+
+
+def test_futures_are_not_made_by_hand():
+    """Future() says where futures come from."""
+    with pytest.raises(TypeError) as caught:
+        plait.Future()
+    assert str(caught.value) == (
+        "plait's futures are made by spawn(): one that you resolve yourself is concurrent.futures.Future()"
+    )
 
 
 def test_entering_a_group_twice():

@@ -40,11 +40,11 @@ cdef class Delivery:
 
 cpdef Scope pending(Scope scope)
 cdef bint _is_hurried(Scope scope) except -1
-cpdef horizon(Victim me)
+cpdef horizon(Scope above)
 cpdef bint is_cancelled(Scope scope) except -1
 cpdef sooner(instant, Victim me)
 cpdef patience(Victim me, double since)
-cdef object _weakly, Cancelled, now
+cdef object _weakly, Cancelled, now, exc_info
 @cython.locals(told=Delivery)
 cpdef deliver(Victim me, Scope scope)
 @cython.locals(told=Delivery)
@@ -55,5 +55,5 @@ cdef double _end_of_grace(Victim me, Scope scope) except -1
 @cython.locals(told=Delivery)
 cpdef check_entry(Victim me)
 cdef double _PAUSE, _LONGEST_PAUSE, _SHARE
-@cython.locals(told=Delivery, moment=double)
+@cython.locals(told=Delivery, moment=double, is_swallowed=bint)
 cpdef check_park(Victim me)

@@ -14,7 +14,8 @@ Delivery. `Cancelled` is raised for the outermost cancelled scope, and the first
 even one that would not block. The thread then cleans up: as long as that exception is alive (a weak reference tells) it
 may park, until the scope's grace, counted from the delivery, is over. If the exception has died without reaching its
 scope, somebody swallowed it: it is raised again at the next operation that would park, and reported once; to who
-swallows it in a loop it comes ever more slowly. The grace of a scope is granted once: no loop of swallowing has it again.
+swallows it in a loop it comes ever more slowly. Who keeps the exception that it has swallowed looks like clean-up until
+the grace is over; then no exception is being handled, and it is reported, too. The grace of a scope is granted once: no loop of swallowing has it again.
 
 A *shield* is a scope that hides the cancels above it from what is below it, until an instant (`shelter`) that all below
 know: there a wait has to look again. It keeps what the thread had been told, and gives it back when it closes. A scope
@@ -41,6 +42,7 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
+from sys import exc_info
 from typing import TYPE_CHECKING, Protocol
 
 from plait._core._atomics import Lock
@@ -50,7 +52,7 @@ from plait._errors import Cancelled, CancelledSwallowed
 from plait._native._native import WaitWord, caller_code, caller_offset, cooperative, current, line_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import FrameType
 
 DEADLINE_PASSED = "deadline passed"  # the reason of a cancel by time, told from others by identity
@@ -67,6 +69,9 @@ class Container(Protocol):
 
     def members(self) -> Iterable[Victim]:
         """Those that have parked at least once and have not ended."""
+
+    def turn_away(self) -> None:
+        """Wake whoever waits outside to spawn here: nothing can be spawned any more."""
 
 
 class Scope(WaitWord):
@@ -152,6 +157,13 @@ class Victim(Scope):
         self.scope = scope
         WaitWord.unlatch(self)
         del former  # not under the latch: it may be the last reference
+
+    def innermost(self) -> Scope | None:
+        """The innermost scope. Any thread."""
+        WaitWord.latch(self)
+        scope = self.scope
+        WaitWord.unlatch(self)
+        return scope
 
     def nudge(self) -> None:
         """End the open wait of this thread, if a canceller may. Any thread."""
@@ -251,9 +263,8 @@ def _is_hurried(scope: Scope | None) -> bool:
     return False
 
 
-def horizon(me: Victim) -> float | None:
-    """When the nearest shield that hides anything from `me` ends, and a wait has to look again; None: there is none."""
-    above = me.scope
+def horizon(above: Scope | None) -> float | None:
+    """When the nearest shield from `above` upwards ends, and a wait below has to look again; None: there is none."""
     if above is None or not above.shelter:
         return None
     while above is not None:
@@ -265,7 +276,7 @@ def horizon(me: Victim) -> float | None:
 
 def sooner(instant: float | None, me: Victim) -> float | None:
     """`instant`, or the end of a shield before that: what it hides may have less grace."""
-    end = horizon(me)
+    end = horizon(me.scope)
     if instant is None or end is None:
         return end if instant is None else instant
     return min(instant, end)
@@ -287,8 +298,8 @@ class Delivery:
     )
 
     scope: Scope  # for which it was told
-    alive: weakref.ref[Cancelled]  # the exception that was raised last
-    former: weakref.ref[Cancelled] | None  # the one before, for `retract`; None: it is the first
+    alive: Callable[[], object]  # a weak reference to the exception that was raised last
+    former: Callable[[], object] | None  # the one before, for `retract`; None: it is the first
     until: float  # the instant when clean-up may park no more
     quiet_until: float  # until this instant who was told again may park
     told_again_at: float  # the instant when it was first raised again; 0.0: it was not
@@ -316,7 +327,7 @@ def check_park(me: Victim) -> float | Cancelled | None:
     """
     scope = pending(me.scope)
     if scope is None or me.is_deaf:
-        return horizon(me)
+        return horizon(me.scope)
     told = me.delivery
     if told is None:
         return deliver(me, scope)
@@ -325,11 +336,15 @@ def check_park(me: Victim) -> float | Cancelled | None:
     if told.alive() is not None:
         if now() < told.until and not _is_hurried(me.scope):
             return sooner(told.until, me)
-    elif not told.is_reported:
+        # If it has left all handlers it has kept the exception: this is no clean-up any more. But callbacks have none.
+        is_swallowed = exc_info()[1] is None and told.alive is not _always
+    else:
+        is_swallowed = True
+    if is_swallowed and not told.is_reported:
         told.is_swallowed = told.is_due = True
         complain(me)
     # Who swallows it again and again gets it ever more slowly: a loop with an end comes to it soon, one without burns no
-    # CPU (ADR 14). The same for clean-up beyond its grace: it may be such a loop, that keeps the exceptions.
+    # CPU (ADR 14). The same for clean-up beyond its grace, which may be a loop.
     moment = now()
     if moment < told.quiet_until:
         return told.quiet_until
@@ -392,7 +407,7 @@ def begin_clean_up(me: Victim) -> None:
         told.quiet_until = 0.0
         told.told_again_at = 0.0
         told.former = None
-        told.alive = _always  # type: ignore[assignment]
+        told.alive = _always
 
 
 def _always() -> bool:
@@ -472,16 +487,16 @@ def _wake_all_under(scope: Scope) -> None:
     """
     todo: list[tuple[Victim, Scope]] = []
     if scope.container is not None:
+        scope.container.turn_away()
         todo.extend((member, scope) for member in scope.container.members())
     owner = scope.owner
     if owner is not None:
         todo.append((owner, scope))
     for thread, until in todo:  # grows meanwhile
         thread.nudge()
-        WaitWord.latch(thread)
-        inner = thread.scope
-        WaitWord.unlatch(thread)
+        inner = thread.innermost()
         while inner is not None and inner is not until:
             if inner.container is not None:
+                inner.container.turn_away()
                 todo.extend((member, inner) for member in inner.container.members())
             inner = inner.parent

@@ -1,4 +1,4 @@
-from plait._core._cancel cimport Scope
+from plait._core._cancel cimport Scope, pending
 from plait._core._slots cimport Slots
 from plait._core._vthread cimport VirtualThread
 from plait._native._native cimport Lock, Rundown, uint64_t
@@ -14,6 +14,7 @@ cdef class Container:
     cdef public dict _listed
     cdef public set _daemons
     cdef public set _undismissed
+    cdef public dict _outsiders
     cpdef enlist(self, thread)
     cpdef discharge(self, thread)
     cpdef child_ended(self, VirtualThread thread)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from plait._core._cancel import pending
 from plait._core._slots import Slots
 from plait._native._native import Lock, Rundown
 
 if TYPE_CHECKING:
     from plait._core._cancel import Scope
     from plait._core._parking import Parker
+    from plait._core._slots import Waiter
     from plait._core._vthread import Verdict, VirtualThread
 
 
@@ -26,12 +28,17 @@ class Container:
     Daemons are children that nobody waits for: once they alone are inside, they are cancelled. Whoever leaves counts
     itself out and then looks; a daemon is taken off `_daemons` before it counts itself out, so the last to leave before
     them, whoever it is, sees as many inside as there are daemons, or a daemon that leaves later does.
+
+    Outsiders are threads elsewhere that wait for a slot, to spawn into this group. Outsider: is listed, with its wait
+    armed, then looks whether the group is shut [fence]. Who cancels, or closes the count: does so [fence], then wakes
+    those listed. One of them sees the other.
     """
 
     __slots__ = (
         "_daemons",
         "_listed",
         "_members_lock",
+        "_outsiders",
         "_undismissed",
         "inside",
         "is_supervised",
@@ -52,6 +59,7 @@ class Container:
         self._listed: dict[VirtualThread, None] = {}  # in the order in which they came. Under _members_lock
         self._daemons: set[VirtualThread] = set()  # likewise
         self._undismissed: set[VirtualThread] = set()  # those that were not told yet that all others are done. Likewise
+        self._outsiders: dict[Waiter, None] | None = None  # made for the first. Likewise
 
     def enlist(self, thread: VirtualThread) -> None:
         """`thread` is about to park or to have children for the first time. Itself only."""
@@ -62,6 +70,32 @@ class Container:
         """`thread`, which is listed, has ended. Itself only."""
         with self._members_lock:
             self._listed.pop(thread, None)
+
+    def is_shut(self) -> bool:
+        """Whether nothing can be spawned any more: cancelled, or closed. A full fence before it looks. Any thread."""
+        return not self.inside.count() or pending(self.scope) is not None
+
+    def add_outsider(self, waiter: Waiter) -> None:
+        """`waiter` shall be woken if the group is shut. Its own thread, armed."""
+        with self._members_lock:
+            if self._outsiders is None:
+                self._outsiders = {}
+            self._outsiders[waiter] = None
+
+    def drop_outsider(self, waiter: Waiter) -> None:
+        """Its wait is over. Its own thread."""
+        with self._members_lock:
+            if self._outsiders is not None:  # it is, in a forked child
+                self._outsiders.pop(waiter, None)
+
+    def turn_away(self) -> None:
+        """Nothing can be spawned any more: wake the outsiders, who look for themselves. Any thread; never parks."""
+        if self._outsiders is None:
+            return
+        with self._members_lock:
+            outsiders = list(self._outsiders)
+        for waiter in outsiders:
+            waiter.who.nudge()
 
     def members(self) -> list[VirtualThread]:
         """Those listed now, the first to park first. Any thread."""
@@ -78,6 +112,7 @@ class Container:
         self._listed = {}
         self._daemons = set()
         self._undismissed = set()
+        self._outsiders = None
         self.inside.reset()
 
     def adopt_daemon(self, thread: VirtualThread) -> None:
@@ -118,6 +153,8 @@ class Container:
         elif self.slots is not None:
             Slots.release(self.slots)
         if Rundown.leave(self.inside):
+            if self._outsiders is not None:
+                self.turn_away()
             owner = self.owner
             epoch = self.joining
             if epoch:

@@ -28,16 +28,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from plait._core._cancel import patience, sooner
+from plait._core._cancel import horizon, is_under, patience, sooner
 from plait._core._clock import now
-from plait._core._parking import TIMED_OUT, WOKEN, Parker, WaitReason, park, park_shielded
+from plait._core._parking import TIMED_OUT, WAITING, WOKEN, Parker, WaitReason, park, park_shielded
 from plait._native._native import Lock, WaitWord
 
 if TYPE_CHECKING:
     from plait._core._cancel import Scope
+    from plait._core._container import Container
 
 
-class _Waiter:
+class Waiter:
     """Somebody who waits for a slot."""
 
     __slots__ = ("epoch", "holder", "is_back", "who")
@@ -58,7 +59,7 @@ class Slots:
         self._limit = limit  # under _lock
         self._lock = Lock()
         self._free = limit  # under _lock; above zero only while nobody waits, below while more are taken than there are
-        self._waiting: OrderedDict[_Waiter, None] = OrderedDict()  # in the order of their turns. Under _lock
+        self._waiting: OrderedDict[Waiter, None] = OrderedDict()  # in the order of their turns. Under _lock
         self._below = 0  # how many of them are below a holder. Under _lock
         self._offers: set[Parker] = set()  # holders that wait, and whose slots nobody has used. Under _lock
 
@@ -68,7 +69,7 @@ class Slots:
 
     def resize(self, limit: int) -> None:
         """Have so many slots from now on. What is taken stays taken; never waits."""
-        served: list[_Waiter] = []
+        served: list[Waiter] = []
         with self._lock:
             self._free += limit - self._limit
             self._limit = limit
@@ -111,15 +112,18 @@ class Slots:
             self._free -= 1
             return True
 
-    def take(self, me: Parker, deadline: float | None = None) -> bool:
+    def take(self, me: Parker, deadline: float | None = None, group: Container | None = None) -> bool:
         """Take a slot, parking until there is one; False when the instant `deadline` comes first. A cancel point.
 
+        Who wants to spawn into `group` has no deadline, and gives up once that is shut, whether it is in there or not.
         Whoever is left by an exception has no slot.
         """
         holder = self._holder_above(me)
+        limit = deadline
+        is_outsider = group is not None and not is_under(me.scope, group.scope)
         while True:
             epoch = me.arm()
-            waiter = _Waiter(me, epoch, holder)
+            waiter = Waiter(me, epoch, holder)
             with self._lock:
                 is_taken = self._free > 0
                 if is_taken:
@@ -134,7 +138,14 @@ class Slots:
                 me.withdraw()
                 return True
             try:
-                outcome = park(me, epoch, WaitReason.SLOT, deadline)
+                if group is not None:
+                    if is_outsider:
+                        group.add_outsider(waiter)
+                    limit = horizon(group.scope)
+                if group is not None and group.is_shut():
+                    outcome = me.withdraw()
+                else:
+                    outcome = park(me, epoch, WaitReason.SLOT, limit)
             except BaseException:
                 if me.outcome == WOKEN:  # a signal handler's, with the slot in hand
                     Slots.release(self)
@@ -142,9 +153,11 @@ class Slots:
             finally:
                 with self._lock:
                     self._drop(waiter)
+                if is_outsider:
+                    group.drop_outsider(waiter)  # type: ignore[union-attr]
             if outcome == WOKEN:
                 return True
-            if outcome == TIMED_OUT:
+            if outcome == WAITING or (outcome == TIMED_OUT and group is None):
                 return False
 
     def release(self) -> None:
@@ -184,7 +197,7 @@ class Slots:
         since = now()
         while True:
             epoch = me.arm()
-            waiter = _Waiter(me, epoch, None, is_back=True)
+            waiter = Waiter(me, epoch, None, is_back=True)
             with self._lock:
                 is_taken = me in self._offers
                 if is_taken:
@@ -211,7 +224,7 @@ class Slots:
             if is_over:
                 return
 
-    def _take_below(self, me: Parker) -> _Waiter | None:
+    def _take_below(self, me: Parker) -> Waiter | None:
         """Take the first off who may use the slot that `me` offers. Under _lock."""
         if self._below:
             for waiter in self._waiting:
@@ -220,13 +233,13 @@ class Slots:
                     return waiter
         return None
 
-    def _take_first(self) -> _Waiter:
+    def _take_first(self) -> Waiter:
         """Take the first off. Under _lock."""
-        waiter: _Waiter = self._waiting.popitem(last=False)[0]
+        waiter: Waiter = self._waiting.popitem(last=False)[0]
         self._below -= waiter.holder is not None
         return waiter
 
-    def _drop(self, waiter: _Waiter) -> None:
+    def _drop(self, waiter: Waiter) -> None:
         """Take it off, wherever it stands, if it is there. Under _lock."""
         if waiter in self._waiting:
             del self._waiting[waiter]

@@ -7,6 +7,7 @@ from plait._core._parking cimport Parker
 from plait._native._native cimport WaitWord, drop_locals, label_of, mount, switch_to, uint64_t, unmount
 
 cdef int _PENDING, _SUCCEEDED
+cdef object _Coroutine
 
 cdef class VirtualThread(Parker):
     cdef public object _fn
@@ -37,5 +38,6 @@ cdef class VirtualThread(Parker):
     cdef _release(self)
     cdef _notify(self)
     cdef _refuse_context(self)
+    cdef _refuse_coroutine(self)
     cdef _judge(self, BaseException error)
     cdef _fail(self, BaseException error, verdict)

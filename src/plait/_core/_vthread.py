@@ -23,6 +23,7 @@ from __future__ import annotations
 import enum
 from contextlib import suppress
 from contextvars import Context
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from plait._core._cancel import Victim, begin_clean_up, is_cancelled, pending
@@ -47,6 +48,7 @@ on_holder_end: list[Callable[[VirtualThread], None]] = []
 PENDING, SUCCEEDED, FAILED, CANCELLED = range(4)  # status
 # For every thread: compiled, a name that others import costs a look-up each time.
 _PENDING, _SUCCEEDED = PENDING, SUCCEEDED
+_Coroutine = CoroutineType
 
 
 class Verdict(enum.Enum):
@@ -184,6 +186,18 @@ class VirtualThread(Parker):
         self.context = Context()
         return self.context
 
+    def _refuse_coroutine(self) -> None:
+        """The call has returned a coroutine: an error if it has not begun, for that is all that `async def` does here."""
+        import inspect  # it costs more than the rest of this module, and hardly anybody comes here
+
+        if inspect.getcoroutinestate(self._result) == inspect.CORO_CREATED:
+            self._result.close()
+            self._result = None
+            raise TypeError(
+                f"{self._label} has returned a coroutine that nobody runs: a virtual thread calls plain functions. Write "
+                f"`def` for `async def` and wait without `await`, or have asyncio.run() called with it"
+            )
+
     def leave(self, epoch: int, limit: float | None) -> Stack | None:
         """Set the timer, and let the carrier choose who runs next."""
         if not self._is_listed:
@@ -280,6 +294,8 @@ class VirtualThread(Parker):
                         self._result = self._fn(*self._args)
                     else:
                         self._result = self._fn(*self._args, **self._kwargs)
+                    if type(self._result) is _Coroutine:
+                        self._refuse_coroutine()
                     if self.scope is not self:
                         raise RuntimeError(
                             f"{self!r} has ended inside {self.scope!r}, which it has opened and not closed: leave each block "
@@ -334,12 +350,14 @@ class VirtualThread(Parker):
         self.delivery = None
 
     def _judge(self, error: BaseException) -> Verdict | None:
-        """What to do about `error`; None: it was not asked, and the failure is the group's, too.
+        """What to do about `error`; None: nobody is asked, and the failure is the group's, too.
 
-        A cancelled thread, and what is no `Exception`, are nothing to be supervised.
+        A cancelled thread is asked about in its clean-up: an answer must not depend on which of the two came first.
         """
-        if not self.group.is_supervised or not isinstance(error, Exception) or pending(self) is not None:
+        if not self.group.is_supervised or not isinstance(error, Exception):
             return None
+        if self.delivery is None:
+            begin_clean_up(self)
         return self.group.judge(self, error)
 
     def _fail(self, error: BaseException, verdict: Verdict | None) -> None:
