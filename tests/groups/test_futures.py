@@ -214,6 +214,30 @@ def test_arguments_and_context_are_released_at_the_end():
     assert future.done()
 
 
+def test_collector_does_not_visit_unfinished_threads():
+    """They are in use by all means. Afterwards a future in a cycle is found like everything else."""
+    gate = threading.Event()
+    with ThreadGroup() as group:
+        future = group.spawn(gate.wait)
+        assert not gc.is_tracked(future)
+        assert not gc.is_tracked(wait_parked(future))
+        gate.set()
+    assert gc.is_tracked(future)
+    result = group_of_itself()
+    assert gc.is_tracked(result)
+    seen = weakref.ref(result)
+    del result
+    collect(lambda: seen() is None)
+
+
+def group_of_itself():
+    """A future whose result holds the future."""
+    found = []
+    with ThreadGroup() as group:
+        found.append(group.spawn(lambda: found))
+    return found[0]
+
+
 def test_failed_future_is_no_cycle():
     """Raising a failure through result() leaves no reference cycle behind."""
     gc.collect()

@@ -100,7 +100,7 @@ def test_block_inside_the_body_is_reported(where, reports):
         with platform_thread(lambda: (until(reports), gate.set())):
             with pytest.raises(ExceptionGroup), ThreadGroup(name="outer") as outer:
                 with ThreadGroup(name="inner") as inner:
-                    inner.options(name="stubborn").spawn(refuse_to_end, gate)
+                    wait_parked(inner.options(name="stubborn").spawn(refuse_to_end, gate))
                     outer.spawn(fail_when_joined, inner, Oops("the failure"))
 
     def fail_when_joined(inner, error):

@@ -53,7 +53,7 @@ cpdef complain(Victim me)
 cpdef begin_clean_up(Victim me)
 cdef double _end_of_grace(Victim me, Scope scope) except -1
 @cython.locals(told=Delivery)
-cpdef check_entry(Victim me)
+cpdef Scope check_entry(Victim me)
 cdef double _PAUSE, _LONGEST_PAUSE, _SHARE
 @cython.locals(told=Delivery, moment=double, is_swallowed=bint)
 cpdef check_park(Victim me)

@@ -308,8 +308,11 @@ class Delivery:
     is_due: bool  # there may be something to say
 
 
-def check_entry(me: Victim) -> None:
-    """A cancel point begins: raise `Cancelled` if `me` is cancelled and has not been told yet. Calling thread only."""
+def check_entry(me: Victim) -> Scope | None:
+    """A cancel point begins: raise `Cancelled` if `me` is cancelled and has not been told yet. Calling thread only.
+
+    Gives the scope for which it has been told, if it has.
+    """
     scope = pending(me.scope)
     if scope is not None and not me.is_deaf:
         told = me.delivery
@@ -317,6 +320,7 @@ def check_entry(me: Victim) -> None:
             raise deliver(me, scope)
         if told.scope is not scope:
             _widen(me, scope)
+    return scope
 
 
 def check_park(me: Victim) -> float | Cancelled | None:

@@ -7,7 +7,7 @@ from plait._native._native cimport Rundown, caller_code, caller_offset, copied_c
 
 cimport cython
 
-@cython.locals(me=Parker, scope=Scope)
+@cython.locals(me=Parker, scope=Scope, told=Scope)
 cpdef launch(Container group, make, fn, tuple args, kwargs, label=*, context=*, bint is_reached=*)
 @cython.locals(thread=VirtualThread, spawner=VirtualThread, carrier=Carrier)
 cpdef start_child(Container group, type make, Parker me, fn, tuple args, kwargs, label=*, context=*, bint is_daemon=*)

@@ -222,12 +222,17 @@ def launch(
     `is_reached`: the time limits of the caller do concern the child.
     """
     me: Parker = current_thread()
-    if me.scope is not None:
-        check_entry(me)
-        scope = me.scope
-        if scope is not me and not is_reached and (scope is not group.scope or scope.opener is not None):
-            check_reach(me, group.scope)
-    if group.owner is None or pending(group.scope) is not None:
+    scope = me.scope
+    told = check_entry(me) if scope is not None else None
+    if (
+        scope is not None
+        and scope is not me
+        and not is_reached
+        and (scope is not group.scope or scope.opener is not None)
+    ):
+        check_reach(me, group.scope)
+    # The body of the group, which spawns most, has looked already.
+    if group.owner is None or (told if scope is group.scope else pending(group.scope)) is not None:
         return None
     slots = group.slots
     if slots is not None and not slots.try_take():

@@ -4,7 +4,7 @@ from plait._core._cancel cimport Scope, Victim, is_cancelled, pending
 from plait._core._carrier cimport Carrier
 from plait._core._container cimport Container
 from plait._core._parking cimport Parker
-from plait._native._native cimport WaitWord, drop_locals, label_of, mount, switch_to, uint64_t, unmount
+from plait._native._native cimport WaitWord, drop_locals, label_of, mount, switch_to, track, uint64_t, unmount, untrack
 
 cdef int _PENDING, _SUCCEEDED
 cdef object _Coroutine

@@ -25,6 +25,8 @@ cpdef cooperative()
 cpdef copied_context()
 cpdef caller_code()
 cpdef label_of(fn)
+cpdef untrack(thing)
+cpdef track(thing)
 cpdef int caller_offset()
 cpdef int line_at(code, int offset) except? -1
 cpdef int socket_fd(sock) except -2

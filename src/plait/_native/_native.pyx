@@ -125,6 +125,10 @@ cdef extern from "here.h":
     int plait_socket_fd(object sock) except -2
     object plait_socket_timeout(object sock)
 
+cdef extern from "Python.h":
+    void PyObject_GC_UnTrack(object thing)
+    void PyObject_GC_Track(object thing)
+
 cdef extern from "pythread.h":
     ctypedef void *PyThread_type_lock
     PyThread_type_lock PyThread_allocate_lock()
@@ -225,6 +229,16 @@ cpdef int line_at(code, int offset) except? -1:
     if not isinstance(code, _Code):
         raise TypeError(f"line_at() needs a code object, not {code!r}")
     return plait_line_at(code, offset)
+
+
+cpdef untrack(thing):
+    """Keep `thing` from the garbage collector: it is sure to be reachable for now, and not worth a visit."""
+    PyObject_GC_UnTrack(thing)
+
+
+cpdef track(thing):
+    """Give it back. Once for each `untrack`."""
+    PyObject_GC_Track(thing)
 
 
 cpdef label_of(fn):
