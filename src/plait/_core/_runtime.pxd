@@ -3,9 +3,21 @@ from plait._core._carrier cimport Carrier
 from plait._core._container cimport Container
 from plait._core._parking cimport Parker
 from plait._core._vthread cimport VirtualThread
-from plait._native._native cimport Rundown, caller_code, caller_offset, copied_context, current
+from plait._native._native cimport Counter, Lock, Rundown, caller_code, caller_offset, copied_context, current
 
 cimport cython
+
+cdef class Runtime:
+    cdef public Lock _lock
+    cdef public list _carriers
+    cdef public bint _is_over
+    cdef public Counter _next
+    cdef public object _wanted
+    cdef public object offload
+    cdef public list on_start
+    cpdef Carrier carrier_for(self, Parker me)
+
+cdef Runtime _runtime
 
 @cython.locals(me=Parker, scope=Scope, told=Scope)
 cpdef launch(Container group, make, fn, tuple args, kwargs, label=*, context=*, bint is_reached=*)

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from plait import _native
 from plait._core import _lot
-from plait._core._atomics import Counter, Lock
 from plait._core._cancel import check_entry, pending
 from plait._core._carrier import Carrier
 from plait._core._misuse import check_openers, check_reach, suspendable_caller
 from plait._core._offload import Offload
 from plait._core._platform import PlatformThread, platform_thread
 from plait._core._vthread import VirtualThread
-from plait._native._native import Rundown, caller_code, caller_offset, copied_context, current
+from plait._native._native import Counter, Lock, Rundown, caller_code, caller_offset, copied_context, current
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -261,7 +260,7 @@ def start_child(
         spawner: VirtualThread = me
         carrier = spawner.carrier
     else:
-        carrier = runtime.carrier_for(me)
+        carrier = _runtime.carrier_for(me)
     thread = make.__new__(make)
     if context is None:
         context = copied_context()
@@ -312,6 +311,7 @@ def leave_all_scopes() -> None:
 
 
 runtime = Runtime()
+_runtime = runtime  # for every spawn: compiled, a name that others import costs a look-up each time
 PlatformThread.queue_spawner = runtime.queue_spawner
 PlatformThread.push_timer = runtime.push_timer
 PlatformThread.end_timer = runtime.retire_timer
