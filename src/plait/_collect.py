@@ -10,8 +10,9 @@ from __future__ import annotations
 import concurrent.futures
 import reprlib
 from collections import deque
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from plait._core import (
@@ -26,15 +27,17 @@ from plait._core import (
     lot_wait,
     lot_wake_one,
     now,
+    refuge,
+    refuse_coroutine,
     runtime,
     sleep,
 )
-from plait._default import group_around
+from plait._default import default_group, group_around
 from plait._errors import Cancelled, GroupClosed, GroupFailed
 from plait._futures import Future, drop_callback, lend_slot_among, limits_of
 from plait._groups import ThreadGroup, note_failures
 from plait._native import cooperative
-from plait._scopes import shield
+from plait._scopes import move_on_after, shield
 from plait._spawning import add_child
 
 if TYPE_CHECKING:
@@ -147,14 +150,18 @@ class _Calls:
 class _Host:
     """Calls whose block is held open by a thread of its own: an iterator must not hold a scope while it is suspended.
 
-    The thread is a daemon of the group that the iterator is begun in, so a cancel there reaches the calls.
+    The thread is a daemon of the group that the iterator is begun in, so a cancel there reaches the calls. It must not if
+    the iterator is begun in a shield, or in clean-up: then it is one of the default group, for as long as that lasts.
     """
 
     def __init__(self, name: str) -> None:
         self.calls = _Calls(name)
         self.failure: BaseException | None = None  # what the block has raised
         opened = _Arrivals()
-        self._thread = add_child(group_around(), current_thread(), self._hold, (opened,), {}, is_daemon=True)
+        me = current_thread()
+        until = refuge(me)
+        group = group_around() if until is None else default_group()
+        self._thread = add_child(group, me, self._hold, (opened, until), {}, is_daemon=True)
         self._thread.add_done_callback(opened.put)  # cancelled before it could begin
         try:
             opened.take(current_thread())
@@ -162,9 +169,10 @@ class _Host:
             self._thread.cancel()
             raise
 
-    def _hold(self, opened: _Arrivals) -> None:
+    def _hold(self, opened: _Arrivals, until: float | None) -> None:
+        limit = nullcontext() if until is None else move_on_after(max(0.0, until - now()))
         try:
-            with self.calls:
+            with limit, self.calls:
                 opened.put(self)
                 while True:
                     sleep(3600)
@@ -243,6 +251,8 @@ def race(*fns: Callable[[], T]) -> T:
         def run() -> None:
             try:
                 result = fn()
+                if type(result) is CoroutineType:
+                    refuse_coroutine(result, run.__qualname__)
             except Exception:
                 if won.take():
                     raise

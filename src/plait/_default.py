@@ -87,14 +87,23 @@ class DefaultGroup(ThreadGroup):
             # The hook's own failure is reported in its place; nothing may keep the thread from ending.
             call_deaf(_report, thread, error)
 
+    def cancel(self, reason: object = None, *, grace: float | None = None) -> None:
+        """It belongs to the whole process: nobody can cancel it. Raises `RuntimeError`."""
+        raise RuntimeError(
+            "the default group cannot be cancelled: whatever is spawned outside of blocks is in it, and it is used until the "
+            "process ends. Open a block, `with ThreadGroup() as group:`, and cancel that; or cancel single futures"
+        )
+
     def join_at_exit(self) -> None:
-        """Wait for those who are left. Ctrl-C cancels them, a second one leaves them."""
+        """Wait for those who are left. Ctrl-C cancels them, or whatever a signal handler raises; a second one leaves them."""
         try:
             self.wait_for_all()
-        except KeyboardInterrupt:
-            self.cancel("KeyboardInterrupt at exit")
+        except BaseException as error:
+            self.scope.cancel_scope(f"{type(error).__name__} at exit", self)
             with contextlib.suppress(KeyboardInterrupt):
                 self._wait_for_children()
+            if not isinstance(error, KeyboardInterrupt):
+                raise
 
     def wait_for_all(self) -> None:
         """Close it, and wait for those who are left."""

@@ -10,15 +10,16 @@ from __future__ import annotations
 import threading
 from collections import deque
 from concurrent.futures import BrokenExecutor, Executor, Future
-from contextvars import Context, copy_context
 from itertools import count
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from plait._limits import check_limit
+from plait._native import copied_context
 from plait._threads import container
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextvars import Context
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,7 +37,7 @@ class _Call:
         self.fn = fn
         self.args = args
         self.kwargs = kwargs
-        self.context: Context = copy_context()
+        self.context: Context = copied_context()
 
     def run(self) -> None:
         try:

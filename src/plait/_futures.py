@@ -32,7 +32,7 @@ from plait._core._vthread import VirtualThread
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from plait._core import Slots
+    from plait._core import Scope, Slots
 
 T = TypeVar("T")
 
@@ -284,7 +284,11 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
         me = current_thread()
         if me.scope is not None:
             check_entry(me)
-        raise concurrent.futures.CancelledError
+        scope: Scope | None = self
+        while scope is not None and scope.cancelled_at is None:
+            scope = scope.parent
+        reason = "" if scope is None else f" ({scope.cancel_reason})"
+        raise concurrent.futures.CancelledError(f"{self!r} was cancelled{reason}")
 
     def _await(self, timeout: float | None) -> None:
         """Park until settled."""
@@ -306,7 +310,7 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
             if slots is not None:
                 slots.take_back(me)
         if not is_done:
-            raise TimeoutError(f"{self!r} is not done after {timeout} seconds")
+            raise TimeoutError(f"{self!r} was not done after {timeout} seconds")
 
     def wait_done(self, me: Parker, deadline: float | None = None) -> bool:
         """Park until it is done; False when the instant `deadline` comes first. `me`, the caller, lends no slot."""

@@ -33,6 +33,7 @@ from plait._core import (
     VirtualThread,
     WaitReason,
     check_entry,
+    check_park,
     check_seconds,
     close_scope,
     current_thread,
@@ -392,7 +393,11 @@ class ThreadGroup(Container):
                     f'the on_error function of {self!r} must answer "cancel", "ignore" or "restart", not {answer!r}'
                 )
             verdict = _VERDICTS[answer]
-            return self._overtaken() if verdict is Verdict.RESTART and pending(thread) is not None else verdict
+            if verdict is Verdict.RESTART:
+                thread.yield_now()  # a call that fails at once, again and again, would keep all others from running
+                if pending(thread) is not None:
+                    return self._overtaken()
+            return verdict
         except Cancelled:
             return self._overtaken()
         except BaseException as failure:  # noqa: BLE001 - it leaves through the group, beside what it was asked about
@@ -445,6 +450,7 @@ class ThreadGroup(Container):
         if me.scope is not self.scope:
             misuse = self._misplaced(me)
             if me is not self.owner or not is_under(me.scope, self.scope):
+                self.scope.cancel_scope("its block was ended out of place", self)
                 raise misuse
             error = self.end_inside(me, self.scope, error or misuse)
         is_own = self._scope.absorbs(error)
@@ -458,14 +464,20 @@ class ThreadGroup(Container):
         interrupt = None
         self._is_body_over = True
         if self.inside.leave():
-            self.turn_away()
+            if self._outsiders is not None:
+                self.turn_away()
         else:
             self.dismiss_daemons()
             interrupt = self._join(me, int(isinstance(error, KeyboardInterrupt)))
+        if interrupt is not None and not isinstance(interrupt, (KeyboardInterrupt, SystemExit)):
+            self._failures.setdefault(id(interrupt), interrupt)
+            interrupt = None
         # Asked again: if a scope further out was cancelled during the join, what the body was told goes on to that one.
         is_own = is_own and self._scope.absorbs(error)
+        cut_by = pending(self.scope) if self._scope.is_shield else None  # its shelter, in clean-up, is over
         self._scope.leave()
-        return self._conclude(me, error, interrupt, is_own=is_own)
+        is_cut = cut_by is not None and cut_by is not self.scope
+        return self._conclude(me, error, interrupt, is_own=is_own, is_cut=is_cut)
 
     def _misplaced(self, me: Parker) -> BaseException:
         """What to raise if the block ends where it must not; or what a signal handler raises meanwhile, for the same."""
@@ -554,9 +566,12 @@ class ThreadGroup(Container):
         return max(failed.scope.cancelled_at, since) + _REPORT_AFTER
 
     def _conclude(
-        self, me: Parker, error: BaseException | None, interrupt: BaseException | None, *, is_own: bool
+        self, me: Parker, error: BaseException | None, interrupt: BaseException | None, *, is_own: bool, is_cut: bool
     ) -> bool:
-        """Raise what leaves the block; otherwise whether `error` ends here."""
+        """Raise what leaves the block; otherwise whether `error` ends here.
+
+        `is_cut`: it was opened in clean-up, whose grace is over: the children may not have done what they were to do.
+        """
         failures = list(self._failures.values())
         bare = error if isinstance(error, KeyboardInterrupt) else interrupt  # the first Ctrl-C
         bare = bare or next((e for e in failures if isinstance(e, (KeyboardInterrupt, SystemExit))), None)
@@ -578,6 +593,8 @@ class ThreadGroup(Container):
             raise BaseExceptionGroup(f"{len(failures)} failed in {self!r}", failures) from None
         if error is None and me.scope is not None:
             check_entry(me)
+            if is_cut and isinstance(cancelled := check_park(me), Cancelled):
+                raise cancelled
         return is_own
 
 

@@ -18,8 +18,8 @@ import concurrent.futures
 import logging
 import sys
 import traceback
-from contextvars import copy_context
 from dataclasses import dataclass
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple
 
 from plait._core import (
@@ -29,10 +29,11 @@ from plait._core import (
     check_entry,
     current_thread,
     now,
+    refuse_coroutine,
     runtime,
 )
 from plait._errors import Cancelled
-from plait._native import caller_code, caller_offset, line_at
+from plait._native import caller_code, caller_offset, copied_context, line_at
 from plait._scopes import shield
 
 if TYPE_CHECKING:
@@ -98,7 +99,10 @@ def offload(
     me = current_thread()
     if me.scope is not None:
         check_entry(me)
-    return _await(me, _Pooled(me, fn, args), on_cancel)  # type: ignore[no-any-return]
+    result: T = _await(me, _Pooled(me, fn, args), on_cancel)
+    if type(result) is CoroutineType:
+        refuse_coroutine(result, getattr(fn, "__qualname__", repr(fn)))
+    return result
 
 
 def call_on(
@@ -226,7 +230,7 @@ class _Pooled:
     def __init__(self, me: Parker, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self._name = _name_of(fn)
         self._pool: Offload = runtime.offload
-        self._job = OffloadJob(me, copy_context().run, (fn, *args))
+        self._job = OffloadJob(me, copied_context().run, (fn, *args))
         self._pool.submit(self._job)
 
     def wait(self, me: Parker, deadline: float | None = None) -> bool:
@@ -269,7 +273,7 @@ class _Submitted:
         self._executor = repr(executor)
         self._pool: Offload = runtime.offload
         if _keeps_context(executor):
-            fn, args = copy_context().run, (fn, *args)
+            fn, args = copied_context().run, (fn, *args)
         if me.scope is None:
             future = executor.submit(fn, *args, **kwargs)
         else:

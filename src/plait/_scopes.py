@@ -9,7 +9,6 @@ from plait._core import (
     CancelScope,
     DeadlineScope,
     VirtualThread,
-    check_entry,
     check_park,
     check_seconds,
     close_scope,
@@ -49,16 +48,13 @@ class _TimeLimit(DeadlineScope):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        """The clock stops."""
-        owner = self.owner
+        """The clock stops. No cancel point."""
         is_mine = self.absorbs(error)
         self.leave()
         if is_mine:
             self.cancelled_caught = True
             return self._conclude(error)
-        if error is None and owner is not None and owner.scope is not None:
-            check_entry(owner)
-        return False
+        return False  # no cancel point: what the block has waited for is complete, and would be lost
 
     def reschedule(self, seconds: float | None) -> bool:
         """Let the block have `seconds` from now instead (None: any time); False if it is cut short already.
@@ -69,10 +65,7 @@ class _TimeLimit(DeadlineScope):
         me = current_thread()
         if self.owner is not me or not is_under(me.scope, self):
             raise RuntimeError(f"{self!r} can be rescheduled inside its block alone, by the thread that entered it")
-        if self.cancelled_at is not None:
-            return False
-        self.set_deadline(now() + span)
-        return True
+        return self.set_deadline(now() + span)
 
     def _limit(self) -> float:
         """The instant until which the block that begins may last."""

@@ -32,7 +32,7 @@ def report_stragglers(me: Parker, group: ThreadGroup, failed: ThreadGroup, waite
     refuge = CancelScope()  # its own group is cancelled, and logging must not be
     open_scope(refuge, now() + _LONGEST)
     try:
-        threads = group.members()
+        threads = list(_threads_below(group))
         snapshot = take_snapshot(me, threads[:_MOST], runtime.carriers, _PATIENCE)
         if count := len(group):  # they may have ended meanwhile
             _log.error("%s", "\n".join(_lines(group, failed, count, threads, snapshot, waited)))
@@ -42,6 +42,18 @@ def report_stragglers(me: Parker, group: ThreadGroup, failed: ThreadGroup, waite
         traceback.print_exc()
     finally:
         close_scope(refuge)
+
+
+def _threads_below(group: ThreadGroup) -> Iterator[VirtualThread]:
+    """The threads of `group` that have waited for something, and those of the blocks which these have open, and so on."""
+    todo: list[VirtualThread] = group.members()
+    for thread in todo:  # grows meanwhile
+        yield thread
+        scope = thread.innermost()
+        while scope is not None and scope is not thread:
+            if scope.container is not None:
+                todo.extend(scope.container.members())  # type: ignore[arg-type]
+            scope = scope.parent
 
 
 def _lines(
@@ -56,12 +68,14 @@ def _lines(
         yield f"It failed with:\n{_indented(''.join(traceback.format_exception(failed.exception)))}"
     for thread in threads[:_MOST]:
         stack = snapshot.stacks.get(thread)
-        yield f"{thread.name!r}, spawned at {thread.spawn_site}, {_state(thread)}:"
+        where = "" if thread.group is group else f" into {thread.group!r}"
+        yield f"{thread.name!r}, spawned at {thread.spawn_site}{where}, {_state(thread)}:"
         yield _stack(stack) if stack is not None else "  (its carrier is at work, and does not answer)"
     if len(threads) > _MOST:
         yield f"... and {_threads(len(threads) - _MOST)} more that have waited for something before."
-    if count > len(threads):
-        yield f"Not begun, or at work without ever having waited: {_threads(count - len(threads))}."
+    unseen = count - sum(thread.group is group for thread in threads)
+    if unseen > 0:
+        yield f"Not begun, or at work without ever having waited: {_threads(unseen)}."
     for carrier, stack in snapshot.busy.items():
         yield f"{carrier!r} is at work:"
         yield _stack(stack) if stack is not None else "  (only it could say on what)"

@@ -21,13 +21,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from contextvars import Context, copy_context
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from plait import _originals
 from plait._core import GRACE, DeadlineScope, Lock, check_entry, current_thread, now, start_child
 from plait._default import DefaultGroup
 from plait._futures import Future
+from plait._native import copied_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +94,7 @@ def start(thread: Any) -> None:
     if thread._started.is_set():
         raise RuntimeError("threads can only be started once")
     if getattr(thread, "_context", thread) is None:  # from 3.14 on, and none was given
-        thread._context = copy_context() if sys.flags.thread_inherit_context else Context()  # type: ignore[attr-defined]
+        thread._context = copied_context() if sys.flags.thread_inherit_context else Context()  # type: ignore[attr-defined]
     with threading._active_limbo_lock:  # type: ignore[attr-defined]
         threading._limbo[thread] = thread  # type: ignore[attr-defined]
     thread.__dict__[_FUTURE] = None

@@ -13,7 +13,18 @@ import weakref
 import pytest
 from support import is_parked, run_anywhere, run_in_vthread, run_program, until, wait_parked
 
-from plait import Cancelled, CancelledSwallowed, Mutex, ThreadGroup, cancelled, move_on_after, shield, timeout
+from plait import (
+    Cancelled,
+    CancelledSwallowed,
+    Mutex,
+    ThreadGroup,
+    cancelled,
+    gather,
+    move_on_after,
+    pmap,
+    race,
+    shield,
+)
 from plait._core import WaitReason, current_thread, observe_parks, unobserve_parks
 from plait._originals import monotonic
 
@@ -91,16 +102,15 @@ def test_first_delivery_at_any_cancel_point(where, kind):
 
 
 @WHERE
-def test_end_of_a_block_is_a_cancel_point(where):
-    """A thread that is cancelled is told at the end of an inner block at the latest."""
+def test_end_of_a_group_is_a_cancel_point(where):
+    """A thread that is cancelled is told at the end of an inner group at the latest."""
 
     def body():
         reached = []
-        for inner in (ThreadGroup(), move_on_after(60), timeout(60)):
-            with ThreadGroup() as group:
-                with inner:
-                    group.cancel()
-                reached.append(inner)
+        with ThreadGroup() as group:
+            with ThreadGroup():
+                group.cancel()
+            reached.append(1)
         assert reached == []
 
     run_anywhere(where, body)
@@ -1016,3 +1026,35 @@ def test_warnings_may_wait(kind):
                 thread.cancel()
                 wait_parked(thread, WaitReason.MUTEX)
     assert shown
+
+
+CLEAN_UPS = {
+    "group": lambda: spawn_in_a_group(),
+    "gather": lambda: gather(sleep_forever),
+    "race": lambda: race(sleep_forever),
+    "pmap": lambda: list(pmap(time.sleep, [3600])),
+}
+
+
+def spawn_in_a_group():
+    with ThreadGroup() as group:
+        group.spawn(sleep_forever)
+
+
+@WHERE
+@pytest.mark.parametrize("how", CLEAN_UPS)
+def test_clean_up_in_threads_of_its_own_is_cut_off_after_the_grace(where, how):
+    """What clean-up has spawned is cancelled when the grace is over, and the clean-up does not go on as if it were done."""
+    reached = []
+
+    def body():
+        with ThreadGroup(grace=0.02) as group:
+            group.cancel()
+            try:
+                sleep_forever()
+            finally:
+                CLEAN_UPS[how]()
+                reached.append(1)
+
+    run_anywhere(where, body)
+    assert reached == []

@@ -14,7 +14,19 @@ import traceback
 import pytest
 from support import run_anywhere, run_program, until, wait_parked
 
-from plait import Cancelled, GroupClosed, GroupFailed, ThreadGroup, as_completed, gather, move_on_after, pmap, race
+from plait import (
+    Cancelled,
+    GroupClosed,
+    GroupFailed,
+    ThreadGroup,
+    as_completed,
+    gather,
+    move_on_after,
+    offload,
+    pmap,
+    race,
+    shield,
+)
 from plait._core import current_thread
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
@@ -576,3 +588,50 @@ def test_iterator_that_is_alive_at_the_end_of_the_process():
         print(next(squares))
     """)
     assert (out, err) == ("0\n", "")
+
+
+@WHERE
+def test_pmap_in_clean_up(where):
+    """It may be used in a finally of a cancelled group, as anything that waits."""
+    results = []
+
+    def body():
+        with ThreadGroup() as group:
+            group.cancel()
+            try:
+                time.sleep(3600)
+            finally:
+                results.extend(pmap(abs, [-1, -2]))
+
+    run_anywhere(where, body)
+    assert results == [1, 2]
+
+
+@WHERE
+def test_pmap_in_a_shield(where):
+    """A shield around it hides cancels from its calls, whether they come before or while it is at work."""
+    results = []
+
+    def body():
+        results.clear()
+        with ThreadGroup() as group, shield(timeout=3600):
+            squares = pmap(abs, itertools.count(), limit=2)
+            results.append(next(squares))
+            group.cancel()
+            results.append(next(squares))
+            squares.close()
+            results.extend(pmap(abs, [-7]))
+
+    run_anywhere(where, body)
+    assert results == [0, 1, 7]
+
+
+@pytest.mark.parametrize("call", [race, gather, offload])
+def test_coroutine_functions_are_pointed_out(call):
+    """As for spawn."""
+
+    async def fetch():
+        raise AssertionError("run")
+
+    with pytest.raises(TypeError, match=r"fetch has returned a coroutine that nobody runs"):
+        call(fetch)

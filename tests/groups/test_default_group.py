@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
 import pytest
@@ -227,6 +228,49 @@ def test_interrupt_at_exit_cancels():
         interrupt(process)
         out, _ = finish(process)
     assert out == "cleaned up\ncancelled True\n"
+
+
+def test_exit_from_a_handler_at_exit_cancels():
+    """The same for a handler that raises something else: SystemExit, say, when a service is told to end."""
+    with program("""
+        import os, signal, sys, time, plait
+        from plait._core import WaitReason, current_thread
+        main = current_thread()
+        signal.signal(signal.SIGTERM, lambda *args: sys.exit(7))
+        def work():
+            os.write(1, b"ready\\n")
+            try:
+                time.sleep(3600)
+            finally:
+                time.sleep(0.01)
+                print("cleaned up", flush=True)
+        plait.spawn(work)
+        def when_joining():
+            while not (main.waits_for is WaitReason.GROUP and main.is_waiting()):
+                time.sleep(0.001)
+            os.write(1, b"joining\\n")
+        plait.spawn(when_joining)
+    """) as process:
+        assert {process.stdout.readline().strip(), process.stdout.readline().strip()} == {"ready", "joining"}
+        interrupt(process, signal.SIGTERM)
+        out, _ = finish(process)
+    assert out == "cleaned up\n"
+
+
+def test_default_group_cannot_be_cancelled():
+    """Whoever is in no block finds the default group where it looks for its own, and is told so."""
+    with pytest.raises(ExceptionGroup) as caught, ThreadGroup() as group:
+        group.spawn(run_in_vthread_of_no_group)
+    [error] = caught.value.exceptions
+    assert str(error) == (
+        "the default group cannot be cancelled: whatever is spawned outside of blocks is in it, and it is used until the "
+        "process ends. Open a block, `with ThreadGroup() as group:`, and cancel that; or cancel single futures"
+    )
+    assert default_group().spawn(int).result() == 0
+
+
+def run_in_vthread_of_no_group():
+    default_group().spawn(lambda: ThreadGroup.current.cancel()).result()
 
 
 def test_second_interrupt_at_exit_leaves():

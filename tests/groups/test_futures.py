@@ -79,7 +79,7 @@ def test_result_with_a_timeout(where):
         with ThreadGroup() as group:
             future = group.spawn(gate.wait)
             for seconds in (0, 0.005, -1):
-                with pytest.raises(TimeoutError, match="is not done after"):
+                with pytest.raises(TimeoutError, match="was not done after"):
                     future.result(seconds)
             gate.set()
             assert future.result(20) is True

@@ -120,6 +120,26 @@ def test_block_inside_the_body_is_reported(where, reports):
     assert "'stubborn', spawned at " in report
 
 
+def test_threads_of_a_child_s_own_group_are_shown(reports):
+    """A child that waits at the end of a block of its own is shown with those that it waits for."""
+    gate = threading.Event()
+
+    def handle():
+        with ThreadGroup(name="inner") as inner:
+            wait_parked(inner.options(name="stubborn").spawn(refuse_to_end, gate))
+
+    with platform_thread(lambda: (until(reports), gate.set())):
+        with pytest.raises(ExceptionGroup), ThreadGroup(name="outer") as outer:
+            wait_parked(outer.options(name="handler").spawn(handle), WaitReason.GROUP)
+            raise Oops
+    [report] = reports()
+    assert "has waited" in report and "for 1 thread to end." in report
+    assert re.search(r"'handler', spawned at \S+, waiting for: children of the group:", report)
+    assert re.search(r"'stubborn', spawned at \S+ into <ThreadGroup 'inner'>, waiting for: ", report)
+    assert "in refuse_to_end" in report
+    assert "Not begun" not in report
+
+
 def test_failure_after_a_quiet_cancel_is_reported(reports):
     """The same if the group was cancelled before, and it is the clean-up of a child that fails."""
     gate = threading.Event()

@@ -144,6 +144,22 @@ def test_restart(where):
     run_anywhere(where, body)
 
 
+def test_restarts_let_others_run():
+    """A call that fails at once, again and again, neither keeps its neighbours from running nor the group's time from passing."""
+    turns = []
+
+    def neighbour():
+        for _ in range(3):
+            time.sleep(0)
+            turns.append(1)
+
+    with pytest.raises(TimeoutError):
+        with ThreadGroup(timeout=0.05, on_error=lambda future, exception: "restart") as group:
+            group.spawn(fail, Oops())
+            group.spawn(neighbour)
+    assert len(turns) == 3
+
+
 def test_restarts_keep_the_context():
     """A restarted call goes on with the context variables of its thread."""
     var = contextvars.ContextVar("var", default=0)

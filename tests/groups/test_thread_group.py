@@ -7,6 +7,7 @@ import functools
 import inspect
 import math
 import re
+import signal
 import sys
 import threading
 import time
@@ -574,7 +575,7 @@ def test_outer_cancel_while_joining_after_the_group_s_own(kind):
         with ThreadGroup(timeout=3600) as inner:
             wait_parked(inner.spawn(clean_up))
             if kind == "timeout":
-                inner.scope.expire(0)
+                inner.scope.set_deadline(time.monotonic())
             else:
                 inner.cancel()
             sleep_forever()
@@ -756,6 +757,33 @@ def test_what_escapes_says_how_many_have_failed_and_where():
         for _ in range(3):
             group.spawn(fail, Oops())
     assert caught.value.message == "3 failed in <ThreadGroup 'mine'>"
+
+
+def test_exception_of_a_signal_handler_during_the_join():
+    """It is a failure like others, and cancels the children; KeyboardInterrupt and SystemExit alone leave bare."""
+    error, own = Oops("handler"), Oops("child")
+    owner = current_thread()
+
+    def strike(number, frame):
+        raise error
+
+    def clean_up_badly():
+        try:
+            time.sleep(3600)
+        finally:
+            raise own
+
+    def ring():
+        until(lambda: is_parked(owner, WaitReason.GROUP))
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, strike)
+    try:
+        with platform_thread(ring), pytest.raises(ExceptionGroup) as caught, ThreadGroup() as group:
+            wait_parked(group.spawn(clean_up_badly))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert set(caught.value.exceptions) == {error, own}
 
 
 # ---- misuse

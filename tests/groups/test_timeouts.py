@@ -5,12 +5,14 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 from support import run_anywhere, run_in_vthread, until, wait_parked
 
-from plait import Cancelled, ThreadGroup, move_on_after, timeout
-from plait._core import current_thread
+from plait import Cancelled, ThreadGroup, deadline, move_on_after, timeout
+from plait._core import current_thread, runtime
+from plait._originals import monotonic
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
 
@@ -285,3 +287,83 @@ def _limited(event):
             event.wait()
     except TimeoutError:
         return "late"
+
+
+# ---- whose clock it is
+
+
+@contextmanager
+def all_carriers_busy():
+    """Virtual threads keep every carrier at work, with no point at which another could run, until the block is over."""
+    busy, is_over = set(), []
+
+    def work():
+        busy.add(current_thread().carrier)
+        end = monotonic() + 60
+        while not is_over and monotonic() < end:
+            pass
+
+    with ThreadGroup() as group:
+        while len(busy) < len(runtime.carriers):
+            before = len(busy)
+            thread = group.spawn(work)
+            until(lambda: len(busy) > before or thread.done())  # noqa: B023 - in this round
+        try:
+            yield
+        finally:
+            is_over.append(1)
+
+
+LIMITED = {
+    "timeout": lambda: timeout(0.01),
+    "deadline": lambda: deadline(time.monotonic() + 0.01),
+    "group": lambda: ThreadGroup(timeout=0.01),
+}
+
+
+@pytest.mark.parametrize("where", ["main", "platform"])
+@pytest.mark.parametrize("limit", LIMITED)
+def test_limit_of_a_platform_thread_needs_no_carrier(where, limit):
+    """While a platform thread waits it sees to its limits itself, whatever keeps the carriers busy."""
+
+    def body():
+        with all_carriers_busy():
+            began = monotonic()
+            with pytest.raises(TimeoutError), LIMITED[limit]():
+                queue.Queue().get()
+            assert monotonic() - began < 30
+
+    run_anywhere(where, body)
+
+
+@pytest.mark.parametrize("limit", [lambda: timeout(3600), lambda: ThreadGroup(timeout=3600)], ids=["timeout", "group"])
+def test_timer_that_is_late_finds_a_limit_moved(limit):
+    """A carrier may hear of a new deadline, or that there is none, after it has called for the old one."""
+    with limit() as block:
+        scope = getattr(block, "scope", block)
+        scope.expire(0)
+        time.sleep(0)
+        assert scope.cancelled_at is None
+    scope.expire(0)
+    assert scope.cancelled_at is None
+
+
+@WHERE
+@pytest.mark.parametrize("limit", [timeout, move_on_after, lambda span: deadline(time.monotonic() + span)])
+def test_end_of_a_limit_is_no_cancel_point(where, limit):
+    """What the block has waited for is complete: a cancel that has come meanwhile is noticed at the next wait."""
+    items = queue.SimpleQueue()
+    got = []
+
+    def body():
+        items.put("item")
+        with move_on_after(3600) as around:
+            with limit(3600):
+                item = items.get()
+                around.cancel_scope("enough", None)
+            got.append(item)
+            time.sleep(0)
+            got.append("reached")
+
+    run_anywhere(where, body)
+    assert got == ["item"]

@@ -29,6 +29,7 @@ from plait._core._cancel import (
     is_cancelled,
     is_under,
     pending,
+    refuge,
     retract,
 )
 from plait._core._clock import now
@@ -78,6 +79,7 @@ from plait._core._vthread import (
     VirtualThread,
     on_holder_end,
     on_ident_end,
+    refuse_coroutine,
 )
 from plait._native import caller_code, caller_offset, line_at
 
@@ -145,6 +147,8 @@ __all__ = (
     "pending",
     "recv",
     "recv_into",
+    "refuge",
+    "refuse_coroutine",
     "retract",
     "runtime",
     "send",

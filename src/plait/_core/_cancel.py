@@ -61,7 +61,7 @@ GRACE = 5.0  # seconds that clean-up may take, unless the scope says otherwise
 # Pauses of who swallows it in a loop: a share of the time since it began to, within these limits (seconds)
 _PAUSE, _LONGEST_PAUSE, _SHARE = 5e-5, 1.0, 1 / 1024
 _weakly = weakref.ref
-_cancelling = Lock()  # orders the first canceller of a scope before the others
+cancelling = Lock()  # orders the first canceller of a scope before the others
 
 
 class Container(Protocol):
@@ -101,7 +101,7 @@ class Scope(WaitWord):
     opener: FrameType | None  # the generator that has opened it, until it is seen to be suspended inside. Owner only
     container: Container | None  # written once
     grace: float  # seconds; written before the cancel
-    cancelled_at: float | None  # None, then the instant of the cancel, for good. Written under _cancelling
+    cancelled_at: float | None  # None, then the instant of the cancel, for good. Written under cancelling
     is_hurried: bool  # cancelled, and out of patience: shields below hide nothing of it, no grace is left. Set once
     is_time_limit: bool  # a block whose time is limited: what is spawned inside may expect to be, too. Written once
     is_shield: bool  # hides the cancels above it until `shelter`. Written once
@@ -121,8 +121,8 @@ class Scope(WaitWord):
             return False
         who, where = (None, None) if reason is DEADLINE_PASSED else _whereabouts()
         cause = (reason, source, who, where)
-        with _cancelling:
-            if self.cancelled_at is not None:
+        with cancelling:
+            if self.cancelled_at is not None or (reason is DEADLINE_PASSED and not self.is_due()):
                 return False
             self.cause = cause
             if grace is not None:
@@ -131,12 +131,16 @@ class Scope(WaitWord):
         _wake_all_under(self)
         return True
 
+    def is_due(self) -> bool:
+        """Whether a cancel by time is in place now. Under cancelling."""
+        raise NotImplementedError
+
     def hurry(self) -> None:
         """Have no more patience with what is under this scope, which is cancelled: neither shields nor grace count.
 
         Any thread; never parks.
         """
-        with _cancelling:
+        with cancelling:
             self.is_hurried = True
         _wake_all_under(self)
 
@@ -272,6 +276,17 @@ def horizon(above: Scope | None) -> float | None:
             return above.shelter
         above = above.parent
     return None
+
+
+def refuge(me: Victim) -> float | None:
+    """Until which instant `me` goes on though it is cancelled, or may be: in clean-up, or in a shield. None: in neither.
+
+    Calling thread only.
+    """
+    told = me.delivery
+    if told is not None and told.alive() is not None:
+        return told.until
+    return horizon(me.scope)
 
 
 def sooner(instant: float | None, me: Victim) -> float | None:

@@ -30,8 +30,8 @@ class Container:
     them, whoever it is, sees as many inside as there are daemons, or a daemon that leaves later does.
 
     Outsiders are threads elsewhere that wait for a slot, to spawn into this group. Outsider: is listed, with its wait
-    armed, then looks whether the group is shut [fence]. Who cancels, or closes the count: does so [fence], then wakes
-    those listed. One of them sees the other.
+    armed, then looks whether the group is shut [fence]. Who cancels: does so, then wakes those listed [lock]. Who closes
+    the count: does so [fence], then looks whether there are any. One of them sees the other.
     """
 
     __slots__ = (
@@ -90,10 +90,8 @@ class Container:
 
     def turn_away(self) -> None:
         """Nothing can be spawned any more: wake the outsiders, who look for themselves. Any thread; never parks."""
-        if self._outsiders is None:
-            return
         with self._members_lock:
-            outsiders = list(self._outsiders)
+            outsiders = list(self._outsiders or ())
         for waiter in outsiders:
             waiter.who.nudge()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from plait._core._cancel import DEADLINE_PASSED, GRACE, CancelScope
+from plait._core._cancel import DEADLINE_PASSED, GRACE, CancelScope, cancelling
 from plait._core._clock import now
 from plait._core._runtime import close_scope, open_scope
 
@@ -16,13 +16,18 @@ if TYPE_CHECKING:
 
 
 class DeadlineScope(CancelScope):
-    """Cancelled when its deadline has come, unless it is closed first. One timer, on the carrier of its owner."""
+    """Cancelled when its deadline has come, unless it is closed first. One timer, on the carrier of its owner.
+
+    A timer may call when it is late: another thread's carrier hears of a new deadline, or of the end, in its turn. So it
+    is the scope that says whether it is due, under the lock that cancels take; and it takes a new deadline under that lock,
+    if it is not cancelled yet. Owner and timer agree on which of the two came first.
+    """
 
     __slots__ = ("_timer", "deadline")
 
     def __init__(self, grace: float = GRACE, container: Container | None = None) -> None:
         super().__init__(grace, container)
-        self.deadline: float | None = None  # instant; None before and after. Owner only
+        self.deadline: float | None = None  # instant; None before and after. Written by the owner, under cancelling
         self._timer: Entry | None = None  # likewise
 
     @property
@@ -37,25 +42,36 @@ class DeadlineScope(CancelScope):
             self.set_deadline(deadline)
         return me
 
-    def set_deadline(self, instant: float | None) -> None:
-        """Move the deadline of an open scope, or take it away. Owner only."""
+    def set_deadline(self, instant: float) -> bool:
+        """Move the deadline of an open scope; False if it is cancelled already. Owner only."""
         me: Parker = self.owner  # type: ignore[assignment]
+        if self.deadline is None:  # there is no timer yet
+            self.deadline = instant
+        else:
+            with cancelling:
+                if self.cancelled_at is not None:
+                    return False
+                self.deadline = instant
         if self._timer is not None:
             me.retire_timer(self._timer)
             self._timer = None
-        self.deadline = instant
-        if instant is None:
-            return
         if instant <= now():
             self.expire(0)
         elif instant < inf:
             self._timer = me.add_timer(instant, self, 0)
+        return True
+
+    def is_due(self) -> bool:
+        """Whether the deadline has come. Under cancelling."""
+        return self.deadline is not None and self.deadline <= now()
 
     def leave(self) -> None:
         """Close it. Raises `RuntimeError` if it is not the calling thread's innermost scope."""
         me = self.owner
+        if self.deadline is not None:
+            with cancelling:
+                self.deadline = None
         close_scope(self)
-        self.deadline = None
         if self._timer is not None:
             me.retire_timer(self._timer)  # type: ignore[union-attr]
             self._timer = None

@@ -18,6 +18,9 @@ poll(2) does not notice that its descriptor is closed by another thread, so who 
     Closer: 1. closes [fence: the system call]   2. reads `_watchers`, and nudges those that wait for this number
 
 Either the waiter's step 3 sees that it is closed, or the closer finds it armed. Whoever is nudged looks again by itself.
+
+A deadline of a scope that is opened here is kept twice. While the thread waits it looks for itself, whatever keeps the
+carriers busy. While it does not, a carrier sees to those below the scope. Both may come: the second finds it done.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 from plait import _native, _originals
 from plait._core._clock import LONGEST_WAIT, now
 from plait._core._parking import TIMED_OUT, WOKEN, Parker, WaitReason, park
+from plait._core._timers import Timers
 from plait._originals import lock_acquire, lock_release, poll_poll
 
 if TYPE_CHECKING:
@@ -52,9 +56,9 @@ class Owner(Protocol):
 class PlatformThread(Parker):
     """The record of one OS thread."""
 
-    __slots__ = ("__weakref__", "_bell", "_bound", "_is_waiting", "_name", "_owner", "_wakeup", "_watched")
+    __slots__ = ("__weakref__", "_bell", "_bound", "_is_waiting", "_name", "_owner", "_timers", "_wakeup", "_watched")
 
-    # Set by the runtime: deadlines of scopes opened here are kept by a carrier, which may also say when to spawn again.
+    # Set by the runtime: a carrier keeps deadlines of scopes opened here, too, and may also say when to spawn again.
     queue_spawner: ClassVar[Callable[[Parker], bool]]
     push_timer: ClassVar[Callable[[Entry], None]]
     end_timer: ClassVar[Callable[[Entry], None]]
@@ -76,6 +80,7 @@ class PlatformThread(Parker):
         self._watched: tuple[int, int] | None = None  # descriptor and events of the present wait; owner
         self._owner: Owner | None = None  # what the descriptor belongs to, if that can be asked
         self._bound = 0  # how many scopes this thread has open
+        self._timers = Timers()  # their deadlines
 
     def __repr__(self) -> str:
         return f"<platform thread {self.name!r}>"
@@ -107,14 +112,17 @@ class PlatformThread(Parker):
         _native.bind(None)
 
     def add_timer(self, when: float, target: Target, epoch: int) -> Entry:
-        """Have it called by a carrier."""
-        entry: Entry = [when, 0, target, epoch]
-        PlatformThread.push_timer(entry)
+        """Have it called here, in the first wait after that, or by a carrier."""
+        elsewhere: Entry = [when, 0, target, epoch]
+        PlatformThread.push_timer(elsewhere)
+        entry = self._timers.add(when, target, epoch)
+        entry.append(elsewhere)
         return entry
 
     def retire_timer(self, entry: Entry) -> None:
-        """Tell that carrier."""
-        PlatformThread.end_timer(entry)
+        """Here, and there."""
+        self._timers.retire(entry)
+        PlatformThread.end_timer(entry[4])
 
     def resume(self) -> None:
         """Ring."""
@@ -145,13 +153,18 @@ class PlatformThread(Parker):
         try:
             while self.waits(epoch):
                 _native.check_signals()  # one that has come since the last instruction of Python would not end the wait
-                patience = LONGEST_WAIT if limit is None else min(max(limit - now(), 0.0), LONGEST_WAIT)
+                until = self._timers.next_instant()
+                if until is None or (limit is not None and limit < until):
+                    until = limit
+                patience = LONGEST_WAIT if until is None else min(max(until - now(), 0.0), LONGEST_WAIT)
                 if self._watched is None:
                     lock_acquire(self._bell, True, patience)
                 elif self._poll(patience):
                     self.claim(epoch, WOKEN)
-                if limit is not None and now() >= limit:
-                    self.claim(epoch, TIMED_OUT)
+                if until is not None and (moment := now()) >= until:
+                    if limit is not None and moment >= limit:
+                        self.claim(epoch, TIMED_OUT)
+                    self._timers.expire_until(moment)
         finally:
             self._is_waiting = is_inner
             self._end_outer_wait()

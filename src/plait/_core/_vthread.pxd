@@ -38,6 +38,5 @@ cdef class VirtualThread(Parker):
     cdef _release(self)
     cdef _notify(self)
     cdef _refuse_context(self)
-    cdef _refuse_coroutine(self)
     cdef _judge(self, BaseException error)
     cdef _fail(self, BaseException error, verdict)

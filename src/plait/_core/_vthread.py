@@ -73,6 +73,18 @@ def _context_in_use(name: str) -> NoReturn:
     )
 
 
+def refuse_coroutine(coroutine: Any, label: str) -> None:
+    """A call has returned `coroutine`: `TypeError` if that has not begun, for it is all that `async def` does here."""
+    import inspect  # it costs more than the rest of this module, and hardly anybody comes here
+
+    if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+        coroutine.close()
+        raise TypeError(
+            f"{label} has returned a coroutine that nobody runs: a virtual thread calls plain functions. Write `def` for "
+            f"`async def` and wait without `await`, or have asyncio.run() called with it"
+        )
+
+
 class VirtualThread(Parker):
     """A function call that runs on a stack of its own. Made by groups; `run` is called by a carrier."""
 
@@ -189,18 +201,6 @@ class VirtualThread(Parker):
         self.context = Context()
         return self.context
 
-    def _refuse_coroutine(self) -> None:
-        """The call has returned a coroutine: an error if it has not begun, for that is all that `async def` does here."""
-        import inspect  # it costs more than the rest of this module, and hardly anybody comes here
-
-        if inspect.getcoroutinestate(self._result) == inspect.CORO_CREATED:
-            self._result.close()
-            self._result = None
-            raise TypeError(
-                f"{self._label} has returned a coroutine that nobody runs: a virtual thread calls plain functions. Write "
-                f"`def` for `async def` and wait without `await`, or have asyncio.run() called with it"
-            )
-
     def leave(self, epoch: int, limit: float | None) -> Stack | None:
         """Set the timer, and let the carrier choose who runs next."""
         if not self._is_listed:
@@ -298,7 +298,7 @@ class VirtualThread(Parker):
                     else:
                         self._result = self._fn(*self._args, **self._kwargs)
                     if type(self._result) is _Coroutine:
-                        self._refuse_coroutine()
+                        refuse_coroutine(self._result, self._label)
                     if self.scope is not self:
                         raise RuntimeError(
                             f"{self!r} has ended inside {self.scope!r}, which it has opened and not closed: leave each block "

@@ -31,7 +31,7 @@ from types import CodeType as _Code
 cdef extern from *:
     """
     #include <stdint.h>
-    /* The fence beside a read-modify-write: none on x86, where that is one by itself. */
+    /* The fences beside a read-modify-write, which may fail and store nothing: none on x86, where that is one by itself. */
     #if defined(__x86_64__) || defined(__i386__)
     #define PLAIT_RMW_FENCE() ((void)0)
     #else
@@ -40,7 +40,9 @@ cdef extern from *:
     static inline int plait_cas(uint64_t *cell, uint64_t seen, uint64_t wanted)
     {
         PLAIT_RMW_FENCE();
-        return __atomic_compare_exchange_n(cell, &seen, wanted, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+        int done = __atomic_compare_exchange_n(cell, &seen, wanted, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+        PLAIT_RMW_FENCE();
+        return done;
     }
     static inline uint64_t plait_load(uint64_t *cell) { return __atomic_load_n(cell, __ATOMIC_SEQ_CST); }
     static inline uint64_t plait_swap(uint64_t *cell, uint64_t wanted)
@@ -50,7 +52,11 @@ cdef extern from *:
         return seen;
     }
     static inline uint64_t plait_add(uint64_t *cell, int64_t step)
-    { return __atomic_add_fetch(cell, (uint64_t)step, __ATOMIC_SEQ_CST); }
+    {
+        uint64_t total = __atomic_add_fetch(cell, (uint64_t)step, __ATOMIC_SEQ_CST);
+        PLAIT_RMW_FENCE();
+        return total;
+    }
     static inline void plait_store(uint64_t *cell, uint64_t wanted)
     { __atomic_store_n(cell, wanted, __ATOMIC_RELEASE); }
     static inline void plait_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
@@ -206,7 +212,21 @@ cpdef current():
 
 cpdef copied_context():
     """As `contextvars.copy_context()`."""
-    return PyContext_CopyCurrent()
+    context = PyContext_CopyCurrent()
+    if copied_variable is not None:
+        value = copied_variable.get(None)
+        if value is not None:
+            context.run(copied_variable.set, value.copy())
+    return context
+
+
+cdef object copied_variable = None
+
+
+def set_copied_variable(variable):
+    """The values of this context variable can be changed in place: whoever inherits one gets a copy. None: of none."""
+    global copied_variable
+    copied_variable = variable
 
 
 cpdef cooperative():

@@ -17,6 +17,7 @@ from plait.patch import (
     _buffered,
     _conditions,
     _console,
+    _decimals,
     _descriptors,
     _drivers,
     _filelocks,
@@ -69,6 +70,7 @@ _families = (
     _signals,
     _loops,
     _drivers,
+    _decimals,
 )
 
 
