@@ -269,7 +269,8 @@ class ThreadGroup(Container):
         """Run `fn(*args, **kwargs)` on a virtual thread of this group; its future.
 
         Any thread may call it while the block is open. A cancel point; waits while `max_concurrency` children are at
-        work. The child starts with a copy of the caller's context variables. If the group is cancelled before the child
+        work. A child that spawns into its own full group lets the new one go first: it must hold no lock that this needs.
+        The child starts with a copy of the caller's context variables. If the group is cancelled before the child
         has started, it never runs, and its future is cancelled.
 
         Raises:
