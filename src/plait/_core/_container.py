@@ -15,7 +15,7 @@ from plait._native._native import Lock, Rundown
 if TYPE_CHECKING:
     from plait._core._cancel import Scope
     from plait._core._parking import Parker
-    from plait._core._slots import Waiter
+    from plait._core._slots import SlotWaiter
     from plait._core._vthread import Verdict, VirtualThread
 
 
@@ -59,7 +59,7 @@ class Container:
         self._listed: dict[VirtualThread, None] = {}  # in the order in which they came. Under _members_lock
         self._daemons: set[VirtualThread] = set()  # likewise
         self._undismissed: set[VirtualThread] = set()  # those that were not told yet that all others are done. Likewise
-        self._outsiders: dict[Waiter, None] | None = None  # made for the first. Likewise
+        self._outsiders: dict[SlotWaiter, None] | None = None  # made for the first. Likewise
 
     def enlist(self, thread: VirtualThread) -> None:
         """`thread` is about to park or to have children for the first time. Itself only."""
@@ -75,14 +75,14 @@ class Container:
         """Whether nothing can be spawned any more: cancelled, or closed. A full fence before it looks. Any thread."""
         return not self.inside.count() or pending(self.scope) is not None
 
-    def add_outsider(self, waiter: Waiter) -> None:
+    def add_outsider(self, waiter: SlotWaiter) -> None:
         """`waiter` shall be woken if the group is shut. Its own thread, armed."""
         with self._members_lock:
             if self._outsiders is None:
                 self._outsiders = {}
             self._outsiders[waiter] = None
 
-    def drop_outsider(self, waiter: Waiter) -> None:
+    def drop_outsider(self, waiter: SlotWaiter) -> None:
         """Its wait is over. Its own thread."""
         with self._members_lock:
             if self._outsiders is not None:  # it is, in a forked child

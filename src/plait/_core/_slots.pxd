@@ -5,7 +5,7 @@ from plait._core._parking cimport Parker, park, park_shielded
 from plait._native._native cimport Lock, WaitWord, uint64_t
 
 @cython.final
-cdef class Waiter:
+cdef class SlotWaiter:
     cdef public Parker who
     cdef public uint64_t epoch
     cdef public Scope holder
@@ -19,19 +19,19 @@ cdef class Slots:
     cdef long long _below
     cdef set _offers
     cpdef bint try_take(self) except -1
-    @cython.locals(epoch=uint64_t, waiter=Waiter, is_taken=bint, is_outsider=bint, outcome=int)
+    @cython.locals(epoch=uint64_t, waiter=SlotWaiter, is_taken=bint, is_outsider=bint, outcome=int)
     cpdef bint take(self, Parker me, deadline=*, group=*) except -1
-    @cython.locals(waiter=Waiter)
+    @cython.locals(waiter=SlotWaiter)
     cpdef release(self)
-    @cython.locals(waiter=Waiter)
+    @cython.locals(waiter=SlotWaiter)
     cpdef lend(self, Parker me, Slots awaited)
-    @cython.locals(epoch=uint64_t, waiter=Waiter, is_taken=bint, is_over=bint, outcome=int, since=double)
+    @cython.locals(epoch=uint64_t, waiter=SlotWaiter, is_taken=bint, is_over=bint, outcome=int, since=double)
     cpdef take_back(self, Parker me)
-    @cython.locals(waiter=Waiter)
-    cdef Waiter _take_below(self, Parker me)
-    @cython.locals(waiter=Waiter)
-    cdef Waiter _take_first(self)
-    cdef _drop(self, Waiter waiter)
+    @cython.locals(waiter=SlotWaiter)
+    cdef SlotWaiter _take_below(self, Parker me)
+    @cython.locals(waiter=SlotWaiter)
+    cdef SlotWaiter _take_first(self)
+    cdef _drop(self, SlotWaiter waiter)
     @cython.locals(scope=Scope)
     cdef Scope _holder_above(self, Parker me)
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from plait._core._container import Container
 
 
-class Waiter:
+class SlotWaiter:
     """Somebody who waits for a slot."""
 
     __slots__ = ("epoch", "holder", "is_back", "who")
@@ -59,7 +59,7 @@ class Slots:
         self._limit = limit  # under _lock
         self._lock = Lock()
         self._free = limit  # under _lock; above zero only while nobody waits, below while more are taken than there are
-        self._waiting: OrderedDict[Waiter, None] = OrderedDict()  # in the order of their turns. Under _lock
+        self._waiting: OrderedDict[SlotWaiter, None] = OrderedDict()  # in the order of their turns. Under _lock
         self._below = 0  # how many of them are below a holder. Under _lock
         self._offers: set[Parker] = set()  # holders that wait, and whose slots nobody has used. Under _lock
 
@@ -69,7 +69,7 @@ class Slots:
 
     def resize(self, limit: int) -> None:
         """Have so many slots from now on. What is taken stays taken; never waits."""
-        served: list[Waiter] = []
+        served: list[SlotWaiter] = []
         with self._lock:
             self._free += limit - self._limit
             self._limit = limit
@@ -123,7 +123,7 @@ class Slots:
         is_outsider = group is not None and not is_under(me.scope, group.scope)
         while True:
             epoch = me.arm()
-            waiter = Waiter(me, epoch, holder)
+            waiter = SlotWaiter(me, epoch, holder)
             with self._lock:
                 is_taken = self._free > 0
                 if is_taken:
@@ -197,7 +197,7 @@ class Slots:
         since = now()
         while True:
             epoch = me.arm()
-            waiter = Waiter(me, epoch, None, is_back=True)
+            waiter = SlotWaiter(me, epoch, None, is_back=True)
             with self._lock:
                 is_taken = me in self._offers
                 if is_taken:
@@ -224,7 +224,7 @@ class Slots:
             if is_over:
                 return
 
-    def _take_below(self, me: Parker) -> Waiter | None:
+    def _take_below(self, me: Parker) -> SlotWaiter | None:
         """Take the first off who may use the slot that `me` offers. Under _lock."""
         if self._below:
             for waiter in self._waiting:
@@ -233,13 +233,13 @@ class Slots:
                     return waiter
         return None
 
-    def _take_first(self) -> Waiter:
+    def _take_first(self) -> SlotWaiter:
         """Take the first off. Under _lock."""
-        waiter: Waiter = self._waiting.popitem(last=False)[0]
+        waiter: SlotWaiter = self._waiting.popitem(last=False)[0]
         self._below -= waiter.holder is not None
         return waiter
 
-    def _drop(self, waiter: Waiter) -> None:
+    def _drop(self, waiter: SlotWaiter) -> None:
         """Take it off, wherever it stands, if it is there. Under _lock."""
         if waiter in self._waiting:
             del self._waiting[waiter]
