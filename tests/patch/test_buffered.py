@@ -16,6 +16,7 @@ from patch.helpers import PlatformCall, described, fill_pipe, is_parked, on_virt
 
 from plait import Cancelled, ThreadGroup, checkpoint
 from plait._core import WaitReason
+from plait.patch import status
 
 
 @pytest.fixture
@@ -278,6 +279,85 @@ def test_reentrant_call():
     assert on_virtual(described, file.read, 1) == expected
     with ThreadGroup():
         assert described(file.read, 1) == expected
+
+
+def test_turns_one_inside_the_other(pipe):
+    """A file whose raw file reads another one: a thread has turns at both, and others come to either meanwhile."""
+    reader, writer = pipe
+
+    class Raw(io.RawIOBase):
+        def readable(self):
+            return True
+
+        def readinto(self, buffer):
+            buffer[:1] = inner.read(1)
+            return 1
+
+    with open(reader, "rb", closefd=False) as inner, ThreadGroup() as group:
+        outer = io.BufferedReader(Raw())
+        first = group.spawn(outer.read, 1)
+        wait_parked(first)
+        assert first.waits_for is WaitReason.READABLE
+        others = [group.spawn(file.read, 1) for file in (inner, outer, inner, outer)]
+        wait_until(lambda: all(map(waits_for_a_turn, others)))
+        os.write(writer, b"abcde")
+        found = [first.result(), *(other.result() for other in others)]
+    assert found[0] == b"a"
+    assert sorted(found) == [b"a", b"b", b"c", b"d", b"e"]
+
+
+def test_many_turns_at_a_time():
+    """Thousands of threads are inside files of their own, each in a call within a call, and come out in any order."""
+    threads = 3_000
+    gates = [threading.Event() for _ in range(threads)]
+    written = []
+
+    class Raw(io.RawIOBase):
+        def __init__(self, number):
+            super().__init__()
+            self.number = number
+
+        def writable(self):
+            return True
+
+        def write(self, data):
+            gates[self.number].wait()
+            written.append(self.number)
+            return len(data)
+
+    def work(number):
+        file = io.BufferedWriter(Raw(number), 8)
+        file.write(b"x")
+        file.close()  # which flushes: the same thread, the same turn
+        return file.closed
+
+    with ThreadGroup() as group:
+        children = [group.spawn(work, number) for number in range(threads)]
+        for child in children:
+            wait_parked(child)
+        for step in (3, 1, 2, 0):
+            for gate in gates[step::4]:
+                gate.set()
+    assert all(child.result() for child in children)
+    assert sorted(written) == list(range(threads))
+
+
+def test_parks_are_counted(pipe):
+    """The waits inside a file count for the leaf that was called, and so do those for a turn."""
+    reader, writer = pipe
+
+    def count():
+        return status()["io.BufferedReader.read1"].parks
+
+    with open(reader, "rb", closefd=False) as file, ThreadGroup() as group:
+        before = count()
+        first = group.spawn(file.read1, 1)
+        wait_parked(first)
+        second = group.spawn(file.read1, 1)
+        wait_until(lambda: waits_for_a_turn(second))
+        os.write(writer, b"xy")
+        assert {first.result(), second.result()} == {b"x", b"y"}
+        assert count() >= before + 2
 
 
 def test_close_waits_for_its_turn(pipe):

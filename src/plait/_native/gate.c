@@ -5,22 +5,29 @@
  * while anybody else may be there. A word in each object says who is: two bytes of what CPython's struct has as padding
  * after `finalizing`, zero in every object, however old.
  *
- *   Who has a turn (virtual threads, platform threads with an open scope; plait.patch._buffered):
- *       1. 0 -> TURN in one step, else parks in the lot until that succeeds   2. calls the original   3. TURN -> 0, wakes one
- *   Others (in the trampoline):
+ *   Who has a turn (virtual threads, platform threads with an open scope):
+ *       1. 0 -> TURN in one step, else parks in the lot until that succeeds (plait.patch._buffered)
+ *       2. calls the original   3. TURN -> 0, wakes one
+ *   Others:
  *       1. counts up in one step, unless somebody has the turn: then it waits for a turn of its own
  *       2. calls the original   3. counts down; the last one wakes one of the lot
  *
  * So while somebody has the turn, CPython's lock is free but for itself, and never waits. Those without a turn go on as
  * before: they are many, and CPython's lock is for them. With a GIL a step is an ordinary store: nothing runs in between.
  *
+ * A turn lasts for the whole of a call, in which CPython may call back: `close` flushes. Who has it goes straight in. So
+ * whose it is has to be known, and is in a table, by a hash of the object; a thread may have turns at several objects, one
+ * inside the other. Where nothing may park (a finalizer that the collector runs, say) the call is CPython's, too.
+ *
  * `for line in file` calls readline by pointer in objects of exactly these classes; the slot is replaced there.
  */
 #include "here.h"
 #include "gate.h"
 
-static PyObject *str_readline;
+static PyObject *wait; /* called with the object while it is somebody's turn: takes the next one; whose it is then, or None */
 static PyObject *wake; /* called with the object when the last one has come out, while anybody is parked in the lot */
+
+static Turn *turns[1 << PLAIT_LOT_BITS]; /* each bucket under its lock, or the GIL */
 
 static struct {
     PyTypeObject *type;
@@ -41,25 +48,150 @@ plait_gate_wake(PyObject *self)
     PyErr_Restore(kind, error, traceback);
 }
 
-/* 1: the turn is the caller's. 0: somebody is inside. -1: that is this very kernel thread, and it has no turn, so there
- * is nothing to wait for: a signal handler or a finalizer, or a raw file that calls its buffer. */
-static PyObject *
-gate_take(PyObject *Py_UNUSED(module), PyObject *file)
+#ifdef Py_GIL_DISABLED
+static PyMutex locks[1 << PLAIT_LOT_BITS]; /* held for a few stores */
+#define LOCK(bucket) PyMutex_Lock(&locks[bucket])
+#define UNLOCK(bucket) PyMutex_Unlock(&locks[bucket])
+#define GIVING __ATOMIC_SEQ_CST
+#else
+#define LOCK(bucket)
+#define UNLOCK(bucket)
+#define GIVING __ATOMIC_RELAXED
+#endif
+
+static inline size_t
+bucket_of(PyObject *file)
 {
-    BufferedWords *words = (BufferedWords *)file;
-    uint16_t seen = 0;
-    if (__atomic_compare_exchange_n(&words->gate, &seen, GATE_TURN, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
-        return PyLong_FromLong(1);
-    if (!(seen & GATE_TURN) && __atomic_load_n(&words->owner, __ATOMIC_RELAXED) == PyThread_get_thread_ident())
-        return PyLong_FromLong(-1);
-    return PyLong_FromLong(0);
+    return plait_lot_bucket((uintptr_t)file) - plait_lot_waiters;
+}
+
+/* Whether the turn is the caller's now; if not, `seen` is how the gate was. */
+static inline int
+take(PyObject *file, uint16_t *seen)
+{
+    uint16_t *gate = &((BufferedWords *)file)->gate;
+    *seen = 0;
+#ifdef Py_GIL_DISABLED
+    return __atomic_compare_exchange_n(gate, seen, GATE_TURN, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+#else
+    *seen = *gate;
+    if (*seen)
+        return 0;
+    *gate = GATE_TURN;
+    return 1;
+#endif
+}
+
+static inline void
+give(PyObject *file)
+{
+    __atomic_store_n(&((BufferedWords *)file)->gate, 0, GIVING);
+}
+
+/* Whether this very kernel thread is in CPython's lock. */
+static inline int
+is_inside(PyObject *file)
+{
+    return __atomic_load_n(&((BufferedWords *)file)->owner, __ATOMIC_RELAXED) == PyThread_get_thread_ident();
+}
+
+static int
+has_turn(PyObject *file, PyObject *who)
+{
+    size_t bucket = bucket_of(file);
+    LOCK(bucket);
+    Turn *turn = turns[bucket];
+    while (turn != NULL && !(turn->file == file && turn->who == who))
+        turn = turn->next;
+    UNLOCK(bucket);
+    return turn != NULL;
+}
+
+/* The turn has been taken for `who`: enter that; 1, or -1 with an exception and the turn given back. */
+static int
+enter(PyObject *file, PyObject *who, Turn **entered)
+{
+    Turn *turn = *entered = PyMem_RawMalloc(sizeof(Turn));
+    if (turn == NULL) {
+        give(file);
+        if (plait_lot_is_busy((uintptr_t)file))
+            plait_gate_wake(file);
+        PyErr_NoMemory();
+        return -1;
+    }
+    size_t bucket = bucket_of(file);
+    turn->file = file;
+    turn->who = who;
+    turn->from = &turns[bucket];
+    LOCK(bucket);
+    turn->next = turns[bucket];
+    if (turn->next != NULL)
+        turn->next->from = &turn->next;
+    turns[bucket] = turn;
+    UNLOCK(bucket);
+    return 1;
+}
+
+int
+plait_gate_begin(PyObject *file, Turn **turn)
+{
+    PyObject *me = plait_here.cooperative;
+    uint16_t seen = GATE_TURN;
+    *turn = NULL;
+    if (me != NULL) {
+        if (take(file, &seen))
+            return enter(file, me, turn);
+        /* Without a turn it is a signal handler or a finalizer, or a raw file that calls its buffer: nothing to wait for. */
+        if (seen & GATE_TURN ? has_turn(file, me) : is_inside(file))
+            return 0;
+    }
+    else if (plait_here.current != NULL || is_inside(file))
+        return 0;
+    PyObject *who = PyObject_CallOneArg(wait, file);
+    if (who == NULL)
+        return -1;
+    Py_DECREF(who); /* it is who calls */
+    return who == Py_None ? 0 : enter(file, who, turn);
+}
+
+PyObject *
+plait_gate_end(Turn *turn, PyObject *result)
+{
+    if (turn == NULL)
+        return result;
+    PyObject *file = turn->file;
+    size_t bucket = bucket_of(file);
+    LOCK(bucket);
+    int is_known = turn->from != NULL;
+    if (is_known) {
+        *turn->from = turn->next;
+        if (turn->next != NULL)
+            turn->next->from = turn->from;
+    }
+    UNLOCK(bucket);
+    PyMem_RawFree(turn);
+    if (is_known) {
+        give(file);
+        if (plait_lot_is_busy((uintptr_t)file))
+            plait_gate_wake(file);
+    }
+    return result;
 }
 
 static PyObject *
-gate_give(PyObject *Py_UNUSED(module), PyObject *file)
+gate_try(PyObject *Py_UNUSED(module), PyObject *file)
 {
-    __atomic_store_n(&((BufferedWords *)file)->gate, 0, __ATOMIC_SEQ_CST);
-    Py_RETURN_NONE;
+    uint16_t seen;
+    return PyBool_FromLong(take(file, &seen));
+}
+
+static PyObject *
+gate_is_held(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *file, *who;
+    if (!PyArg_ParseTuple(args, "OO:gate_is_held", &file, &who))
+        return NULL;
+    return PyBool_FromLong(has_turn(file, who));
 }
 
 static PyObject *
@@ -68,25 +200,46 @@ gate_owner(PyObject *Py_UNUSED(module), PyObject *file)
     return PyLong_FromUnsignedLong(__atomic_load_n(&((BufferedWords *)file)->owner, __ATOMIC_RELAXED));
 }
 
-/* In a child process after fork: whoever had the turn is not there. The address is that of a living object. */
+/* In a child process after fork: whoever else had a turn is not there. What is left of their calls may yet come to its
+ * end, if their stacks are taken down, and shall do nothing then; so the turns are not freed here. */
 static PyObject *
-gate_reset(PyObject *Py_UNUSED(module), PyObject *address)
+gate_forget(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
-    BufferedWords *words = (BufferedWords *)PyLong_AsVoidPtr(address);
-    if (words == NULL)
-        return NULL;
-    words->gate = 0;
-    if (words->owner) {
-        words->owner = 0;
-        PyThread_release_lock((PyThread_type_lock)words->lock);
+#ifdef Py_GIL_DISABLED
+    memset(locks, 0, sizeof locks);
+#endif
+    for (size_t bucket = 0; bucket < Py_ARRAY_LENGTH(turns); bucket++) {
+        Turn *turn = turns[bucket];
+        Turn **from = &turns[bucket];
+        for (Turn *next; turn != NULL; turn = next) {
+            next = turn->next;
+            if (turn->who == plait_here.current) {
+                turn->from = from;
+                *from = turn;
+                from = &turn->next;
+                continue;
+            }
+            turn->from = NULL;
+            BufferedWords *words = (BufferedWords *)turn->file;
+            words->gate = 0;
+            if (words->owner) {
+                words->owner = 0;
+                PyThread_release_lock((PyThread_type_lock)words->lock);
+            }
+        }
+        *from = NULL;
     }
     Py_RETURN_NONE;
 }
 
 static PyObject *
-gate_open(PyObject *Py_UNUSED(module), PyObject *callable)
+gate_open(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    Py_XSETREF(wake, Py_NewRef(callable));
+    PyObject *waits, *wakes;
+    if (!PyArg_ParseTuple(args, "OO:gate_open", &waits, &wakes))
+        return NULL;
+    Py_XSETREF(wait, Py_NewRef(waits));
+    Py_XSETREF(wake, Py_NewRef(wakes));
     Py_RETURN_NONE;
 }
 
@@ -118,15 +271,12 @@ next_line(PyObject *self)
     int which = Py_TYPE(self) == iterated[1].type;
     if (Py_TYPE(self) != iterated[which].type) /* of a subclass: readline is called by name */
         return iterated[which].original(self);
-    PyObject *line;
-    if (plait_here.cooperative == NULL && plait_gate_enter(self)) {
-        line = iterated[which].original(self);
-        return plait_gate_left(self, line);
-    }
-    line = PyObject_CallMethodNoArgs(self, str_readline);
-    if (line != NULL && PyBytes_GET_SIZE(line) == 0) /* the end */
-        Py_CLEAR(line);
-    return line;
+    if (plait_here.cooperative == NULL && plait_gate_enter(self))
+        return plait_gate_left(self, iterated[which].original(self));
+    Turn *turn;
+    if (plait_gate_begin(self, &turn) < 0)
+        return NULL;
+    return plait_gate_end(turn, iterated[which].original(self));
 }
 
 /* gate_iteration(type, __next__, is_on): replace the slot, or put the original back. Under the install lock of plait.patch. */
@@ -160,11 +310,13 @@ gate_iteration(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 static PyMethodDef gate_functions[] = {
-    {"gate_open", gate_open, METH_O, PyDoc_STR("gate_open(wake): before the first gated leaf is installed.")},
-    {"gate_take", gate_take, METH_O, PyDoc_STR("gate_take(file): 1 the turn is yours, 0 wait, -1 you are inside.")},
-    {"gate_give", gate_give, METH_O, PyDoc_STR("gate_give(file): give the turn back.")},
+    {"gate_open", gate_open, METH_VARARGS,
+     PyDoc_STR("gate_open(wait, wake): before the first gated leaf is installed.")},
+    {"gate_try", gate_try, METH_O, PyDoc_STR("gate_try(file): take the turn without waiting; whether that succeeded.")},
+    {"gate_is_held", gate_is_held, METH_VARARGS, PyDoc_STR("gate_is_held(file, who): whether `who` has the turn.")},
     {"gate_owner", gate_owner, METH_O, PyDoc_STR("gate_owner(file): the kernel thread in CPython's lock, or 0.")},
-    {"gate_reset", gate_reset, METH_O, PyDoc_STR("gate_reset(address): nobody is inside, in a child process.")},
+    {"gate_forget", gate_forget, METH_NOARGS,
+     PyDoc_STR("gate_forget(): nobody has a turn but who calls: in a child process after fork.")},
     {"gate_fits", gate_fits, METH_O, PyDoc_STR("gate_fits(file): whether a fresh Buffered object is laid out as known.")},
     {"gate_iteration", gate_iteration, METH_VARARGS,
      PyDoc_STR("gate_iteration(type, __next__, is_on): whether `for line in file` goes through the gate.")},
@@ -174,6 +326,5 @@ static PyMethodDef gate_functions[] = {
 int
 plait_gate_init(PyObject *module)
 {
-    str_readline = PyUnicode_InternFromString("readline");
-    return str_readline == NULL ? -1 : PyModule_AddFunctions(module, gate_functions);
+    return PyModule_AddFunctions(module, gate_functions);
 }

@@ -32,6 +32,20 @@ typedef struct {
 
 _Static_assert(offsetof(BufferedWords, gate) == sizeof(PyObject) + 26, "the gate lies in the padding");
 
+/* A turn that somebody has, from its begin to its end. */
+typedef struct Turn {
+    PyObject *file;     /* both borrowed: the call that this is the turn of keeps them alive */
+    PyObject *who;
+    struct Turn *next;  /* the others of this bucket */
+    struct Turn **from; /* what leads here; NULL: in a child process, where nobody has it any more */
+} Turn;
+
+/* Before a call of who may need a turn: -1 with an exception, 0 if it goes straight in, 1 if this is its turn. Parks. */
+int plait_gate_begin(PyObject *file, Turn **turn);
+
+/* After it; gives the result of the call. `turn` is NULL if it had none. */
+PyObject *plait_gate_end(Turn *turn, PyObject *result);
+
 /* Go in without a turn; 0 while somebody has it. */
 static inline int
 plait_gate_enter(PyObject *self)

@@ -11,10 +11,14 @@
  *   COOPERATIVE  something may park here (almost every leaf)
  *   IDENTITY     plait is at work here, whether it may park or not: who a thread is does not depend on that
  *   ALWAYS       anywhere: only where all threads must be seen, such as closing a descriptor others wait for
- *   GATED        something may park here, or the gate of a Buffered object is shut (gate.c)
+ *   GATED        something may park here; of other threads, none (see below)
  * A leaf that ends a wait of others (release, put) may have an `after` hook instead of or beside the
  * replacement: it is called with self once the original has succeeded, on every thread, while anybody may be parked in
  * the parking lot for this object (`plait_lot_waiters`): under its address, or under a member of it that is named.
+ *
+ * A GATED leaf is a method of a Buffered object, and goes through its gate (gate.c): a thread that may park, and any that
+ * finds somebody else's turn there, waits for a turn of its own, for which the original is called; the replacement, if
+ * there is one, where something may park in that turn.
  *
  * How often a leaf has parked. Each thread counts its own parks, where it parks anyway. A trampoline that diverts compares
  * that count before and after, and adds the difference to the leaf's: two loads for a call that did not park, one atomic
@@ -167,6 +171,19 @@ call_tuple(Leaf *leaf, PyObject *self, PyObject *args, PyObject *kwargs)
     return count_parks(leaf, before, result);
 }
 
+/* Before a call through a gate: -1 with an exception, 1 if the replacement is to be called, else 0. */
+static __attribute__((noinline)) int
+begin_turn(Leaf *leaf, PyObject *self, Turn **turn)
+{
+    *turn = NULL;
+    if (!is_known(leaf, self))
+        return 0;
+    uint64_t before = parks_here();
+    int begun = plait_gate_begin(self, turn);
+    count_parks(leaf, before, NULL);
+    return begun > 0 ? leaf->replacement != NULL && plait_here.cooperative != NULL : begun;
+}
+
 /* METH_NOARGS, METH_O and METH_VARARGS share a C signature. */
 static PyObject *
 call_pair(Leaf *leaf, PyObject *self, PyObject *arg)
@@ -211,9 +228,14 @@ typedef PyObject *(*method_t)(PyObject *, PyTypeObject *, PyObject *const *, Py_
     static PyObject *kind##_gated_##i PARAMS                                                                           \
     {                                                                                                                  \
         Leaf *leaf = &leaves[i];                                                                                       \
-        if ((__builtin_expect(plait_here.cooperative != NULL, 0) && is_known(leaf, self)) || !plait_gate_enter(self))  \
-            return REPLACED;                                                                                           \
-        return plait_gate_left(self, ORIGINAL(type, leaf) ARGS);                                                       \
+        if (__builtin_expect(plait_here.cooperative == NULL, 1) && plait_gate_enter(self))                             \
+            return plait_gate_left(self, ORIGINAL(type, leaf) ARGS);                                                   \
+        Turn *turn;                                                                                                    \
+        int is_replaced = begin_turn(leaf, self, &turn);                                                               \
+        if (is_replaced < 0)                                                                                           \
+            return NULL;                                                                                               \
+        uint64_t before = parks_here();                                                                                \
+        return plait_gate_end(turn, is_replaced ? REPLACED : count_parks(leaf, before, ORIGINAL(type, leaf) ARGS));    \
     }
 
 #define TRAMPOLINES(i)                                                                                                 \

@@ -3,11 +3,9 @@ time.
 
 CPython keeps others out of such an object with a lock that is keyed by the kernel thread and waits in C. Whoever can
 park takes a turn at the object first, before the gate that gate.c describes, where also the protocol is; so CPython's
-lock never has to wait, and never takes two virtual threads of one carrier for one. The wait for a turn is mutual
-exclusion: patient, and no cancel point on entry. What waits inside is the raw file, a leaf of its own.
-
-A turn lasts for the whole of a call, in which CPython may call back: `close` flushes. Whoever has the turn goes
-straight in. Where nothing may park (a finalizer that the collector runs, say) the call is CPython's, too.
+lock never has to wait, and never takes two virtual threads of one carrier for one. Who finds nobody there is not seen
+here: taking a turn, the call and giving it back are C. The wait for a turn is mutual exclusion: patient, and no cancel
+point on entry. What waits inside is the raw file, a leaf of its own.
 
 A flush that is cancelled leaves in the buffer what it has not written, and CPython counts what it has: a raw write that
 is cancelled half-way says how much. `close` is no cancel point: a cancel that comes while it flushes is kept for the next
@@ -24,16 +22,14 @@ from plait._core import Parker, WaitReason, current_thread, lot_wait, lot_wake_o
 from plait._errors import Cancelled, InternalError
 from plait._native import (
     cooperative,
-    current,
     gate_fits,
-    gate_give,
+    gate_forget,
+    gate_is_held,
     gate_iteration,
     gate_open,
     gate_owner,
-    gate_reset,
-    gate_take,
+    gate_try,
     kernel_ident,
-    lot_is_busy,
     original,
 )
 from plait.patch._registry import GATED, Leaf, method
@@ -47,80 +43,44 @@ _READING = ("read", "read1", "readinto", "readinto1", "readline", "peek")
 _WRITING = ("write", "flush")
 _EITHER = ("seek", "truncate", "detach", "close")
 
-_holders: dict[int, Parker] = {}  # who has the turn at which object. Written by who has it
+
+def wait(file: Any) -> Parker | None:
+    """It is somebody's turn at `file`: take the next one; whose that is, or None if the caller goes in without."""
+    me = current_thread()  # a platform thread, too: CPython's lock would not be left to who has the turn
+    if gate_is_held(file, me):
+        return None
+    lot_wait(me, id(file), lambda: gate_try(file), WaitReason.FILE, None, True)
+    return me
 
 
-def _take(file: Any) -> bool:
-    """Take a turn at `file`; False if the caller goes in without: it is inside already, or may not park."""
-    me: Parker | None = cooperative()
-    if me is None:
-        if current() is not None or gate_owner(file) == kernel_ident():
-            return False
-        me = current_thread()  # somebody has the turn, and CPython's lock would not be left to them
-    key = id(file)
-    if _holders.get(key) is me:
-        return False
-    taken = gate_take(file)
-    if taken < 0:
-        return False
-    if not taken:
-        lot_wait(me, key, lambda: gate_take(file) == 1, WaitReason.FILE, None, True)
-    _holders[key] = me
-    return True
-
-
-def _give(file: Any) -> None:
-    key = id(file)
-    del _holders[key]
-    gate_give(file)
-    if lot_is_busy(key):
-        lot_wake_one(key)
-
-
-def _gated(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-    """The method `call`, with a turn."""
-
-    def leaf(file: Any, *args: Any, **kwargs: Any) -> Any:
-        if not _take(file):
-            return call(file, *args, **kwargs)
-        try:
-            return call(file, *args, **kwargs)
-        finally:
-            _give(file)
-
-    leaf.__name__ = name
-    leaf.__doc__ = f"`io.Buffered*.{name}`."
-    return leaf
+def wake(file: Any) -> None:
+    """A turn at `file` is over, or the last one without a turn has come out."""
+    lot_wake_one(id(file))
 
 
 def _closing(call: Callable[..., Any], flush: Callable[..., Any]) -> Callable[..., Any]:
-    """`close` of an object that writes."""
+    """`close` of an object that writes, in its turn."""
 
     def close(file: Any) -> Any:
-        if not _take(file):
+        me: Parker = cooperative()
+        if me.scope is None:
             return call(file)
+        told = me.delivery
+        alive = None if told is None else told.alive
         try:
-            me: Parker | None = cooperative()
-            if me is None or me.scope is None:
-                return call(file)
-            told = me.delivery
-            alive = None if told is None else told.alive
+            _attempt(flush, file)
+        except Cancelled:
             try:
-                _attempt(flush, file)
+                _attempt(flush, file)  # the exception is alive, so this may park until the grace is over
             except Cancelled:
-                try:
-                    _attempt(flush, file)  # the exception is alive, so this may park until the grace is over
-                except Cancelled:
-                    return call(file)  # which cannot write it either, and says so
-                me.delivery = told  # nothing is lost, and the cancel comes at the next point
-                if told is not None:
-                    told.alive = alive  # type: ignore[assignment]
-            except BaseException:  # a signal handler's
-                call(file)
-                raise
-            return call(file)
-        finally:
-            _give(file)
+                return call(file)  # which cannot write it either, and says so
+            me.delivery = told  # nothing is lost, and the cancel comes at the next point
+            if told is not None:
+                told.alive = alive  # type: ignore[assignment]
+        except BaseException:  # a signal handler's
+            call(file)
+            raise
+        return call(file)
 
     return close
 
@@ -131,11 +91,6 @@ def _attempt(flush: Callable[..., Any], file: Any) -> None:
         flush(file)
     except Exception:  # noqa: BLE001 - see above
         pass
-
-
-def wake(file: Any) -> None:
-    """The last one without a turn has come out."""
-    lot_wake_one(id(file))
 
 
 class _Iteration:
@@ -188,7 +143,7 @@ def check_layout() -> None:
 def leaves() -> Sequence[Patch]:
     """What this file makes cooperative."""
     check_layout()
-    gate_open(wake)
+    gate_open(wait, wake)
     found: list[Patch] = [_Iteration(io.BufferedReader), _Iteration(io.BufferedRandom)]
     for cls, names in {
         io.BufferedReader: (*_READING, *_EITHER),
@@ -197,21 +152,11 @@ def leaves() -> Sequence[Patch]:
     }.items():
         for name in names:
             target = method(cls, name)
-            call = original(target)
+            leaf = None
             if name == "close" and cls is not io.BufferedReader:
-                leaf = _closing(call, original(method(cls, "flush")))
-            else:
-                leaf = _gated(name, call)
+                leaf = _closing(original(target), original(method(cls, "flush")))
             found.append(Leaf(f"io.{cls.__name__}.{name}", target, leaf, when=GATED))
     return found
 
 
-def _forget_holders() -> None:
-    """In a child process after fork those who had a turn are not there."""
-    for key in list(_holders):
-        if _holders[key] is not current():
-            del _holders[key]
-            gate_reset(key)
-
-
-os.register_at_fork(after_in_child=_forget_holders)
+os.register_at_fork(after_in_child=gate_forget)

@@ -74,7 +74,7 @@ class Leaf:
     @property
     def parks(self) -> int | None:
         """See `Patch`."""
-        if self.replacement is None:
+        if self.replacement is None and self.when != GATED:
             return None
         return 0 if self._last is None else _native.parks(self._last)
 
