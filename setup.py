@@ -49,7 +49,6 @@ UNTYPED = [
         "testing/_faults",
         "lowlevel",
         "patch/_buffered",
-        "patch/_conditions",
         "patch/_locks",
         "patch/_looks",
         "patch/_processes",

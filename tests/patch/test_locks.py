@@ -5,9 +5,10 @@ import threading
 import time
 
 import pytest
-from patch.helpers import PlatformCall, carriers, described, on_virtual, run_python, wait_parked, wait_until
+from patch.helpers import PlatformCall, carriers, described, is_parked, on_virtual, run_python, wait_parked, wait_until
 
-from plait import ThreadGroup
+from plait import ThreadGroup, checkpoint
+from plait._core import WaitReason
 
 
 @pytest.fixture(params=["virtual", "platform"])
@@ -233,6 +234,110 @@ def test_event(elsewhere):
         elsewhere(event.set).result()
         assert call.result() is True
     assert [waiter.result() for waiter in waiters] == [True] * 3
+
+
+@pytest.mark.parametrize("what", ["event", "condition"])
+def test_waiter_that_is_cancelled_or_late_leaves_no_trace(what):
+    """Nothing of it stays on the list, where whoever notifies would find it."""
+    event = threading.Event()
+
+    def wait():
+        if what == "event":
+            event.wait()
+        event._cond.acquire()
+        event._cond.wait()
+
+    def late():
+        with event._cond:
+            return event._cond.wait(0.01)
+
+    with ThreadGroup() as group:
+        assert group.spawn(event.wait, 0.01).result() is False
+        assert group.spawn(late).result() is False
+        waiters = [group.spawn(wait)]
+        wait_parked(*waiters)
+        assert len(event._cond._waiters) == 1
+        group.cancel()
+    assert waiters[0].cancelled()
+    assert not event._cond._waiters
+    assert event._cond._lock.locked() is (what == "condition")  # a Condition's is taken again
+
+
+def test_event_lets_all_go_while_it_is_being_set():
+    """Who waits for an event does not take its lock again, on which all of them would queue."""
+    event = threading.Event()
+    with ThreadGroup() as group:
+        waiters = [group.spawn(event.wait) for _ in range(5)]
+        wait_parked(*waiters)
+        with event._cond:
+            event._flag = True
+            event._cond.notify_all()
+            assert [waiter.result() for waiter in waiters] == [True] * 5
+
+
+def test_event_that_is_set_while_a_waiter_is_cancelled():
+    """Notified before it has the lock again, the wait has completed; the cancel comes at the next point."""
+    event = threading.Event()
+    reached = []
+
+    def work():
+        reached.append(event.wait())
+        checkpoint()
+        reached.append("not this")
+
+    with ThreadGroup() as group:
+        child = group.spawn(work)
+        wait_parked(child)
+        with event._cond:
+            child.cancel()
+            wait_until(lambda: is_parked(child) and child.waits_for is WaitReason.LOCK)
+            event._flag = True
+            event._cond.notify_all()
+    assert child.cancelled()
+    assert reached == [True]
+
+
+def test_forked_child_sets_an_event_that_the_parent_waits_for():
+    """Who waits for it is not in the child process, and does not go on there."""
+    code = """
+        import os, threading, warnings
+        from plait import ThreadGroup
+
+        warnings.simplefilter("ignore", DeprecationWarning)  # of fork() with threads
+        event, condition = threading.Event(), threading.Condition()
+
+        def wait():
+            event.wait()
+            print("went on", os.getpid() == parent, flush=True)
+
+        def notified():
+            with condition:
+                condition.wait()
+            print("went on", os.getpid() == parent, flush=True)
+
+        def fork():
+            pid = os.fork()
+            if not pid:
+                event.set()
+                with condition:
+                    condition.notify_all()
+                with ThreadGroup() as group:
+                    group.spawn(event.wait)
+                os._exit(0)
+            return os.waitpid(pid, 0)[1]
+
+        parent = os.getpid()
+        with ThreadGroup() as group:
+            children = [group.spawn(wait), group.spawn(notified)]
+            while not all(child.is_waiting() and child.waits_for for child in children):
+                pass
+            assert fork() == 0
+            assert group.spawn(fork).result() == 0
+            event.set()
+            with condition:
+                condition.notify_all()
+    """
+    assert run_python(code) == "went on True\n" * 2
 
 
 @pytest.mark.parametrize("make", [threading.Semaphore, threading.BoundedSemaphore])

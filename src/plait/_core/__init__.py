@@ -81,6 +81,7 @@ from plait._core._vthread import (
     on_ident_end,
     refuse_coroutine,
 )
+from plait._core._waiters import Waiter
 from plait._native import caller_code, caller_offset, line_at
 
 __all__ = (
@@ -112,6 +113,7 @@ __all__ = (
     "Verdict",
     "VirtualThread",
     "WaitReason",
+    "Waiter",
     "await_socket",
     "call_deaf",
     "caller_code",

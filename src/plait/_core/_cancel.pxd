@@ -50,6 +50,8 @@ cpdef deliver(Victim me, Scope scope)
 @cython.locals(told=Delivery)
 cpdef complain(Victim me)
 @cython.locals(told=Delivery)
+cpdef retract(Victim me)
+@cython.locals(told=Delivery)
 cpdef begin_clean_up(Victim me)
 cdef double _end_of_grace(Victim me, Scope scope) except -1
 @cython.locals(told=Delivery)

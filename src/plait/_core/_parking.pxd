@@ -19,6 +19,6 @@ cdef class Parker(Victim):
     cpdef bint unpark(self, uint64_t epoch)
 
 cpdef bint is_complete(Parker me, BaseException error) except -1
-cpdef int park(Parker me, uint64_t epoch, reason, deadline=*) except -1
+cpdef int park(Parker me, uint64_t epoch, reason, deadline=*, bint is_raising=*) except -1
 cpdef int park_shielded(Parker me, uint64_t epoch, reason, limit=*) except -1
 cdef _tell_observers(Parker me, reason)

@@ -159,10 +159,19 @@ class Parker(Victim):
         return False
 
 
-def park(me: Parker, epoch: int, reason: WaitReason, deadline: float | None = None) -> int:
+def park(
+    me: Parker,
+    epoch: int,
+    reason: WaitReason,
+    deadline: float | None = None,
+    is_raising: bool = True,  # noqa: FBT001, FBT002 - compiled functions take no keyword-only arguments
+) -> int:
     """Suspend the armed calling thread; WOKEN, TIMED_OUT or INTERRUPTED (look again).
 
     Raises `Cancelled` if the thread is cancelled and the wait was not WOKEN first. Whatever happens, the wait is over.
+
+    Unless `is_raising`, a cancel that comes while it is suspended is not raised here: the caller gets INTERRUPTED, and
+    calls `check_park` by itself. Each function that an exception leaves costs as much as the wait.
     """
     limit = deadline
     if Counter.value(_watched):
@@ -194,9 +203,10 @@ def park(me: Parker, epoch: int, reason: WaitReason, deadline: float | None = No
         return outcome
     # A signal handler has raised; or cancelled, or its grace is over, or a nudge for a scope that it has left.
     me.hear_handlers()
-    grace = check_park(me)
-    if isinstance(grace, Cancelled):
-        raise grace
+    if is_raising:
+        grace = check_park(me)
+        if isinstance(grace, Cancelled):
+            raise grace
     return INTERRUPTED
 
 

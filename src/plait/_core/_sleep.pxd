@@ -1,9 +1,11 @@
 cimport cython
 
-from plait._core._cancel cimport check_entry
+from plait._core._cancel cimport check_entry, check_park
 from plait._core._parking cimport Parker, park
 from plait._core._vthread cimport VirtualThread
 from plait._native._native cimport WaitWord, cooperative
 
-@cython.locals(me=Parker, span=double, until=double)
+cdef int INTERRUPTED
+
+@cython.locals(me=Parker, span=double, until=double, outcome=int)
 cpdef sleep(seconds)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 
 from plait import _originals
-from plait._core._cancel import check_entry
+from plait._core._cancel import check_entry, check_park
 from plait._core._clock import now
-from plait._core._parking import Parker, WaitReason, park
+from plait._core._parking import INTERRUPTED, Parker, WaitReason, park
 from plait._core._vthread import VirtualThread
+from plait._errors import Cancelled
 from plait._native._native import WaitWord, cooperative
 
 _SLEEP = WaitReason.SLEEP
@@ -32,7 +33,11 @@ def sleep(seconds: float, /) -> None:
         check_entry(me)
     until = now() + span
     while True:
-        park(me, WaitWord.arm(me), _SLEEP, until)
+        outcome = park(me, WaitWord.arm(me), _SLEEP, until, False)
+        if outcome == INTERRUPTED:
+            told = check_park(me)
+            if isinstance(told, Cancelled):
+                raise told
         if now() >= until:
             return
 

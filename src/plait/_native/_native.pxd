@@ -58,6 +58,15 @@ cdef class WaitWord:
     cpdef unlatch(self)
     cpdef uint64_t number(self)
 
+cdef class Notice:
+    cdef uint64_t word
+    cdef uint64_t awaited
+    cpdef bint give(self) except -1
+    cpdef bint is_given(self)
+    cpdef bint is_awaited_here(self)
+    cpdef await_in(self, uint64_t epoch)
+    cpdef uint64_t epoch(self)
+
 @cython.final
 cdef class Flag:
     cdef uint64_t raised

@@ -430,6 +430,38 @@ cdef class WaitWord:
 cdef uint64_t numbers = 0  # drawn so far
 
 
+cdef class Notice:
+    """One bit that is given once, and the epoch of the wait for it.
+
+    Waiter: 1. says in which epoch it is about to wait   2. arms its word [fence]   3. looks whether the bit is given
+    Giver:  1. gives it [fence]                          2. reads the epoch, and claims that wait
+    Either the waiter's step 3 sees the bit, or the giver's step 2 the epoch, and the word armed or about to be.
+    """
+
+    def __cinit__(self, *args):
+        self.word = forks_seen << 1
+
+    cpdef bint give(self) except -1:
+        """Give it; False if it was given before. A full fence."""
+        return not plait_swap(&self.word, plait_load(&self.word) | 1) & 1
+
+    cpdef bint is_given(self):
+        """Whether it is."""
+        return plait_load(&self.word) & 1
+
+    cpdef bint is_awaited_here(self):
+        """Whether it was made in this process, not before a fork: who waits for it may be here."""
+        return plait_load(&self.word) >> 1 == forks_seen
+
+    cpdef await_in(self, uint64_t epoch):
+        """The wait of this epoch will be for it. The waiter's alone."""
+        plait_store(&self.awaited, epoch)
+
+    cpdef uint64_t epoch(self):
+        """The epoch of the wait for it."""
+        return plait_load(&self.awaited)
+
+
 cdef class Flag:
     """One bit that one side raises and the other takes. Both are full fences."""
 

@@ -1,34 +1,42 @@
-"""`threading.Condition.wait`, of which Queue, Event, Semaphore and Barrier are made: keeps what a cancelled waiter was told.
+"""`threading.Condition.wait`, of which Queue, Semaphore and Barrier are made, and `threading.Event.wait`.
 
-It is built on locks and parks by itself. But a waiter that an exception gets out of its wait stays on the condition's
-list until it has the condition's lock again, and who notifies meanwhile may choose it: CPython's code then lets the
-exception go on, and the notification is lost, though an item is in the queue and others wait for it. Exceptions are
-rare in a wait of CPython's; here each cancel is one.
+Both are written anew, by the same steps, for two reasons. CPython's wait loses what a cancelled waiter was told: it stays
+on the condition's list until it has the condition's lock again, and who notifies meanwhile may choose it; the exception
+goes on, and the notification is lost, though an item is in the queue and others wait for it. Exceptions are rare in a
+wait of CPython's; here each cancel is one. And thousands of threads may be parked here: each frame less counts.
 
-    Waiter:   1. under the condition's lock: puts a lock of its own on the list; gives the condition's back
-              2. waits for its own   3. notified or cancelled: takes the condition's lock
-              4. not on the list any more: it was notified, and the wait has completed; else leaves the list
-    Notifier: under the condition's lock: takes the first off the list, and releases its lock
+    Waiter:   1. under the condition's lock: puts a Waiter on the list, where CPython's puts a lock; gives the lock back
+              2. parks until that is released   3. notified or cancelled: takes the condition's lock
+              4. notified by now: the wait has completed; else leaves the list
+    Notifier: under the condition's lock: takes the first off the list, and releases it
+
+An Event's waiter that was notified has nothing more to do with the lock, and does not take it: all who wait are let go
+at once, while the lock is held.
 """
+# ruff: noqa: SLF001 - what a Condition and an Event are made of is private to them
 
 from __future__ import annotations
 
 import threading
 from _thread import LockType
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from plait._core import Counter, Parker, WaitReason, check_entry, lot_wait, now, retract
+from plait._core import Counter
+from plait._core._cancel import check_entry, retract
+from plait._core._waiters import Waiter
 from plait._errors import Cancelled
 from plait._native import cooperative
-from plait._originals import allocate_lock, lock_acquire
+from plait.patch._locks import enter, restore
 from plait.patch._registry import ClassPatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from plait._core._parking import Parker
+
 _wait = threading.Condition.wait
 _parks = Counter()  # in `wait`
+_event_parks = Counter()
 
 
 def wait(self: Any, timeout: float | None = None) -> bool:
@@ -36,68 +44,118 @@ def wait(self: Any, timeout: float | None = None) -> bool:
     me: Parker | None = cooperative()
     if me is None or (timeout is not None and not 0 < timeout <= threading.TIMEOUT_MAX):
         return _wait(self, timeout)  # does not park, or refuses
-    if not self._is_owned():
+    is_plain = _is_plain(self)
+    if not (self._lock.locked() if is_plain else self._is_owned()):
         raise RuntimeError("cannot wait on un-acquired lock")
     if me.scope is not None:
         check_entry(me)
-    waiter = allocate_lock()
-    lock_acquire(waiter)
-    attempt = partial(lock_acquire, waiter, False)
+    waiter = Waiter(me)
     self._waiters.append(waiter)
+    state = None
     try:
-        state = _give_back(self)
+        # A plain lock in one step of C: CPython's function for it lets a signal handler run when the lock is free
+        # already, and `with` then releases what is not held, so that a RuntimeError hides the handler's exception.
+        if is_plain:
+            self._lock.release()
+        else:
+            state = self._release_save()
     except BaseException:
         _leave(self, waiter)
         raise
     before = me.park_count
-    try:
-        deadline = None if timeout is None else now() + timeout
-        is_notified = lot_wait(me, id(waiter), attempt, WaitReason.CONDITION, deadline)
-    except BaseException as error:
-        _parks.add(me.park_count - before)
-        _take_back(me, self, state)
-        if _leave(self, waiter) or not isinstance(error, Cancelled):
-            raise
-        retract(me)  # the cancel comes at the next cancel point
-        return True
+    is_notified: Any = waiter.wait(timeout)
     _parks.add(me.park_count - before)
-    _take_back(me, self, state)
-    if not is_notified:
-        _leave(self, waiter)
-    return is_notified
+    if is_plain:
+        restore(me, self._lock)
+    else:
+        _take_back(me, self, state)
+    if is_notified is True:
+        return True
+    if waiter.is_given():
+        return _is_complete(me, is_notified)
+    _leave(self, waiter)
+    if is_notified is False:
+        return False
+    raise is_notified
 
 
-def _give_back(condition: Any) -> Any:
-    """Release the condition's lock, of whatever class it is; what is needed to take it again.
+def event_wait(self: Any, timeout: float | None = None) -> bool:
+    """Block until the event is set, or until `timeout` seconds have passed. See `threading.Event.wait`."""
+    me: Parker | None = cooperative()
+    if me is not None and me.scope is not None:
+        check_entry(me)
+    condition = self._cond
+    if me is None or not _is_plain(condition) or (timeout is not None and not 0 < timeout <= threading.TIMEOUT_MAX):
+        with condition:
+            return bool(self._flag or condition.wait(timeout))
+    waiter = _announce(self, me)
+    if waiter is None:
+        return True
+    before = me.park_count
+    is_notified: Any = waiter.wait(timeout)
+    _event_parks.add(me.park_count - before)
+    if is_notified is True:
+        return True
+    restore(me, condition._lock)
+    if not waiter.is_given():
+        _leave(condition, waiter)
+    condition._lock.release()
+    if waiter.is_given():
+        return _is_complete(me, is_notified)
+    if is_notified is False:
+        return False
+    raise is_notified
 
-    A plain lock in one step of C: CPython's function for it lets a signal handler run when the lock is free already, and
-    `with` then releases what is not held, so that a RuntimeError hides the handler's exception.
-    """
-    lock = condition._lock  # noqa: SLF001 - Condition's own
-    if type(lock) is LockType and type(condition) is threading.Condition:
-        lock.release()
-        return None
-    return condition._release_save()  # noqa: SLF001
+
+def _announce(event: Any, me: Parker) -> Waiter | None:
+    """Put a waiter of `me` on the list of an event; None if that is set."""
+    condition = event._cond
+    enter(condition._lock)
+    try:
+        if event._flag:
+            return None
+        waiter = Waiter(me)
+        condition._waiters.append(waiter)
+        return waiter
+    finally:
+        condition._lock.release()
+
+
+def _is_plain(condition: Any) -> bool:
+    """Whether this is a Condition of CPython's own over a plain lock: its methods are known, and need not be called."""
+    cls: type = type(condition)
+    return cls is threading.Condition and type(condition._lock) is LockType
 
 
 def _take_back(me: Parker, condition: Any, state: Any) -> None:
     """Take the condition's lock again, of whatever class it is: the caller counts on it (docs/adr/0004)."""
     me.is_deaf = True
     try:
-        condition._acquire_restore(state)  # noqa: SLF001 - Condition's own
+        condition._acquire_restore(state)
     finally:
         me.is_deaf = False
 
 
-def _leave(condition: Any, waiter: Any) -> bool:
-    """Take `waiter` off the list; False if whoever notified it has done so."""
-    try:
-        condition._waiters.remove(waiter)  # noqa: SLF001 - so that notify() finds us there
-    except ValueError:
-        return False
+def _is_complete(me: Parker, error: Any) -> bool:
+    """It was notified before it had the lock again: the wait has completed, and a cancel comes at the next cancel point."""
+    if isinstance(error, Cancelled):
+        retract(me)
+    elif isinstance(error, BaseException):
+        raise error
     return True
+
+
+def _leave(condition: Any, waiter: Waiter) -> None:
+    """Take `waiter`, which was not notified, off the list."""
+    try:
+        condition._waiters.remove(waiter)
+    except ValueError:
+        pass  # the list was cleared, in a child process
 
 
 def leaves() -> Sequence[ClassPatch]:
     """What this file makes cooperative."""
-    return [ClassPatch("threading.Condition.wait", threading.Condition, "wait", wait, _parks)]
+    return [
+        ClassPatch("threading.Condition.wait", threading.Condition, "wait", wait, _parks),
+        ClassPatch("threading.Event.wait", threading.Event, "wait", event_wait, _event_parks),
+    ]

@@ -42,7 +42,7 @@ def acquire(lock: Any, blocking: bool = True, timeout: float = -1) -> bool:  # n
             check_entry(me)
         return lot_wait(me, id(lock), attempt, WaitReason.CONDITION, deadline)
     if caller is _condition_restore:
-        lot_wait_shielded(me, id(lock), attempt, WaitReason.LOCK)
+        restore(me, lock)
         return True
     return lot_wait(me, id(lock), attempt, WaitReason.LOCK, deadline, patient=True)
 
@@ -69,6 +69,12 @@ def enter(lock: Any) -> bool:
         return True
     me: Parker = cooperative()
     return lot_wait(me, id(lock), partial(lock_acquire, lock, False), WaitReason.LOCK, patient=True)
+
+
+def restore(me: Parker, lock: Any) -> None:
+    """Take the lock of a Condition again: not interrupted at all."""
+    if not lock_acquire(lock, False):
+        lot_wait_shielded(me, id(lock), partial(lock_acquire, lock, False), WaitReason.LOCK)
 
 
 def wake(lock: Any) -> None:

@@ -48,17 +48,6 @@ def _looking(original: Callable[..., Any]) -> Callable[..., Any]:
     return wait
 
 
-def event_wait(self: Any, timeout: float | None = None) -> bool:
-    """Block until the event is set, or until `timeout` seconds have passed. See `threading.Event.wait`.
-
-    Its few lines stand here, not behind the look, since thousands of threads may be parked in it: it costs them a frame
-    less instead of one more.
-    """
-    _look()
-    with self._cond:
-        return bool(self._flag or self._cond.wait(timeout))
-
-
 _get = queue.Queue.get
 
 
@@ -72,7 +61,6 @@ def queue_get(self: Any, block: bool = True, timeout: float | None = None) -> An
 def leaves() -> Sequence[ClassPatch]:
     """What this file makes cooperative."""
     return [
-        ClassPatch("threading.Event.wait", threading.Event, "wait", event_wait),
         ClassPatch("queue.Queue.get", queue.Queue, "get", queue_get),
         *(
             ClassPatch(f"{cls.__module__}.{cls.__qualname__}.{name}", cls, name, _looking(getattr(cls, name)))

@@ -1,0 +1,9 @@
+from plait._core._cancel cimport check_entry, retract
+from plait._core._parking cimport Parker
+from plait._core._waiters cimport Waiter
+
+cdef Waiter _announce(event, Parker me)
+cdef bint _is_plain(condition) except -1
+cdef _take_back(Parker me, condition, state)
+cdef bint _is_complete(Parker me, error) except -1
+cdef _leave(condition, Waiter waiter)
