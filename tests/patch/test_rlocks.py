@@ -77,6 +77,47 @@ def _take_and_release(lock):
     return got
 
 
+def test_saved_and_restored():
+    """What a Condition does with it: all of the owner's times are given back, and taken again, beside others of its own."""
+    lock = threading.RLock()
+
+    def body(group):
+        with lock, lock:
+            state = lock._release_save()
+            assert not lock._is_owned()
+            assert described(lock._release_save) == refused
+            assert group.spawn(_take_and_release, lock).result()
+            lock._acquire_restore(state)
+            assert not PlatformCall(lock.acquire, False).result()
+        assert not lock._is_owned()
+        assert described(lock.__exit__, None, None, None)[1] == "RuntimeError"
+        return PlatformCall(_take_and_release, lock).result()
+
+    refused = described(lock._release_save)
+    assert refused[1] == "RuntimeError"
+    with ThreadGroup() as group:
+        assert group.spawn(body, group).result()
+
+
+def test_waiters_of_each_kind_are_woken_by_each_release():
+    """Whoever waits for an RLock is woken, however it is given back."""
+    lock = threading.RLock()
+    order = []
+
+    def give_back_by(release):
+        with lock:
+            others = [group.spawn(_take_and_release, lock), PlatformCall(_take_and_release, lock)]
+            wait_parked(others[0])
+            order.append(lock._release_save() if release == "save" else lock.release())
+            assert all(other.result() for other in others)
+            lock.acquire()
+
+    with ThreadGroup() as group:
+        for release in ("save", "release"):
+            group.spawn(give_back_by, release).result()
+    assert len(order) == 2
+
+
 def test_release_by_another():
     """Who does not own it cannot release it: another virtual thread, a platform thread, anybody when it is free."""
     lock = threading.RLock()

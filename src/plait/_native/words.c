@@ -3,8 +3,8 @@
  *
  * select.poll: the dict of what is registered, the first word after the header.
  *
- * _thread.RLock: its owner and count, so that a virtual thread can own it. CPython keys an RLock by the kernel thread; two virtual threads of one carrier would both own it. Its words, after
- * the object header:
+ * _thread.RLock: its owner and count, so that a virtual thread can own it. CPython keys an RLock by the kernel thread; two
+ * virtual threads of one carrier would both own it. Its words, after the object header:
  *   up to 3.13   PyThread_type_lock lock; unsigned long owner; unsigned long count; weakrefs
  *   from 3.14    PyMutex (padded to a word); unsigned long long owner; size_t level, which is count - 1; weakrefs
  * An owner is written with a release store, as CPython reads it without the lock held (3.14: relaxed).
@@ -90,6 +90,140 @@ rlock_give(PyObject *Py_UNUSED(module), PyObject *args)
     __atomic_store_n(&words->count, 1 - COUNT_BIAS, __ATOMIC_RELEASE);
     __atomic_store_n(&words->owner, PyThread_get_thread_ident(), __ATOMIC_RELEASE);
     return PyObject_CallOneArg(release, lock);
+}
+
+/* What a virtual thread does with an RLock that nobody else wants, up to 3.13: some stores, and the inner lock as CPython
+ * takes it. All else (platform threads with a scope, arguments, locks that are held or waited for, errors) goes to `slow`,
+ * which is the self of these functions, with the same arguments. All these versions have a GIL, so nobody begins to wait
+ * between the look at the lot and the release. */
+#if PY_VERSION_HEX < 0x030E0000
+
+/* How the virtual thread at work here is called in an RLock; 0: there is none. See VirtualThread.ident. */
+static inline unsigned long
+ident_here(void)
+{
+    return plait_here.running != NULL && plait_here.current != NULL ? (unsigned long)plait_here.current | 1 : 0;
+}
+
+/* Whether it is the caller's now, `count` times more. */
+static inline int
+take_quickly(PyObject *lock, unsigned long count)
+{
+    RLockWords *words = (RLockWords *)lock;
+    unsigned long ident = ident_here();
+    if (!ident)
+        return 0;
+    if (words->owner == ident) {
+        words->count += count;
+        return 1;
+    }
+    if (!PyThread_acquire_lock((PyThread_type_lock)words->lock, NOWAIT_LOCK))
+        return 0;
+    words->count = count;
+    words->owner = ident;
+    return 1;
+}
+
+/* Whether it was the caller's, and `count` of the times that it has it are given back. */
+static inline int
+give_quickly(PyObject *lock, unsigned long count)
+{
+    RLockWords *words = (RLockWords *)lock;
+    if (!words->owner || words->owner != ident_here())
+        return 0;
+    if (words->count > count) {
+        words->count -= count;
+        return 1;
+    }
+    if (plait_lot_is_busy((uintptr_t)lock))
+        return 0;
+    words->count = 0;
+    words->owner = 0;
+    PyThread_release_lock((PyThread_type_lock)words->lock);
+    return 1;
+}
+
+static PyObject *
+quick_acquire(PyObject *slow, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
+{
+    if (nargs == 1 && names == NULL && take_quickly(args[0], 1))
+        Py_RETURN_TRUE;
+    return PyObject_Vectorcall(slow, args, nargs, names);
+}
+
+/* release(), and __exit__(), whose arguments nobody looks at. */
+static PyObject *
+quick_release(PyObject *slow, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
+{
+    if (nargs && names == NULL && give_quickly(args[0], 1))
+        Py_RETURN_NONE;
+    return PyObject_Vectorcall(slow, args, nargs, names);
+}
+
+static PyObject *
+quick_release_save(PyObject *slow, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
+{
+    if (nargs == 1 && names == NULL && ident_here()) {
+        RLockWords *words = (RLockWords *)args[0];
+        unsigned long count = words->count;
+        PyObject *state = Py_BuildValue("kk", count, ident_here());
+        if (state == NULL || give_quickly(args[0], count))
+            return state;
+        Py_DECREF(state);
+    }
+    return PyObject_Vectorcall(slow, args, nargs, names);
+}
+
+static PyObject *
+quick_acquire_restore(PyObject *slow, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
+{
+    if (nargs == 2 && names == NULL && PyTuple_Check(args[1]) && PyTuple_GET_SIZE(args[1]) == 2) {
+        unsigned long count = PyLong_AsUnsignedLong(PyTuple_GET_ITEM(args[1], 0));
+        if (count && count != (unsigned long)-1 && take_quickly(args[0], count))
+            Py_RETURN_NONE;
+        PyErr_Clear();
+    }
+    return PyObject_Vectorcall(slow, args, nargs, names);
+}
+
+static PyObject *
+quick_is_owned(PyObject *slow, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
+{
+    if (nargs == 1 && names == NULL && ident_here())
+        return PyBool_FromLong(((RLockWords *)args[0])->owner == ident_here());
+    return PyObject_Vectorcall(slow, args, nargs, names);
+}
+
+#define QUICK(name, function)                                                                                          \
+    {name, (PyCFunction)(void (*)(void))function, METH_FASTCALL | METH_KEYWORDS, PyDoc_STR("RLock." name "().")}
+
+static PyMethodDef quick_functions[] = {
+    QUICK("acquire", quick_acquire),
+    QUICK("__enter__", quick_acquire),
+    QUICK("release", quick_release),
+    QUICK("__exit__", quick_release),
+    QUICK("_release_save", quick_release_save),
+    QUICK("_acquire_restore", quick_acquire_restore),
+    QUICK("_is_owned", quick_is_owned),
+    {NULL, NULL, 0, NULL},
+};
+
+#else
+static PyMethodDef quick_functions[] = {{NULL, NULL, 0, NULL}};
+#endif
+
+static PyObject *
+rlock_quick(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    const char *name;
+    PyObject *slow;
+    if (!PyArg_ParseTuple(args, "sO:rlock_quick", &name, &slow))
+        return NULL;
+    for (PyMethodDef *def = quick_functions; def->ml_name != NULL; def++) {
+        if (strcmp(def->ml_name, name) == 0)
+            return PyCFunction_New(def, slow);
+    }
+    return Py_NewRef(slow);
 }
 
 static PyObject *
@@ -312,6 +446,8 @@ static PyMethodDef word_functions[] = {
      PyDoc_STR("rlock_take(acquire, lock, ident, blocking, timeout): take a lock that is not the caller's, for `ident`.")},
     {"rlock_give", rlock_give, METH_VARARGS,
      PyDoc_STR("rlock_give(release, lock): release, by the kernel thread's identity, a lock taken once for another.")},
+    {"rlock_quick", rlock_quick, METH_VARARGS,
+     PyDoc_STR("rlock_quick(name, slow): what does as `slow`, a method of RLock, where that need not wait, in C.")},
     {"kernel_ident", kernel_ident, METH_NOARGS, PyDoc_STR("The identity of the calling kernel thread.")},
     {"poll_registered", poll_registered, METH_O, PyDoc_STR("poll_registered(poll): {descriptor: events}.")},
     {"semlock_is_known", semlock_is_known, METH_O,

@@ -4,7 +4,8 @@ The inner lock of an RLock is CPython's and stays the truth; what changes is the
 virtual thread takes it with the original `acquire`, as if it were its carrier, and writes its own identity (an odd
 number, so never a kernel thread's) over the carrier's; before the last release it writes the carrier's back. Each is one
 step in C, since a finalizer may run on this kernel thread between any two of Python's. Platform threads run the
-originals.
+originals. Up to 3.13 a virtual thread that finds the lock free, or its own, does all of it in C (words.c), and is not seen
+here.
 
 Who owns a lock does not depend on whether a thread may park just now: a finalizer that runs on a virtual thread in an
 awkward moment must be able to re-enter what the thread holds. So these leaves are of the identity kind; where nothing
@@ -26,6 +27,7 @@ from plait._native import (
     lot_is_busy,
     rlock_give,
     rlock_owner,
+    rlock_quick,
     rlock_read,
     rlock_take,
     rlock_write,
@@ -179,7 +181,7 @@ def leaves() -> Sequence[Leaf | ClassPatch]:
         "_recursion_count": (recursion_count, None),
     }
     return [
-        Leaf(f"_thread.RLock.{name}", target, replacement, after, IDENTITY)
+        Leaf(f"_thread.RLock.{name}", target, rlock_quick(name, replacement), after, IDENTITY)
         for name, (replacement, after) in table.items()
         if (target := method(RLock, name)) is not None
     ]
