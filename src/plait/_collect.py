@@ -12,6 +12,7 @@ import reprlib
 from collections import deque
 from contextlib import nullcontext, suppress
 from functools import partial
+from math import inf
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -151,7 +152,8 @@ class _Host:
     """Calls whose block is held open by a thread of its own: an iterator must not hold a scope while it is suspended.
 
     The thread is a daemon of the group that the iterator is begun in, so a cancel there reaches the calls. It must not if
-    the iterator is begun in a shield, or in clean-up: then it is one of the default group, for as long as that lasts.
+    the iterator is begun in a shield, or in clean-up: then it is one of the default group, and who uses the iterator ends
+    it when cancelled. If that has come already, the thread knows by itself when the shield, or the grace, is over.
     """
 
     def __init__(self, name: str) -> None:
@@ -159,8 +161,11 @@ class _Host:
         self.failure: BaseException | None = None  # what the block has raised
         opened = _Arrivals()
         me = current_thread()
+        group = group_around()
         until = refuge(me)
-        group = group_around() if until is None else default_group()
+        if until is not None:
+            until = until if group.is_shut() else inf
+            group = default_group()
         self._thread = add_child(group, me, self._hold, (opened, until), {}, is_daemon=True)
         self._thread.add_done_callback(opened.put)  # cancelled before it could begin
         try:
