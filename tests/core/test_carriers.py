@@ -204,6 +204,37 @@ def test_unstarted_threads_are_stolen():
     assert out == "20 False\n"
 
 
+@pytest.mark.parametrize("carriers", [2, 3, 4])
+def test_who_keeps_its_carrier_is_helped(carriers):
+    """Threads that wait for each other on kernel threads of their own all get one, whatever the others were just at."""
+    out, _ = run_program(
+        """
+        import plait
+        from plait import _originals
+        from plait._core import runtime
+        def hold(gates, place):  # lets the one before go on when the one behind has
+            if place < len(gates) - 1:
+                assert _originals.lock_acquire(gates[place + 1], True, 20)
+            _originals.lock_release(gates[place])
+        def body(count):
+            for pause in [0, 0.0001, 0.0003, 0.001, 0.003, 0.01] * 3:
+                _originals.sleep(pause)
+                gates = [_originals.allocate_lock() for _ in range(count)]
+                for gate in gates:
+                    _originals.lock_acquire(gate)
+                with plait.ThreadGroup() as group:
+                    for place in range(1, count):
+                        group.spawn(hold, gates, place)
+                    hold(gates, 0)
+        with plait.ThreadGroup() as group:
+            group.spawn(body, len(runtime.carriers))
+        print("helped")
+        """,
+        PLAIT_CARRIERS=carriers,
+    )
+    assert out == "helped\n"
+
+
 def test_several_carriers_are_all_used():
     """Threads spawned from platform threads are spread over the carriers."""
     out, _ = run_program(

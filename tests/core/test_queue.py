@@ -43,6 +43,20 @@ def test_growing_keeps_the_order(taken):
     assert drained(queue) == list(range(1000))
 
 
+def test_traffic():
+    """It counts what has come and what has gone."""
+    queue = Queue()
+    for number in range(200):
+        queue.put(number)
+    assert queue.traffic() == 200
+    for _ in range(100):
+        queue.take()
+    assert queue.traffic() == 300
+    assert len(drained(queue)) == 100
+    assert queue.take() is None
+    assert queue.traffic() == 400
+
+
 def test_what_was_taken_is_let_go():
     """The ring keeps nothing of what has left it."""
 

@@ -5,10 +5,10 @@ from plait._core._parking cimport Parker
 from plait._core._reactor cimport Reactor
 from plait._core._timers cimport Timers
 from plait._core._vthread cimport VirtualThread
+from plait._core._watch cimport Backlog, Watch, Watcher
 from plait._native._native cimport Queue, Ready
 
-cdef int _FAIR, _POLL, _MOST_IDLE, _MOST_STOLEN
-cdef double _THIEF_EVERY
+cdef int _FAIR, _POLL, _MOST_IDLE
 
 @cython.final
 cdef class Carrier:
@@ -22,12 +22,14 @@ cdef class Carrier:
     cdef public object poller
     cdef public Reactor reactor
     cdef public Idler idler
-    cdef public list _peers
+    cdef public bint is_alone
+    cdef public Watch _watch
+    cdef public Backlog _backlog
+    cdef public Watcher _watcher
     cdef public list _idle
     cdef public VirtualThread _handoff
     cdef public object _root
     cdef public long long _turn
-    cdef public double _thief_woken
     cdef public VirtualThread _heir
     cdef public object _raised
     cpdef submit(self, VirtualThread thread)
@@ -42,16 +44,12 @@ cdef class Carrier:
     cdef VirtualThread _take_handoff(self)
     @cython.locals(turn=cython.longlong, thread=VirtualThread)
     cdef VirtualThread _choose(self)
+    cdef _wait(self)
     @cython.locals(spawner=Parker)
     cdef VirtualThread _take_spawner(self)
     cdef _sleep(self)
     cdef _hear_signals(self)
-    @cython.locals(peer=Carrier)
     cpdef bint _has_work(self) except -1
+    cdef bint _has_own_work(self) except -1
     cdef _attend(self, Ready ready)
     cdef _make_calls(self)
-    @cython.locals(step=int, victim=Queue)
-    cdef bint _steal(self) except -1
-    cdef _invite_thief(self)
-    @cython.locals(peer=Carrier)
-    cdef _wake_thief(self)

@@ -13,7 +13,7 @@ to a number; beyond it the stack ends, which brings the root back.
 
 Queues. `runnable` holds started threads of this carrier: whoever wins the claim on a wait puts it there, from any kernel
 thread; only the carrier takes. `unstarted` holds threads that may run anywhere: the spawner puts them there, the carrier
-takes them, other carriers steal from there too. `spawners` are like runnable ones, but have waited until they may spawn
+takes them, other carriers may take them over. `spawners` are like runnable ones, but have waited until they may spawn
 more: they go behind what they have spawned, and then find room for many at once, instead of one at a time. Platform
 threads are among them, who are woken in their turn. `calls` are functions that others want run here.
 
@@ -21,6 +21,7 @@ Order: runnable first; every 8th turn an unstarted one first, so neither side st
 every 64th turn. In that turn the poller is asked without waiting, so I/O and timers do not starve either.
 
 Sleep and wake (`_idle.py` has the proof): before it sleeps, a carrier announces it and looks at everything once more.
+Without work it may take over unstarted threads of another: `_watch.py` says when.
 
 Signals. In a child that a virtual thread has forked, its carrier is on the main thread, where CPython runs the handlers of
 signals. While virtual threads wait there, the carrier has them run; what one raises is raised out of the wait of the thread
@@ -40,6 +41,7 @@ from plait._core._poller import open_poller
 from plait._core._reactor import Reactor
 from plait._core._timers import Timers
 from plait._core._vthread import VirtualThread
+from plait._core._watch import Backlog, Watch, Watcher
 from plait._native import check_signals, kernel_ident
 from plait._native._native import Queue, Ready
 from plait._originals import lock_acquire, lock_release
@@ -52,14 +54,12 @@ if TYPE_CHECKING:
 _FAIR = 7  # every 8th turn an unstarted thread goes first
 _POLL = 63  # every 64th turn the poller is asked, and a spawner goes first
 _MOST_IDLE = 256  # idle stacks kept
-_MOST_STOLEN = 32
-_THIEF_EVERY = 0.001  # seconds between two wakes of thieves for a backlog
 
 
 class Carrier:
     """One kernel thread that runs virtual threads, with everything it needs."""
 
-    def __init__(self, number: int, peers: list[Carrier]) -> None:
+    def __init__(self, number: int, watch: Watch) -> None:
         self.number = number
         self.runnable: Queue[VirtualThread] = Queue()  # any thread puts, the carrier takes
         self.unstarted: Queue[VirtualThread] = Queue()  # any thread puts, any carrier takes
@@ -69,15 +69,21 @@ class Carrier:
         self.poller = open_poller()  # the carrier's alone, except wake()
         self.reactor = Reactor(self.poller)  # the carrier's alone
         self.idler = Idler(self.poller.wake)  # any thread notifies
-        self._peers = peers  # all carriers, this one included; never changes once they run
+        self._join(watch)
         self._idle: list[Stack] = []  # stacks without a thread, suspended; the carrier's alone
         self._handoff: VirtualThread | None = None  # what the stack that is switched to shall take
         self._root: Stack | None = None  # set when the kernel thread runs
         self.ident = 0  # of the kernel thread, as CPython numbers it. Likewise
         self._turn = 0
-        self._thief_woken = 0.0
         self._heir: VirtualThread | None = None  # who has forked this process; None in one that was not forked here
         self._raised: BaseException | None = None  # by a signal handler, for the heir
+
+    def _join(self, watch: Watch) -> None:
+        """Be one of those who help each other."""
+        self.is_alone = watch.size == 1
+        self._watch = watch
+        self._backlog = Backlog(self.unstarted, self.idler)
+        self._watcher = Watcher(watch, self._backlog)
 
     def __repr__(self) -> str:
         return f"<carrier {self.number}>"
@@ -89,10 +95,10 @@ class Carrier:
         _originals.start_new_thread(self._run, ())
 
     def submit(self, thread: VirtualThread) -> None:
-        """Queue an unstarted thread here. It does not wait for this carrier's thread while another carrier is idle."""
+        """Queue an unstarted thread here. If it has to wait for long while another carrier is idle, that takes it over."""
         self.unstarted.put(thread)
-        if not self.idler.notify() and len(self._peers) > 1 and self.unstarted.size() == 1:
-            self._wake_thief()
+        if not self.idler.notify() and not self.is_alone and self._watch.is_open():  # notify() has fenced
+            self._watch.call(self._backlog)
 
     def make_runnable(self, thread: VirtualThread) -> None:
         """Queue a started thread of this carrier, whose wait the caller has won."""
@@ -123,7 +129,7 @@ class Carrier:
         self.poller = open_poller()
         self.reactor = Reactor(self.poller)
         self.idler = Idler(self.poller.wake)
-        self._peers = [self]
+        self._join(Watch(1))
 
     def halt(self) -> bool:
         """Stop for good: the process is about to end. False if the carrier did not answer within a second.
@@ -178,7 +184,7 @@ class Carrier:
     def _run(self) -> None:
         """The root: makes stacks, and switches to what is chosen."""
         self._root = Stack.root()
-        self.ident = kernel_ident()
+        self.ident = self._backlog.ident = kernel_ident()
         live = self._live  # one bound method for all stacks, which keep it
         self._handoff = self._choose()
         while True:
@@ -236,8 +242,6 @@ class Carrier:
                     return thread
             thread = self.unstarted.take()
             if thread is not None:
-                if self.unstarted.size() and len(self._peers) > 1:
-                    self._invite_thief()
                 return thread
             thread = self.runnable.take()
             if thread is not None:
@@ -245,8 +249,7 @@ class Carrier:
             thread = self._take_spawner()
             if thread is not None:
                 return thread
-            if not self._steal():
-                self._sleep()
+            self._wait()
 
     def _take_spawner(self) -> VirtualThread | None:
         """The next virtual thread that may spawn again. Platform threads before it are told that they may."""
@@ -256,16 +259,30 @@ class Carrier:
             spawner.resume()
         return None
 
+    def _wait(self) -> None:
+        """Nothing to run here: sleep, or help others, until there may be."""
+        if self.is_alone:
+            self._sleep()
+            return
+        while not self._has_own_work():
+            if not self._watcher.help():
+                self._sleep()
+        self._watcher.end()
+
     def _sleep(self) -> None:
-        """Nothing to run here: wait in the poller until there may be, or until a signal comes."""
+        """Wait in the poller until there may be something to do, or until a signal comes."""
         if self._heir is not None:
             self._hear_signals()
         due = self.timers.next_instant()
         timeout = LONGEST_WAIT if due is None else min(max(due - now(), 0.0), LONGEST_WAIT)
+        if not self.is_alone:
+            timeout = self._watcher.lie_down(timeout)
         if self.idler.prepare(self._has_work):
-            ready = self.poller.wait(timeout)
+            ready = self.poller.nap(timeout) if self._watcher.is_on else self.poller.wait(timeout)
             self.idler.awake()  # before anything is queued here, or this carrier would wake itself
             self._attend(ready)
+        if not self.is_alone:
+            self._watcher.get_up()
 
     def _hear_signals(self) -> None:
         """Have the handlers of signals run, and the heir end its wait if one raises."""
@@ -278,13 +295,14 @@ class Carrier:
             self._heir.nudge()  # in vain while it runs, or waits for what is to be had whatever happens: next time, then
 
     def _has_work(self) -> bool:
-        """Whether there is anything to run, here or to steal."""
-        if self.runnable.size() or self.unstarted.size() or self.spawners.size() or self.calls.size():
-            return True
-        for peer in self._peers:  # noqa: SIM110 - compiled, a loop costs less than a generator
-            if peer.unstarted.size():
-                return True
-        return False
+        """Whether there is anything to run here, or to watch over: what a carrier looks at before it sleeps."""
+        return self._has_own_work() or (not self.is_alone and self._watcher.is_wanted())
+
+    def _has_own_work(self) -> bool:
+        """Whether there is anything to run here."""
+        return (
+            self.runnable.size() > 0 or self.unstarted.size() > 0 or self.spawners.size() > 0 or self.calls.size() > 0
+        )
 
     def _attend(self, ready: Ready) -> None:
         """Let those run whom these events, the time or a call from outside concern."""
@@ -299,29 +317,3 @@ class Carrier:
                 function()
             except BaseException:  # noqa: BLE001 - it must not leave through whatever thread happens to park here
                 traceback.print_exc()
-
-    def _steal(self) -> bool:
-        """Take up to half of another carrier's unstarted threads."""
-        for step in range(1, len(self._peers)):
-            victim = self._peers[(self.number + step) % len(self._peers)].unstarted
-            for _ in range(min((victim.size() + 1) // 2, _MOST_STOLEN)):
-                thread = victim.take()
-                if thread is None:
-                    break
-                self.unstarted.put(thread)
-            if self.unstarted.size():
-                return True
-        return False
-
-    def _invite_thief(self) -> None:
-        """Have another carrier help with the backlog, rarely: for short threads help costs more than it brings."""
-        moment = now()
-        if moment - self._thief_woken >= _THIEF_EVERY:
-            self._thief_woken = moment
-            self._wake_thief()
-
-    def _wake_thief(self) -> None:
-        """Wake one other carrier, if one sleeps."""
-        for peer in self._peers:
-            if peer is not self and peer.idler.notify():
-                return

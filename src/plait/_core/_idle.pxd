@@ -5,4 +5,5 @@ cdef class Idler:
     cdef public object _wake
     cpdef bint prepare(self, has_work) except -1
     cpdef awake(self)
+    cpdef bint is_asleep(self)
     cpdef bint notify(self) except -1

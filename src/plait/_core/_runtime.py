@@ -20,6 +20,7 @@ from plait._core._misuse import check_openers, check_reach, suspendable_caller
 from plait._core._offload import Offload
 from plait._core._platform import PlatformThread, platform_thread
 from plait._core._vthread import VirtualThread
+from plait._core._watch import Watch
 from plait._native._native import Counter, Lock, Rundown, caller_code, caller_offset, copied_context, current
 
 if TYPE_CHECKING:
@@ -91,8 +92,8 @@ class Runtime:
             if self._is_over:
                 raise RuntimeError(_OVER)
             count = self._wanted if self._wanted is not None else default_carriers()
-            carriers: list[Carrier] = []
-            carriers.extend(Carrier(number, carriers) for number in range(count))
+            watch = Watch(count)
+            carriers = [Carrier(number, watch) for number in range(count)]
             if _native.gc_gate not in gc.callbacks:
                 gc.callbacks.append(_native.gc_gate)
             for carrier in carriers:

@@ -17,6 +17,7 @@ cdef extern from *:
     ctypedef long long int64_t
 
 cpdef current()
+cpdef double processor_time(unsigned long ident)
 cpdef switch_to(stack)
 cpdef bint mount(stack, thread, context) except -1
 cpdef bint unmount(stack) except -1
@@ -73,6 +74,7 @@ cdef class Flag:
     cpdef set(self)
     cpdef clear(self)
     cpdef bint take(self)
+    cpdef bint is_raised(self)
 
 @cython.final
 cdef class Rundown:
@@ -102,6 +104,7 @@ cdef class Queue:
     cdef grow(self)
     cpdef take(self)
     cpdef uint64_t size(self)
+    cpdef uint64_t traffic(self)
 
 @cython.final
 cdef class Ready:
@@ -111,3 +114,4 @@ cdef class Ready:
     cpdef int fd(self, int place)
     cpdef unsigned int events(self, int place)
     cpdef collect(self, int epoll, double timeout)
+    cpdef nap(self, int epoll, double timeout)

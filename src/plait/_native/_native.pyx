@@ -24,7 +24,7 @@ from libc.errno cimport EAGAIN, EINTR, ENOSYS, ENOTSOCK, EOPNOTSUPP, ETIMEDOUT, 
 from libc.math cimport ceil
 from libc.string cimport strerror
 from posix.signal cimport sigaddset, sigemptyset, sigset_t
-from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
+from posix.time cimport CLOCK_REALTIME, clock_gettime, clockid_t, timespec
 
 from types import CodeType as _Code
 
@@ -142,6 +142,9 @@ cdef extern from "pythread.h":
     int PyThread_acquire_lock(PyThread_type_lock, int) nogil
     void PyThread_release_lock(PyThread_type_lock) nogil
 
+cdef extern from "<pthread.h>" nogil:
+    int pthread_getcpuclockid(unsigned long thread, clockid_t *clock)
+
 cdef extern from "<sched.h>":
     int sched_yield()
 
@@ -195,6 +198,8 @@ cdef extern from "<poll.h>" nogil:
         short events
         short revents
     int c_poll "poll"(pollfd *fds, unsigned long count, int timeout)
+    int ppoll(pollfd *fds, unsigned long count, const timespec *timeout, const sigset_t *mask)
+    short POLLIN
 
 cdef extern from *:
     """
@@ -274,6 +279,15 @@ def check_signals():
 def bind(parker):
     """Make `parker` (or None) what is at work on this platform thread. The caller keeps it alive until it is unbound."""
     plait_bind(parker)
+
+
+cpdef double processor_time(unsigned long ident):
+    """For how many seconds the kernel thread `ident`, which has not ended, has had a processor; 0.0 if that is unknown."""
+    cdef clockid_t clock
+    cdef timespec spent
+    if not ident or pthread_getcpuclockid(ident, &clock) or clock_gettime(clock, &spent):
+        return 0.0
+    return spent.tv_sec + spent.tv_nsec * 1e-9
 
 
 cpdef switch_to(stack):
@@ -480,8 +494,8 @@ cdef class Flag:
             return False
         return plait_swap(&self.raised, 0) == 1
 
-    def is_raised(self):
-        """Whether it is, at this moment. Any thread."""
+    cpdef bint is_raised(self):
+        """Whether it is, at this moment. Any thread. No fence."""
         return plait_load(&self.raised) == 1
 
 
@@ -592,6 +606,8 @@ cdef class Queue:
 
     A ring in a list, a power of two long, which never shrinks. Each step is a critical section: the queue's own lock on
     free-threaded builds, nothing on others, where no other thread gets in between.
+
+    `first` counts the items taken so far; an item stands in the cell of its number, modulo the length.
     """
 
     def __cinit__(self):
@@ -612,25 +628,30 @@ cdef class Queue:
         cdef list cells = [None] * <Py_ssize_t>(2 * size)
         if self.cells is not old or self.count != size:
             return  # up to 3.11 the collector may have run just now, and in it a finalizer that has put or taken
-        for place in range(size):
-            cells[place] = old[(self.first + place) & (size - 1)]
+        for place in range(self.first, self.first + size):
+            cells[place & (2 * size - 1)] = old[place & (size - 1)]
         self.cells = cells
-        self.first = 0
 
     cpdef take(self):
         """The first item, or None if there is none."""
+        cdef uint64_t place
         with cython.critical_section(self):
             if self.count == 0:
                 return None
-            item = self.cells[self.first]
-            self.cells[self.first] = None
-            self.first = (self.first + 1) & (PyList_GET_SIZE(self.cells) - 1)
+            place = self.first & (PyList_GET_SIZE(self.cells) - 1)
+            item = self.cells[place]
+            self.cells[place] = None
+            self.first += 1
             plait_store(&self.count, self.count - 1)
             return item
 
     cpdef uint64_t size(self):
         """How many are in it now."""
         return plait_load(&self.count)
+
+    cpdef uint64_t traffic(self):
+        """How many have been put and taken so far, together; about, while others are at it."""
+        return 2 * plait_load(&self.first) + plait_load(&self.count)
 
 
 # ---- what a poller reports -----------------------------------------------------------------------------------------
@@ -662,6 +683,16 @@ cdef class Ready:
             self.count = 0
             if errno != EINTR:
                 fail()
+
+    cpdef nap(self, int epoll, double timeout):
+        """As collect(), for less than a second, and to the microsecond: epoll_wait(2) counts in milliseconds."""
+        cdef pollfd one
+        cdef timespec span
+        one.fd, one.events, one.revents = epoll, POLLIN, 0
+        span.tv_sec, span.tv_nsec = 0, <long>(timeout * 1e9)
+        with nogil:
+            ppoll(&one, 1, &span, NULL)
+        self.collect(epoll, 0.0)
 
 
 include "calls.pxi"

@@ -43,6 +43,9 @@ class Poller(Protocol):
         A wake is among it, under a descriptor that nobody has asked for.
         """
 
+    def nap(self, timeout: float) -> Ready:
+        """As `wait`, for less than a second, and to the microsecond."""
+
     @property
     def wake(self) -> Callable[[], object]:
         """Let the present or the next `wait` return at once. Any thread; uninterrupted by signal handlers."""

@@ -8,3 +8,4 @@ cdef class Epoll:
     cdef readonly object wake
     cdef _order(self, int fd, unsigned int mask)
     cpdef wait(self, double timeout)
+    cpdef nap(self, double timeout)

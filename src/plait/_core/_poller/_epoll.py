@@ -78,6 +78,11 @@ class Epoll:
         self._ready.collect(self._fd, timeout)
         return self._ready
 
+    def nap(self, timeout: float) -> Ready:
+        """The same for a moment."""
+        self._ready.nap(self._fd, timeout)
+        return self._ready
+
     def close(self) -> None:
         """Give the descriptors back."""
         self._epoll.close()
