@@ -93,7 +93,7 @@ def test_logging_and_print_to_a_full_stderr():
         def work(number):
             for turn in range(10):
                 log.error("%s %s", number, turn)
-                print(number, turn, file=sys.stderr, flush=True)
+                print(f"{{number}} {{turn}}\\n", end="", file=sys.stderr, flush=True)  # a line in one write
 
         platform = [threading.Thread(target=work, args=(100 + number,)) for number in range(3)]
         for thread in platform:

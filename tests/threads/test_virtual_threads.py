@@ -63,7 +63,7 @@ def test_executors_scale():
             print(len(names), all(name.startswith("w_") for name in names), kernel_threads() - before)
         left = ThreadPoolExecutor(2)
         for number in range(3):
-            left.submit(lambda: (__import__("time").sleep(0.01), print("at exit")))
+            left.submit(lambda: (__import__("time").sleep(0.01), print("at exit\\n", end="")))
     """) == ["500 True 0", "at exit", "at exit", "at exit"]
 
 
