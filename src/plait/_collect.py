@@ -22,6 +22,7 @@ from plait._core import (
     VirtualThread,
     WaitReason,
     check_entry,
+    check_park,
     check_seconds,
     current_thread,
     lend_slot_to_all,
@@ -162,7 +163,7 @@ class _Host:
         opened = _Arrivals()
         me = current_thread()
         group = group_around()
-        until = refuge(me)
+        until = refuge(me, group.scope)
         if until is not None:
             until = until if group.is_shut() else inf
             group = default_group()
@@ -405,6 +406,9 @@ def _mapped(fn: Callable[[S], T], items: Iterator[S], limit: int, *, ordered: bo
                     future.add_done_callback(arrivals.put)
             if not at_work:
                 if refusal is not None:
+                    me = current_thread()
+                    if me.scope is not None and isinstance(cancelled := check_park(me), Cancelled):
+                        raise cancelled  # it is in clean-up, whose grace is over
                     raise refusal
                 return
             if ordered:

@@ -106,12 +106,16 @@ def test_a_carrier_that_sleeps_is_not_asked(monkeypatch):
     until(lambda: all(carrier.idler.is_asleep() for carrier in runtime.carriers))
     rounds, questions = [], []
 
-    def started_carriers(self):
-        rounds.append(1)
-        return self.carriers
+    class Counting:
+        is_started = True
+
+        @property
+        def started_carriers(self):
+            rounds.append(1)
+            return runtime.carriers
 
     monkeypatch.setattr(_pins, "_Question", questions.append)
-    monkeypatch.setattr(type(runtime), "started_carriers", property(started_carriers))
+    monkeypatch.setattr(_pins, "runtime", Counting())
     with PinWatch(LIMIT):
         until(lambda: len(rounds) > 3)
     assert questions == []

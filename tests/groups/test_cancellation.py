@@ -16,6 +16,7 @@ from support import is_parked, run_anywhere, run_in_vthread, run_program, until,
 from plait import (
     Cancelled,
     CancelledSwallowed,
+    Limiter,
     Mutex,
     ThreadGroup,
     cancelled,
@@ -1058,3 +1059,78 @@ def test_clean_up_in_threads_of_its_own_is_cut_off_after_the_grace(where, how):
 
     run_anywhere(where, body)
     assert reached == []
+
+
+@WHERE
+@pytest.mark.parametrize("make", [threading.Lock, threading.RLock])
+def test_condition_wait_left_by_a_warning_holds_its_lock(where, make):
+    """What a warning raises where a swallowed cancel is raised again is raised with the lock held, as all that leaves a wait."""
+    kept = []
+
+    def body():
+        kept.clear()
+        condition = threading.Condition(make())
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", CancelledSwallowed)
+            with ThreadGroup(grace=0.01) as group:
+                group.cancel()
+                try:
+                    sleep_forever()
+                except Cancelled as cancelled:
+                    kept.append(cancelled)
+                with condition:
+                    with pytest.raises(CancelledSwallowed):
+                        condition.wait()
+                    condition.notify()  # refused without the lock
+        assert not condition._waiters
+
+    run_anywhere(where, body)
+
+
+def test_event_wait_left_by_a_warning_leaves_nothing_behind():
+    """The same for an event, whose list of waiters is empty afterwards."""
+    event = threading.Event()
+    kept = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CancelledSwallowed)
+        with ThreadGroup(grace=0.01) as group:
+            group.cancel()
+            try:
+                sleep_forever()
+            except Cancelled as cancelled:
+                kept.append(cancelled)
+            with pytest.raises(CancelledSwallowed):
+                event.wait()
+    assert not event._cond._waiters
+
+
+def test_slot_is_not_given_back_by_who_has_none():
+    """A warning about a cancel in a wait for a slot may wait itself, and be woken: that is another wait."""
+    mutex = threading.Lock()
+    limiter = Limiter(1)
+
+    def show(*args, **kwargs):
+        shown.append(current_thread())
+        with mutex:
+            pass
+
+    def swallow(other):
+        try:
+            sleep_forever()
+        except BaseException:
+            pass
+        other.spawn(int)
+
+    shown = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = show
+        with limiter, ThreadGroup(max_concurrency=limiter) as other:
+            with ThreadGroup() as group, mutex:
+                thread = wait_parked(group.spawn(swallow, other))
+                thread.cancel()
+                wait_parked(thread, WaitReason.LOCK)
+            assert thread.cancelled()
+            assert limiter.available == 0
+    assert shown == [thread]
+    assert limiter.available == 1

@@ -28,6 +28,7 @@ from plait import (
     shield,
 )
 from plait._core import current_thread
+from plait._originals import monotonic
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
 
@@ -624,6 +625,51 @@ def test_pmap_in_a_shield(where):
 
     run_anywhere(where, body)
     assert results == [0, 1, 7]
+
+
+def test_pmap_of_a_group_inside_a_shield_ends_with_the_group():
+    """The shield is not its own: what is left of it ends with the group that it was begun in."""
+    begun, ended = [], []
+
+    def call(number):
+        begun.append(number)
+        try:
+            if number:
+                time.sleep(3600)
+            until(lambda: len(begun) == 3)
+        finally:
+            ended.append(number)
+
+    with shield(timeout=3600), ThreadGroup():
+        kept = pmap(call, range(3))
+        next(kept)
+    assert sorted(ended) == [0, 1, 2]
+    kept.close()
+
+
+@WHERE
+def test_pmap_in_clean_up_that_works_beyond_the_grace(where):
+    """Whose step comes after the grace gets Cancelled, whatever became of the calls."""
+    seen = []
+
+    def body():
+        with ThreadGroup(grace=0.02) as group:
+            group.cancel()
+            try:
+                time.sleep(3600)
+            finally:
+                numbers = pmap(abs, itertools.count(), limit=1)
+                next(numbers)
+                end = monotonic() + 0.05
+                while monotonic() < end:
+                    pass
+                with pytest.raises(Cancelled) as caught:
+                    while True:
+                        next(numbers)
+                seen.append(caught.value.source is group)
+
+    run_anywhere(where, body)
+    assert seen == [True]
 
 
 @pytest.mark.parametrize("call", [race, gather, offload])

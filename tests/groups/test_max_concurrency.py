@@ -354,3 +354,21 @@ def test_full_group_takes_many_spawns_at_a_time(work, where):
     finally:
         unobserve_parks(observe)
     assert 1 <= len(waits) <= 500
+
+
+def test_slot_comes_back_from_a_spawn_that_fails():
+    """A spawn asks the function for its name, which may be code of others."""
+
+    class Nameless:
+        def __call__(self):
+            pass
+
+        def __getattr__(self, name):
+            raise Oops
+
+    with ThreadGroup(max_concurrency=1) as group:
+        for _ in range(2):
+            with pytest.raises(Oops):
+                group.spawn(Nameless())
+        assert group.available == 1
+        assert len(group) == 0

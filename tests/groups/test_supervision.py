@@ -266,6 +266,28 @@ def test_function_is_asked_about_cancelled_threads(answer):
     assert asked == [error]
 
 
+def test_function_may_wait_about_who_swallowed_its_cancel():
+    """Also if the thread has dropped what it was told before it failed."""
+    error = Oops()
+
+    def decide(future, exception):
+        time.sleep(0.001)
+        return "cancel"
+
+    def swallow_and_fail():
+        try:
+            time.sleep(3600)
+        except Cancelled:
+            pass
+        raise error
+
+    with pytest.raises(ExceptionGroup) as caught:
+        with ThreadGroup(on_error=decide) as group:
+            wait_parked(group.spawn(swallow_and_fail))
+            group.cancel()
+    assert caught.value.exceptions == (error,)
+
+
 @pytest.mark.parametrize("answer", ["ignore", "restart"])
 def test_failure_and_cancel_at_the_same_time(answer):
     """A child that fails just when its group, or it alone, is cancelled: the block ends quietly, whoever was first."""

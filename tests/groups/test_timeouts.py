@@ -367,3 +367,13 @@ def test_end_of_a_limit_is_no_cancel_point(where, limit):
 
     run_anywhere(where, body)
     assert got == ["item"]
+
+
+def test_limit_that_could_not_be_left_still_strikes():
+    """Its block is ended out of order, which is refused, and goes on."""
+    with pytest.raises(TimeoutError):
+        with timeout(0.05) as outer:
+            with move_on_after(3600):
+                with pytest.raises(RuntimeError, match="reverse order"):
+                    outer.__exit__(None, None, None)
+                time.sleep(3600)

@@ -278,15 +278,20 @@ def horizon(above: Scope | None) -> float | None:
     return None
 
 
-def refuge(me: Victim) -> float | None:
-    """Until which instant `me` goes on though it is cancelled, or may be: in clean-up, or in a shield. None: in neither.
+def refuge(me: Victim, outer: Scope) -> float | None:
+    """Until which instant `me` goes on though `outer`, around it, is cancelled, or may be; None: it does not.
 
-    Calling thread only.
+    In a shield inside `outer`, or in clean-up for it. Calling thread only.
     """
     told = me.delivery
-    if told is not None and told.alive() is not None:
+    if told is not None and told.alive() is not None and pending(outer) is not None:
         return told.until
-    return horizon(me.scope)
+    scope = me.scope
+    while scope is not None and scope is not outer:
+        if scope.is_shield and now() < scope.shelter:
+            return scope.shelter
+        scope = scope.parent
+    return None
 
 
 def sooner(instant: float | None, me: Victim) -> float | None:
@@ -416,9 +421,11 @@ def deliver(me: Victim, scope: Scope) -> Cancelled:
 
 
 def begin_clean_up(me: Victim) -> None:
-    """If `me` is cancelled, it is as if it had just been told: what follows may park until the grace is over."""
+    """If `me` is cancelled, it is as if it were being told: what follows may park until the grace is over."""
     scope = pending(me.scope)
-    if scope is not None:
+    if scope is not None and me.delivery is not None:
+        me.delivery.alive = _always
+    elif scope is not None:
         me.delivery = told = Delivery.__new__(Delivery)
         told.scope = scope
         told.until = _end_of_grace(me, scope)

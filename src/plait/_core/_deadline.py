@@ -68,10 +68,10 @@ class DeadlineScope(CancelScope):
     def leave(self) -> None:
         """Close it. Raises `RuntimeError` if it is not the calling thread's innermost scope."""
         me = self.owner
+        close_scope(self)
         if self.deadline is not None:
             with cancelling:
                 self.deadline = None
-        close_scope(self)
         if self._timer is not None:
             me.retire_timer(self._timer)  # type: ignore[union-attr]
             self._timer = None

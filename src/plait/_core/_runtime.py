@@ -132,8 +132,9 @@ class Runtime:
 
     def retire_timer(self, entry: Entry) -> None:
         """One of those deadlines is over before its time. Its carrier hears of it after the push: calls keep order."""
-        carrier = self.carriers[0]
-        carrier.call(partial(carrier.timers.retire, entry))
+        carriers = self._carriers
+        if carriers:  # there are none in a forked child that leaves a block of its parent
+            carriers[0].call(partial(carriers[0].timers.retire, entry))
 
     def halt(self) -> None:
         """Stop all carriers: the process is about to end, and what still runs on them ends with it."""
@@ -262,12 +263,17 @@ def start_child(
         carrier = spawner.carrier
     else:
         carrier = _runtime.carrier_for(me)
-    thread = make.__new__(make)
-    if context is None:
-        context = copied_context()
-    VirtualThread.prepare(thread, fn, args, kwargs or None, context, group, label)
-    thread.spawn_code = caller_code()
-    thread.spawn_offset = caller_offset()
+    try:  # both run code of others: what the function is called, and a context's copy
+        thread = make.__new__(make)
+        if context is None:
+            context = copied_context()
+        VirtualThread.prepare(thread, fn, args, kwargs or None, context, group, label)
+        thread.spawn_code = caller_code()
+        thread.spawn_offset = caller_offset()
+    except BaseException:
+        if group.slots is not None and not is_daemon:
+            group.slots.release()
+        raise
     if not Rundown.enter(group.inside):
         if group.slots is not None and not is_daemon:
             group.slots.release()

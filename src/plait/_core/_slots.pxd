@@ -10,6 +10,8 @@ cdef class SlotWaiter:
     cdef public uint64_t epoch
     cdef public Scope holder
     cdef public bint is_back
+    cdef public bint is_served
+    cpdef bint serve(self) except -1
 
 cdef class Slots:
     cdef Lock _lock

@@ -1,7 +1,7 @@
 """Slots: how many threads may be at work at a time; who waits for a slot, and whose slot others may use meanwhile.
 
     Taker:    under the lock: takes a free slot, or queues (me, epoch), armed; parks     [claim = the slot is mine]
-    Releaser: under the lock: takes the first waiter off, or counts the slot free; claims outside; on failure again
+    Releaser: under the lock: takes waiters off until a claim succeeds, or counts the slot free; resumes it outside
 A slot goes from hand to hand: it is never free while somebody waits, so nobody can overtake. A taker whose wait was
 WOKEN owns the slot, cancelled or not.
 
@@ -41,13 +41,19 @@ if TYPE_CHECKING:
 class SlotWaiter:
     """Somebody who waits for a slot."""
 
-    __slots__ = ("epoch", "holder", "is_back", "who")
+    __slots__ = ("epoch", "holder", "is_back", "is_served", "who")
 
     def __init__(self, who: Parker, epoch: int, holder: Scope | None, *, is_back: bool = False) -> None:
         self.who = who
         self.epoch = epoch
         self.is_back = is_back  # it takes back what it has lent
+        self.is_served = False  # it has a slot: its wait was claimed with one. Under the lock
         self.holder = holder  # the nearest holder above it, whose offer it may use
+
+    def serve(self) -> bool:
+        """It gets a slot, unless its wait is over. Under the lock; the caller resumes it after that."""
+        self.is_served = WaitWord.claim(self.who, self.epoch, WOKEN)
+        return self.is_served
 
 
 class Slots:
@@ -74,11 +80,12 @@ class Slots:
             self._free += limit - self._limit
             self._limit = limit
             while self._free > 0 and self._waiting:
-                self._free -= 1
-                served.append(self._take_first())
+                waiter = self._take_first()
+                if waiter.serve():
+                    self._free -= 1
+                    served.append(waiter)
         for waiter in served:
-            if not waiter.who.unpark(waiter.epoch):
-                Slots.release(self)
+            waiter.who.resume()
 
     def count_free(self) -> int:
         """How many are free now."""
@@ -146,8 +153,10 @@ class Slots:
                     outcome = me.withdraw()
                 else:
                     outcome = park(me, epoch, WaitReason.SLOT, limit)
-            except BaseException:
-                if me.outcome == WOKEN:  # a signal handler's, with the slot in hand
+            except BaseException:  # whose, and after which other waits, does not matter: only whether it has the slot
+                with self._lock:
+                    self._drop(waiter)
+                if waiter.is_served:
                     Slots.release(self)
                 raise
             finally:
@@ -162,32 +171,33 @@ class Slots:
 
     def release(self) -> None:
         """Give a slot to the first who waits, or back; never parks."""
-        while True:
-            with self._lock:
+        with self._lock:
+            while True:
                 if self._free < 0 or not self._waiting:
                     self._free += 1
                     return
                 waiter = self._take_first()
-            if WaitWord.claim(waiter.who, waiter.epoch, WOKEN):
-                if waiter.is_back:
-                    waiter.who.resume()
-                else:
-                    waiter.who.resume_spawner()
-                return
+                if waiter.serve():
+                    break
+        if waiter.is_back:
+            waiter.who.resume()
+        else:
+            waiter.who.resume_spawner()
 
     def lend(self, me: Parker, awaited: Slots | None) -> None:
         """`me`, a holder, is about to wait for threads that have `awaited` slots. It calls `take_back` after that."""
         if awaited is self:
             Slots.release(self)
             return
-        while True:
-            with self._lock:
+        with self._lock:
+            while True:
                 waiter = self._take_below(me)
                 if waiter is None:
                     self._offers.add(me)
                     return
-            if waiter.who.unpark(waiter.epoch):
-                return
+                if waiter.serve():
+                    break
+        waiter.who.resume()
 
     def take_back(self, me: Parker) -> None:
         """Have a slot again, before all others; none is needed if nobody has used the one offered. No cancel point.

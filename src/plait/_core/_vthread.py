@@ -360,7 +360,7 @@ class VirtualThread(Parker):
         """
         if not self.group.is_supervised or not isinstance(error, Exception):
             return None
-        if self.delivery is None:
+        if self.delivery is None or self.delivery.alive() is None:
             begin_clean_up(self)
         return self.group.judge(self, error)
 

@@ -38,20 +38,20 @@ class Waiter(Notice):
         """
         me = self._me
         deadline = None if timeout is None else now() + timeout
-        while not Notice.is_given(self):
-            Notice.await_in(self, WaitWord.epoch(me) + 1)
-            epoch = WaitWord.arm(me)
-            if Notice.is_given(self):
-                me.withdraw()
-                break
-            try:
+        try:
+            while not Notice.is_given(self):
+                Notice.await_in(self, WaitWord.epoch(me) + 1)
+                epoch = WaitWord.arm(me)
+                if Notice.is_given(self):
+                    me.withdraw()
+                    break
                 outcome = park(me, epoch, _CONDITION, deadline, False)
-            except BaseException as error:  # noqa: BLE001 - see above
-                return error
-            if outcome == TIMED_OUT:
-                return Notice.is_given(self)
-            if outcome == INTERRUPTED:
-                told = check_park(me)
-                if isinstance(told, Cancelled):
-                    return told
+                if outcome == TIMED_OUT:
+                    return Notice.is_given(self)
+                if outcome == INTERRUPTED:
+                    told = check_park(me)
+                    if isinstance(told, Cancelled):
+                        return told
+        except BaseException as error:  # noqa: BLE001 - see above. A signal handler's, or of who was warned
+            return error
         return True
