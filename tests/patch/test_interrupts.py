@@ -6,6 +6,7 @@ import time
 
 import pytest
 from patch.helpers import LEAVES, is_parked, run_python, wait_parked, wait_until
+from support import until
 
 from plait import ThreadGroup
 from plait._core import WaitReason, current_thread
@@ -31,7 +32,9 @@ def test_failure_interrupts_a_sibling_in_a_leaf(name):
         with ThreadGroup() as group, LEAVES[name](group) as sitting:
             sitter = group.spawn(sitting.block)
             group.spawn(fail, sitter)
-            wait_until(sitter.done)
+            until(
+                sitter.done
+            )  # cancelled, too, the body would end the sitter's wait before that has heard of its cancel
     assert time.monotonic() - failed_at[0] < SOON
     assert [type(error) for error in caught.value.exceptions] == [Boom]
     assert sitter.cancelled() or name in {"lock", "rlock", "mutex"}  # whose holder was interrupted, too
