@@ -179,7 +179,8 @@ def test_variables_of_a_call_on_an_executor(monkeypatch):
     with concurrent.futures.ThreadPoolExecutor(1) as pool, ThreadGroup() as group:
         gate = threading.Event()
         value = 1
-        group.options(on=pool).spawn(gate.wait)
+        first = group.options(on=pool).spawn(gate.wait)
+        wait_parked(first, WaitReason.OFFLOAD)  # the pool has it: several carriers begin the two in any order
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             future = group.options(on=pool).spawn(lambda: value)
