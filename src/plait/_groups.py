@@ -471,7 +471,8 @@ class ThreadGroup(Container):
             self.dismiss_daemons()
             interrupt = self._join(me, int(isinstance(error, KeyboardInterrupt)))
         if interrupt is not None and not isinstance(interrupt, (KeyboardInterrupt, SystemExit)):
-            self._failures.setdefault(id(interrupt), interrupt)
+            with self._lock:  # who has left children behind is not alone here
+                self._failures.setdefault(id(interrupt), interrupt)
             interrupt = None
         # Asked again: if a scope further out was cancelled during the join, what the body was told goes on to that one.
         is_own = is_own and self._scope.absorbs(error)
