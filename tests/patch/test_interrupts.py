@@ -11,7 +11,8 @@ from support import until
 from plait import ThreadGroup
 from plait._core import WaitReason, current_thread
 
-SOON = 1.0  # seconds; what is meant is 0.1, which a loaded machine may miss
+SOON = 0.1  # seconds from the failure to the end of the block
+TIMES = 3  # a loaded machine may be late once; the quickest of so many counts
 
 
 class Boom(Exception):
@@ -20,7 +21,11 @@ class Boom(Exception):
 
 @pytest.mark.parametrize("name", LEAVES)
 def test_failure_interrupts_a_sibling_in_a_leaf(name):
-    """A child that fails gets its sibling out of the leaf, and the block raises that one failure."""
+    """A child that fails gets its sibling out of the leaf, at once, and the block raises that one failure."""
+    assert min([interrupt_sibling(name) for _ in range(TIMES)]) < SOON
+
+
+def interrupt_sibling(name):
     failed_at = []
 
     def fail(sitter):
@@ -32,17 +37,22 @@ def test_failure_interrupts_a_sibling_in_a_leaf(name):
         with ThreadGroup() as group, LEAVES[name](group) as sitting:
             sitter = group.spawn(sitting.block)
             group.spawn(fail, sitter)
-            until(
-                sitter.done
-            )  # cancelled, too, the body would end the sitter's wait before that has heard of its cancel
-    assert time.monotonic() - failed_at[0] < SOON
+            # Cancelled, too, the body would end the sitter's wait before that has heard of its cancel.
+            until(sitter.done)
+    seconds = time.monotonic() - failed_at[0]
     assert [type(error) for error in caught.value.exceptions] == [Boom]
     assert sitter.cancelled() or name in {"lock", "rlock", "mutex"}  # whose holder was interrupted, too
+    return seconds
 
 
 @pytest.mark.parametrize("name", LEAVES)
 def test_failure_interrupts_the_body_on_a_platform_thread(name):
-    """A child that fails gets the body out of the leaf where the main thread waits, and the block raises."""
+    """A child that fails gets the body out of the leaf where the main thread waits, at once, and the block raises."""
+    assert threading.current_thread() is threading.main_thread()
+    assert min([interrupt_body(name) for _ in range(TIMES)]) < SOON
+
+
+def interrupt_body(name):
     failed_at = []
 
     def fail(body):
@@ -50,7 +60,6 @@ def test_failure_interrupts_the_body_on_a_platform_thread(name):
         failed_at.append(time.monotonic())
         raise Boom
 
-    assert threading.current_thread() is threading.main_thread()
     with pytest.raises(ExceptionGroup) as caught:
         with ThreadGroup() as group, LEAVES[name](group) as sitting:
             if name == "future_of_a_child":
@@ -58,8 +67,9 @@ def test_failure_interrupts_the_body_on_a_platform_thread(name):
             group.spawn(fail, current_thread())
             sitting.block()
             time.sleep(3600)  # those who got what they waited for, from a holder that was interrupted, too
-    assert time.monotonic() - failed_at[0] < SOON
+    seconds = time.monotonic() - failed_at[0]
     assert [type(error) for error in caught.value.exceptions] == [Boom]
+    return seconds
 
 
 @pytest.mark.parametrize("name", LEAVES)
@@ -240,6 +250,6 @@ def test_program_ends_though_a_thread_waits_for_ever(wait, is_body):
                 group.spawn(fail)
                 {"wait()" if is_body else "group.spawn(wait)"}
         except ExceptionGroup as error:
-            print(error.exceptions, time.monotonic() - failed_at < {SOON})
+            print(error.exceptions, time.monotonic() - failed_at < 1)
     """
     assert run_python(code) == "(ValueError('boom'),) True\n"
