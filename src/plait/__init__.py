@@ -6,6 +6,8 @@
 #   _originals     the unpatched standard library;  _errors  exceptions and warnings
 #   _core/         mechanism: threads, carriers, parking, cancellation (its __init__ has the map)
 #   _groups _futures _limits _default      groups, what spawn returns, slots, threads outside any block
+#   _spawning _starts _options             how a call becomes a child of a group
+#   _statistics _stragglers                what a group was doing; whom one that has failed still waits for
 #   _scopes                                time limits and shields
 #   _holding _deadlock                     what locks that own a value have in common; who waits for whom among them
 #   _mutex _rwlock                         such locks: for one thread at a time; for many readers or one writer
@@ -42,7 +44,6 @@ from plait._errors import TimeoutDoesNotReachChild as TimeoutDoesNotReachChild
 from plait._errors import YieldInsideScope as YieldInsideScope
 from plait._executors import VirtualThreadPoolExecutor as VirtualThreadPoolExecutor
 from plait._futures import Future as Future
-from plait._groups import GroupStatistics as GroupStatistics
 from plait._groups import ThreadGroup as ThreadGroup
 from plait._limits import Limiter as Limiter
 from plait._mutex import Mutex as Mutex
@@ -61,6 +62,7 @@ from plait._scopes import timeout as timeout
 from plait._select import Selected as Selected
 from plait._select import select as select
 from plait._select import writable as writable
+from plait._statistics import GroupStatistics as GroupStatistics
 from plait._threads import Thread as Thread
 
 __version__ = "0.1.0"

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Literal, Never, ParamSpec, Self, TypeVar
 
@@ -52,6 +51,7 @@ from plait._options import Options
 from plait._rebinding import is_development
 from plait._spawning import checked, spawn_daemon, spawn_slowly, try_spawn
 from plait._starts import start
+from plait._statistics import GroupStatistics
 from plait._stragglers import report_stragglers
 
 if TYPE_CHECKING:
@@ -74,33 +74,6 @@ _REPORT_AFTER = 1.0  # seconds that a failed group waits for its children before
 # What Ctrl-C does: the first cancels, wherever it comes. During the join the second says who is waited for and has no more
 # patience with them, and the third leaves, children or not.
 _HURRY, _LEAVE = 2, 3
-
-
-@dataclass(frozen=True, slots=True)
-class GroupStatistics:
-    """What a group was doing at one moment; see `ThreadGroup.statistics`.
-
-    Attributes:
-        name: The group's name.
-        children: Unfinished children, daemons included.
-        daemons: Daemons among them.
-        parked: Those among them that wait for something.
-        limit: `max_concurrency`; None without one.
-        available: Free slots; None without a limit.
-        waiting: Threads that wait for a slot; None without a limit.
-        failures: Failures that the block will raise so far.
-        is_cancelled: Whether nothing can be spawned any more, since the group or a scope around it was cancelled.
-    """
-
-    name: str
-    children: int
-    daemons: int
-    parked: int
-    limit: int | None
-    available: int | None
-    waiting: int | None
-    failures: int
-    is_cancelled: bool
 
 
 class GroupScope(DeadlineScope):
@@ -269,7 +242,8 @@ class ThreadGroup(Container):
         """Run `fn(*args, **kwargs)` on a virtual thread of this group; its future.
 
         Any thread may call it while the block is open. A cancel point; waits while `max_concurrency` children are at
-        work. A child that spawns into its own full group lets the new one go first: it must hold no lock that this needs.
+        work. A child that spawns into its own full group lets the new one go first: it must hold no lock of `threading`
+        that this needs, nor have anything else that this waits for.
         The child starts with a copy of the caller's context variables. If the group is cancelled before the child
         has started, it never runs, and its future is cancelled.
 
