@@ -9,6 +9,7 @@ from plait._core import (
     CancelScope,
     DeadlineScope,
     VirtualThread,
+    check_entry,
     check_park,
     check_seconds,
     close_scope,
@@ -17,6 +18,7 @@ from plait._core import (
     now,
     open_scope,
     pending,
+    pending_now,
 )
 from plait._errors import Cancelled
 
@@ -259,6 +261,7 @@ def checkpoint() -> None:
     """
     me = current_thread()
     if me.scope is not None:
+        check_entry(me)
         told = check_park(me)
         if isinstance(told, Cancelled):
             raise told
@@ -274,7 +277,7 @@ def cancelled() -> bool:
         >>> cancelled()
         False
     """
-    return pending(current_thread().scope) is not None
+    return pending_now(current_thread().scope) is not None
 
 
 def current_deadline() -> float:
@@ -295,8 +298,8 @@ def current_deadline() -> float:
         return -inf
     earliest, hidden_until = inf, -inf
     while scope is not None:
-        if isinstance(scope, DeadlineScope) and (instant := scope.deadline) is not None:
-            earliest = min(earliest, max(instant, hidden_until))
+        if scope.deadline:
+            earliest = min(earliest, max(scope.deadline, hidden_until))
         if scope.cancelled_at is not None:
             earliest = min(earliest, hidden_until)
         if scope.is_shield:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 from support import run_anywhere, run_in_vthread, until, wait_parked
 
-from plait import Cancelled, ThreadGroup, deadline, move_on_after, timeout
+from plait import Cancelled, ThreadGroup, cancelled, checkpoint, deadline, move_on_after, shield, timeout
 from plait._core import current_thread, runtime
 from plait._originals import monotonic
 
@@ -377,3 +377,71 @@ def test_limit_that_could_not_be_left_still_strikes():
                 with pytest.raises(RuntimeError, match="reverse order"):
                     outer.__exit__(None, None, None)
                 time.sleep(3600)
+
+
+@WHERE
+@pytest.mark.parametrize("limit", LIMITED)
+def test_limit_of_a_thread_that_never_has_to_wait(where, limit):
+    """Each cancel point looks at the clock: no timer comes while a thread finds all that it asks for."""
+    ready = threading.Event()
+    ready.set()
+
+    def body():
+        with pytest.raises(TimeoutError), LIMITED[limit]():
+            while True:
+                ready.wait()
+
+    run_anywhere(where, body)
+
+
+@WHERE
+@pytest.mark.parametrize("limit", LIMITED)
+def test_limit_of_a_computation(where, limit):
+    """`checkpoint` and `cancelled` look at the clock, too, whatever keeps the carriers busy."""
+
+    def body():
+        with pytest.raises(TimeoutError), LIMITED[limit]():
+            while not cancelled():
+                pass
+            checkpoint()
+
+    if where == "virtual":
+        run_anywhere(where, body)
+        return
+    with all_carriers_busy():
+        run_anywhere(where, body)
+
+
+def test_limit_from_an_instant_long_ago():
+    """Any number is an instant."""
+    for instant in (0, 0.0, -1, -float("inf")):
+        with pytest.raises(TimeoutError), deadline(instant):
+            checkpoint()
+
+
+@WHERE
+@pytest.mark.parametrize(
+    "limit",
+    [
+        lambda: timeout(3600),
+        lambda: move_on_after(3600),
+        lambda: deadline(time.monotonic() + 3600),
+        lambda: shield(timeout=3600),
+    ],
+)
+def test_block_left_by_another_thread(where, limit):
+    """It is refused, by a sentence, and the block goes on."""
+
+    def leave(block):
+        with pytest.raises(
+            RuntimeError, match=r"must be left by the thread that entered it, .*, not by .*: write `with`"
+        ):
+            block.__exit__(None, None, None)
+
+    def body():
+        with limit() as block:
+            with ThreadGroup() as group:
+                group.spawn(leave, block)
+            assert current_thread().scope is block
+
+    run_anywhere(where, body)

@@ -29,6 +29,7 @@ from plait._core._cancel import (
     is_cancelled,
     is_under,
     pending,
+    pending_now,
     refuge,
     retract,
 )
@@ -147,6 +148,7 @@ __all__ = (
     "park",
     "park_shielded",
     "pending",
+    "pending_now",
     "recv",
     "recv_into",
     "refuge",

@@ -12,6 +12,7 @@ cdef class Scope(WaitWord):
     cdef public bint is_hurried
     cdef public bint is_shield
     cdef public bint is_time_limit
+    cdef public double deadline
     cdef public double shelter
     cdef public double grace_end
     cdef public tuple cause
@@ -38,9 +39,12 @@ cdef class Delivery:
     cdef public bint is_reported
     cdef public bint is_due
 
+@cython.locals(found=Scope, is_hidden=bint)
+cdef Scope _outermost(Scope scope, bint is_timely)
 cpdef Scope pending(Scope scope)
 cdef bint _is_hurried(Scope scope) except -1
 cpdef horizon(Scope above)
+cpdef Scope pending_now(Scope scope)
 cpdef bint is_cancelled(Scope scope) except -1
 cpdef sooner(instant, Victim me)
 cpdef patience(Victim me, double since)

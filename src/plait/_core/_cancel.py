@@ -85,6 +85,7 @@ class Scope(WaitWord):
         "cancelled_at",
         "cause",
         "container",
+        "deadline",
         "grace",
         "grace_end",
         "is_hurried",
@@ -102,6 +103,7 @@ class Scope(WaitWord):
     container: Container | None  # written once
     grace: float  # seconds; written before the cancel
     cancelled_at: float | None  # None, then the instant of the cancel, for good. Written under cancelling
+    deadline: float  # the instant when time cancels it; 0.0: there is none. Written by the owner, under cancelling
     is_hurried: bool  # cancelled, and out of patience: shields below hide nothing of it, no grace is left. Set once
     is_time_limit: bool  # a block whose time is limited: what is spawned inside may expect to be, too. Written once
     is_shield: bool  # hides the cancels above it until `shelter`. Written once
@@ -132,7 +134,11 @@ class Scope(WaitWord):
         return True
 
     def is_due(self) -> bool:
-        """Whether a cancel by time is in place now. Under cancelling."""
+        """Whether a cancel by time is in place now."""
+        return self.deadline != 0.0 and self.deadline <= now()
+
+    def expire(self, epoch: int) -> None:
+        """The deadline has come. Any thread; never parks."""
         raise NotImplementedError
 
     def hurry(self) -> None:
@@ -190,6 +196,7 @@ class CancelScope(Scope):
         self.is_hurried = False
         self.is_shield = False
         self.is_time_limit = False
+        self.deadline = 0.0
         self.shelter = 0.0
         self.grace_end = 0.0
         self.opener = None
@@ -238,9 +245,23 @@ class CancelScope(Scope):
 
 def pending(scope: Scope | None) -> Scope | None:
     """The outermost cancelled scope from `scope` upwards that no shield hides, or None."""
+    return _outermost(scope, False)
+
+
+def pending_now(scope: Scope | None) -> Scope | None:
+    """As `pending`, once time has cancelled what it shall. Not under a lock.
+
+    A thread that goes from one cancel point to the next, and never has to wait, lets no timer come.
+    """
+    return _outermost(scope, True)
+
+
+def _outermost(scope: Scope | None, is_timely: bool) -> Scope | None:  # noqa: FBT001 - compiled
     found = None
     is_hidden = False
     while scope is not None:
+        if is_timely and scope.deadline and scope.cancelled_at is None and scope.deadline <= now():
+            scope.expire(0)
         if scope.cancelled_at is not None and (scope.is_hurried or not is_hidden):
             found = scope
         if scope.is_shield and now() < scope.shelter:
@@ -333,7 +354,7 @@ def check_entry(me: Victim) -> Scope | None:
 
     Gives the scope for which it has been told, if it has.
     """
-    scope = pending(me.scope)
+    scope = pending_now(me.scope)
     if scope is not None and not me.is_deaf:
         told = me.delivery
         if told is None:

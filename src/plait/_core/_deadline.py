@@ -23,12 +23,11 @@ class DeadlineScope(CancelScope):
     if it is not cancelled yet. Owner and timer agree on which of the two came first.
     """
 
-    __slots__ = ("_timer", "deadline")
+    __slots__ = ("_timer",)
 
     def __init__(self, grace: float = GRACE, container: Container | None = None) -> None:
         super().__init__(grace, container)
-        self.deadline: float | None = None  # instant; None before and after. Written by the owner, under cancelling
-        self._timer: Entry | None = None  # likewise
+        self._timer: Entry | None = None  # the owner's alone
 
     @property
     def has_expired(self) -> bool:
@@ -45,7 +44,8 @@ class DeadlineScope(CancelScope):
     def set_deadline(self, instant: float) -> bool:
         """Move the deadline of an open scope; False if it is cancelled already. Owner only."""
         me: Parker = self.owner  # type: ignore[assignment]
-        if self.deadline is None:  # there is no timer yet
+        instant = instant or -inf  # 0.0 stands for none
+        if not self.deadline:  # there is no timer yet
             self.deadline = instant
         else:
             with cancelling:
@@ -61,17 +61,13 @@ class DeadlineScope(CancelScope):
             self._timer = me.add_timer(instant, self, 0)
         return True
 
-    def is_due(self) -> bool:
-        """Whether the deadline has come. Under cancelling."""
-        return self.deadline is not None and self.deadline <= now()
-
     def leave(self) -> None:
         """Close it. Raises `RuntimeError` if it is not the calling thread's innermost scope."""
         me = self.owner
         close_scope(self)
-        if self.deadline is not None:
+        if self.deadline:
             with cancelling:
-                self.deadline = None
+                self.deadline = 0.0
         if self._timer is not None:
             me.retire_timer(self._timer)  # type: ignore[union-attr]
             self._timer = None

@@ -200,8 +200,13 @@ def open_scope(scope: CancelScope, shelter: float = 0.0) -> Parker:
 
 
 def close_scope(scope: CancelScope) -> None:
-    """End `scope`, the innermost of the calling thread."""
+    """End `scope`, the innermost of the calling thread. Raises `RuntimeError` if it is not that."""
     me = scope.owner
+    if me is not None and me is not current_thread():
+        raise RuntimeError(
+            f"{scope!r} must be left by the thread that entered it, {me!r}, not by {current_thread()!r}: write `with`, and "
+            f"do not hand a generator that is suspended inside to another thread"
+        )
     scope.close()
     if isinstance(me, PlatformThread):
         me.unbind()

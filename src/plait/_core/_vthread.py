@@ -65,6 +65,9 @@ class Watchers(Protocol):
     def notify(self, thread: VirtualThread) -> None:
         """`thread` has settled. Called on it, once; may park."""
 
+    def waiting(self) -> list[Parker]:
+        """The threads that wait for that now, as far as they are known. Any thread; never parks."""
+
 
 def _context_in_use(name: str) -> NoReturn:
     raise RuntimeError(
@@ -155,6 +158,7 @@ class VirtualThread(Parker):
         self.is_hurried = False
         self.is_shield = False
         self.is_time_limit = False
+        self.deadline = 0.0
         self.shelter = group.scope.shelter
         self.grace_end = group.scope.grace_end
         self.delivery = None
