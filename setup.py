@@ -25,6 +25,7 @@ UNTYPED = [
     SOURCE / f"plait/{name}.py"
     for name in (
         "_core/_deadline",
+        "_core/_lookout",
         "_core/_misuse",
         "_core/_offload",
         "_core/_platform",

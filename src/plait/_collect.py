@@ -36,7 +36,7 @@ from plait._core import (
 )
 from plait._default import default_group, group_around
 from plait._errors import Cancelled, GroupClosed, GroupFailed
-from plait._futures import Future, drop_callback, lend_slot_among, limits_of
+from plait._futures import Future, Waiting, drop_callback, lend_slot_among, limits_of
 from plait._groups import ThreadGroup, note_failures
 from plait._native import cooperative
 from plait._scopes import move_on_after, shield
@@ -58,7 +58,7 @@ _shortened = _reprs.repr
 _LIMIT = 64  # calls of pmap at a time, unless told otherwise
 
 
-class _Arrivals:
+class _Arrivals(Waiting):
     """Things put by any thread, taken in that order by any thread.
 
     Putter: 1. appends  2. looks for a waiter, under the lot's lock. Taker: 1. queues in the lot, under its lock  2. tries.
@@ -83,8 +83,13 @@ class _Arrivals:
                 taken.append(self._items.popleft())
             return bool(taken)
 
-        if not attempt() and not lot_wait(me, id(self), attempt, WaitReason.FUTURE, deadline):
-            raise TimeoutError
+        if not attempt():
+            self.waiter = me
+            try:
+                if not lot_wait(me, id(self), attempt, WaitReason.FUTURE, deadline):
+                    raise TimeoutError
+            finally:
+                self.waiter = None
         return taken[0]
 
 

@@ -50,7 +50,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from plait._core import Lock, Parker, VirtualThread, on_holder_end
+from plait._core import Lock, Parker, VirtualThread, lock_waits, on_holder_end
 from plait._errors import DeadlockError
 from plait._holding import called, place
 
@@ -117,6 +117,16 @@ def end_wait(wait: Wait) -> None:
                 del _waits[wait.thread]
             else:
                 _waits[wait.thread] = wait.outer
+
+
+def _waiting_threads() -> dict[Parker, list[Parker]]:
+    """Who waits for whom: the threads that are registered, by those who hold what they wait for."""
+    threads: dict[Parker, list[Parker]] = {}
+    with _graph:
+        for wait in _waits.values():
+            for hold in wait.shared._blockers(wait):  # noqa: SLF001
+                threads.setdefault(hold[0], []).append(wait.thread)
+    return threads
 
 
 def orphaned(wait: Wait, hold: Hold) -> DeadlockError:
@@ -204,4 +214,5 @@ def _holder_ended(thread: VirtualThread) -> None:
 
 
 on_holder_end.append(_holder_ended)
+lock_waits.append(_waiting_threads)
 os.register_at_fork(after_in_child=_waits.clear)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import threading
+from types import MethodType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from plait._core import (
@@ -46,6 +47,12 @@ _OWN_FUTURE = "for an outcome that you set, make a concurrent.futures.Future"
 _NAMES = {SUCCEEDED: "FINISHED", FAILED: "FINISHED", CANCELLED: "CANCELLED_AND_NOTIFIED"}
 
 
+class Waiting:
+    """What stands with futures for a thread that waits for them: a method of it is called when one is done."""
+
+    waiter: Parker | None = None  # the thread, while it waits. Its own
+
+
 class _Watchers:
     """Who wants to know when a future is done. Made when the first one asks.
 
@@ -71,6 +78,16 @@ class _Watchers:
                 # Settled before this look: whether it goes on to notify or not, nobody need wait. After it: it will.
                 self.is_told = future.is_settled()
 
+    def waiting(self) -> list[Parker]:
+        """The threads that wait for the future now, as far as they are known. Any thread."""
+        with _lock:
+            threads = list(self.parked)
+            others: list[object] = [call.__self__ for call in self.callbacks if type(call) is MethodType]
+        others += [waiter.event for waiter in self.waiters.copy()]
+        # By their types: objects of users are not asked for anything here.
+        waiters = [other.waiter for other in others if issubclass(type(other), Waiting)]  # type: ignore[attr-defined]
+        return threads + [waiter for waiter in waiters if waiter is not None]
+
     def notify(self, future: VirtualThread) -> None:
         """Tell everybody."""
         with _lock:
@@ -94,7 +111,7 @@ class _Watchers:
             _call_back(callback, future)
 
 
-class _LendingEvent(threading.Event):
+class _LendingEvent(threading.Event, Waiting):
     """What a thread waits for in `concurrent.futures.wait`: it lends its slot meanwhile, as in `result`."""
 
     def __init__(self) -> None:
@@ -104,11 +121,12 @@ class _LendingEvent(threading.Event):
     def wait(self, timeout: float | None = None) -> bool:
         if self.is_set():
             return super().wait(timeout)
-        me = current_thread()
+        self.waiter = me = current_thread()
         slots = lend_slot_among(self.limits, me)
         try:
             return super().wait(timeout)
         finally:
+            self.waiter = None
             if slots is not None:
                 slots.take_back(me)
 

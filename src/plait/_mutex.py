@@ -24,6 +24,7 @@ from plait._core import (
     check_entry,
     check_seconds,
     current_thread,
+    lend_slot,
     lot_wait,
     lot_wake_one,
     now,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
 
+    from plait._core import Slots
     from plait._holding import Hold
 
 T = TypeVar("T")
@@ -221,12 +223,22 @@ class Mutex(Shared[T]):
         me = current_thread()
         if me.scope is not None:
             check_entry(me)
-        if not self._free.take():
-            self._wait(me, timeout)
+        slots = None if self._free.take() else self._wait(me, timeout)
         self._held = hold = new_hold(me, True)
+        if slots is not None:
+            slots.take_back(me)  # once it is seen to hold the lock: others may wait for both
+            self._held = hold = (
+                me,
+                hold[1],
+                hold[2],
+                now(),
+                me.epoch(),
+                True,
+            )  # it is not held for long because of that
         return hold
 
-    def _wait(self, me: Parker, timeout: float | None) -> None:
+    def _wait(self, me: Parker, timeout: float | None) -> Slots | None:
+        """Wait for the lock, and take it; the slots of which `me` has lent one meanwhile."""
         hold = self._held
         if hold is not None and hold[0] is me:
             raise DeadlockError(
@@ -244,19 +256,26 @@ class Mutex(Shared[T]):
                 orphan.append(held)
             return bool(orphan)
 
+        slots: Slots | None = None
+        has_lock = False
         self._waiting.add(1)
         try:
             begin_wait(wait)
+            slots = lend_slot(me, None)
             deadline = None if timeout is None else now() + timeout
             is_over = lot_wait(me, id(self), attempt, WaitReason.MUTEX, deadline)
+            has_lock = is_over and not orphan
         finally:
             end_wait(wait)
             self._waiting.add(-1)
+            if slots is not None and not has_lock:
+                slots.take_back(me)
         if orphan:
             lot_wake_one(id(self))  # the next to be told
             raise orphaned(wait, orphan[0])
         if not is_over:
             raise TimeoutError(f"{self!r} was not free within {timeout} seconds")
+        return slots
 
     def _release(self, hold: Hold, error: BaseException | None) -> None:
         if error is not None and self._poisons and self._poison is None:

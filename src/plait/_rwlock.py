@@ -32,6 +32,7 @@ from plait._core import (
     check_entry,
     check_seconds,
     current_thread,
+    lend_slot,
     now,
     park,
 )
@@ -42,6 +43,7 @@ from plait._holding import Block, Shared, Taken, called, check_change, end_hold,
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from plait._core import Slots
     from plait._holding import Hold
 
 T = TypeVar("T")
@@ -205,6 +207,7 @@ class RWLock(Shared[T]):
         me = wait.thread
         deadline = None if timeout is None else now() + timeout
         reason = WaitReason.WRITE_LOCK if wait.is_writer else WaitReason.READ_LOCK
+        slots: Slots | None = None
         try:
             while True:
                 epoch = me.arm()
@@ -218,6 +221,8 @@ class RWLock(Shared[T]):
                 if is_in:
                     me.withdraw()
                     return
+                if slots is None:
+                    slots = lend_slot(me, None)
                 outcome = park(me, epoch, reason, deadline)
                 if wait.is_granted:
                     return
@@ -231,6 +236,8 @@ class RWLock(Shared[T]):
             raise
         finally:
             end_wait(wait)
+            if slots is not None:
+                slots.take_back(me)
 
     def _queue(self, wait: Wait) -> bool:
         with self._lock:

@@ -11,6 +11,7 @@ from plait._core import (
     deliver,
     is_under,
     launch,
+    lend_slot,
     pending,
     start_child,
 )
@@ -118,17 +119,24 @@ def spawn_slowly(
     slots = group.slots
     if slots is None or group.owner is None or group.is_shut():
         _refuse(group, me)
-    is_holder = slots.is_held_by(me)
-    if not is_holder:
-        if not slots.take(me, None, group):
-            _refuse(group, me)
-        if pending(group.scope) is not None:
-            slots.release()
-            _refuse(group, me)
-    # A holder hands its own slot to the child, and goes on when it has one again.
-    child: Future[T] | None = start_child(group, Future, me, fn, args, kwargs, label, context)
-    if is_holder:
+    child: Future[T] | None
+    if slots.is_held_by(me):
+        # Its own slot goes to the child, and it goes on when it has one again.
+        child = start_child(group, Future, me, fn, args, kwargs, label, context)
         slots.take_back(me)  # also from a group that has closed meanwhile, where nobody got it
+    else:
+        own = lend_slot(me, None)  # of another limit
+        try:
+            if not slots.take(me, None, group):
+                _refuse(group, me)
+            if pending(group.scope) is not None:
+                slots.release()
+                _refuse(group, me)
+            # Before it waits for its own again, or two could keep from each other what they wait for.
+            child = start_child(group, Future, me, fn, args, kwargs, label, context)
+        finally:
+            if own is not None:
+                own.take_back(me)
     if child is None:
         _refuse(group, me)
     return child

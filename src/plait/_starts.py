@@ -10,6 +10,7 @@ from functools import partial, update_wrapper
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from plait._core import Flag, WaitReason, check_entry, current_thread, lend_slot, lot_wait, lot_wake_one
+from plait._futures import Waiting
 from plait._spawning import spawn
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Started(Generic[V]):
         self._wait.give(value)
 
 
-class _Wait(Generic[V]):
+class _Wait(Waiting, Generic[V]):
     """What the caller of `start` waits for, whatever the number of attempts."""
 
     def __init__(self) -> None:
@@ -57,10 +58,14 @@ class _Wait(Generic[V]):
         self._values.append(value)
         lot_wake_one(id(self))
 
+    def _look(self, child: Future[Any]) -> None:
+        """The thread has ended. Its own."""
+        lot_wake_one(id(self))
+
     def take(self, child: Future[Any]) -> V:
         """The value, once `child` has given it."""
-        child.add_done_callback(lambda _: lot_wake_one(id(self)))
-        me = current_thread()
+        child.add_done_callback(self._look)
+        self.waiter = me = current_thread()
         slots = lend_slot(me, child.group.slots)
         try:
             lot_wait(me, id(self), lambda: bool(self._values) or child.done(), WaitReason.START)
@@ -68,6 +73,7 @@ class _Wait(Generic[V]):
             child.cancel()
             raise
         finally:
+            self.waiter = None
             if slots is not None:
                 slots.take_back(me)
         if self._values:

@@ -13,6 +13,7 @@ From the bottom up:
     _carrier _offload          the kernel threads that run virtual threads, and those that run calls
     _runtime                   builds the parts
     _deadline _sleep _stacks   scopes that time cancels; waits that time ends; what other threads are doing
+    _lookout                   whose slot may be used by whom, where threads wait for each other
 
 Everything above uses only the names below.
 """
@@ -36,6 +37,7 @@ from plait._core._cancel import (
 from plait._core._clock import now
 from plait._core._container import Container
 from plait._core._deadline import DeadlineScope, check_seconds
+from plait._core._lookout import lock_waits
 from plait._core._lot import wait as lot_wait
 from plait._core._lot import wait_shielded as lot_wait_shielded
 from plait._core._lot import wake_all as lot_wake_all
@@ -136,6 +138,7 @@ __all__ = (
     "lend_slot",
     "lend_slot_to_all",
     "line_at",
+    "lock_waits",
     "lot_wait",
     "lot_wait_shielded",
     "lot_wake_all",

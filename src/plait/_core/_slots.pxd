@@ -20,14 +20,15 @@ cdef class Slots:
     cdef object _waiting
     cdef long long _below
     cdef set _offers
+    cdef double _rest_until
     cpdef bint try_take(self) except -1
-    @cython.locals(epoch=uint64_t, waiter=SlotWaiter, is_taken=bint, is_outsider=bint, outcome=int)
+    @cython.locals(epoch=uint64_t, waiter=SlotWaiter, is_taken=bint, is_offered=bint, is_outsider=bint, outcome=int)
     cpdef bint take(self, Parker me, deadline=*, group=*) except -1
     @cython.locals(waiter=SlotWaiter)
     cpdef release(self)
-    @cython.locals(waiter=SlotWaiter)
+    @cython.locals(waiter=SlotWaiter, is_wanted=bint)
     cpdef lend(self, Parker me, Slots awaited)
-    @cython.locals(epoch=uint64_t, waiter=SlotWaiter, is_taken=bint, is_over=bint, outcome=int, since=double)
+    @cython.locals(epoch=uint64_t, waiter=SlotWaiter, is_taken=bint, is_offered=bint, is_over=bint, outcome=int, since=double)
     cpdef take_back(self, Parker me)
     @cython.locals(waiter=SlotWaiter)
     cdef SlotWaiter _take_below(self, Parker me)
@@ -37,6 +38,7 @@ cdef class Slots:
     @cython.locals(scope=Scope)
     cdef Scope _holder_above(self, Parker me)
 
+cdef _tell_lookout(Slots slots)
 cdef Slots _slots_of(thread)
 cpdef Slots lend_slot(Parker me, Slots awaited)
 cpdef Slots lend_slot_to_all(Parker me)

@@ -9,10 +9,15 @@ A *holder* is a thread that was started with a slot. It does not keep that to it
 
 * It spawns into its own full group: the slot goes to the child.
 * It waits for threads that have slots like its own: the slot is *lent*, to anybody.
-* It waits for other threads: the slot is *offered* to those below it alone, for one of them may need it to spawn where
-  the holder came from, and they would wait for each other. An offer costs nothing when nobody takes it.
+* It waits for other threads, for a slot of another limit, or for a lock of plait's: the slot is *offered* to those for
+  whom it waits, directly or through others, for one of them may need it to go on, and they would wait for each other. An
+  offer costs nothing when nobody takes it.
 
-Other waits (a lock, a queue, a channel) are work like any other, and keep the slot.
+Those below the holder help themselves to what it offers, and it looks for one of them when it offers. Whether it waits for
+anybody else is not known to it: where somebody waits for a slot while somebody offers one, the lookout is told
+(`_lookout`), who finds out, and passes the slot on.
+
+Other waits (a queue, a channel, a lock of `threading`) are work like any other, and keep the slot.
 
 A thread that is no holder, and has waited for a slot in order to spawn, goes behind the threads that have not begun:
 then it finds many slots free. (docs/adr/0007 has the reasons for all this.)
@@ -34,8 +39,14 @@ from plait._core._parking import TIMED_OUT, WAITING, WOKEN, Parker, WaitReason, 
 from plait._native._native import Lock, WaitWord
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from plait._core._cancel import Scope
     from plait._core._container import Container
+
+
+# Told where somebody waits for a slot while a holder offers one; filled by the lookout. It must not park.
+on_need: list[Callable[[Slots], None]] = []
 
 
 class SlotWaiter:
@@ -59,7 +70,7 @@ class SlotWaiter:
 class Slots:
     """A number of slots, and who waits for one. Any thread."""
 
-    __slots__ = ("_below", "_free", "_limit", "_lock", "_offers", "_waiting")
+    __slots__ = ("_below", "_free", "_limit", "_lock", "_offers", "_rest_until", "_waiting")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit  # under _lock
@@ -68,6 +79,7 @@ class Slots:
         self._waiting: OrderedDict[SlotWaiter, None] = OrderedDict()  # in the order of their turns. Under _lock
         self._below = 0  # how many of them are below a holder. Under _lock
         self._offers: set[Parker] = set()  # holders that wait, and whose slots nobody has used. Under _lock
+        self._rest_until = 0.0  # when the lookout may search again. Under _lock
 
     def get_limit(self) -> int:
         """How many slots there are."""
@@ -141,10 +153,13 @@ class Slots:
                 else:
                     self._waiting[waiter] = None
                     self._below += holder is not None
+                is_offered = bool(self._offers)
             if is_taken:
                 me.withdraw()
                 return True
             try:
+                if is_offered:
+                    _tell_lookout(self)
                 if group is not None:
                     if is_outsider:
                         group.add_outsider(waiter)
@@ -194,10 +209,41 @@ class Slots:
                 waiter = self._take_below(me)
                 if waiter is None:
                     self._offers.add(me)
-                    return
+                    break
                 if waiter.serve():
                     break
+            is_wanted = bool(self._waiting)
+        if waiter is not None:
+            waiter.who.resume()
+        elif is_wanted:
+            _tell_lookout(self)
+
+    def survey(self) -> tuple[set[Parker], list[SlotWaiter], float]:
+        """Who offers a slot, who waits for one, and until when the lookout rests. The lookout's."""
+        with self._lock:
+            return set(self._offers), list(self._waiting), self._rest_until
+
+    def rest(self, until: float) -> None:
+        """No search before this instant. The lookout's."""
+        with self._lock:
+            self._rest_until = until
+
+    def pass_on(self, holder: Parker, waiter: SlotWaiter) -> bool:
+        """Give the slot that `holder` offers to `waiter`; False if one of them is not there any more. Any thread."""
+        with self._lock:
+            if holder not in self._offers or waiter not in self._waiting:
+                return False
+            self._drop(waiter)
+            if not waiter.serve():
+                return False
+            self._offers.discard(holder)
         waiter.who.resume()
+        return True
+
+    def waiters(self) -> list[Parker]:
+        """Who waits for a slot now. Any thread."""
+        with self._lock:
+            return [waiter.who for waiter in self._waiting]
 
     def take_back(self, me: Parker) -> None:
         """Have a slot again, before all others; none is needed if nobody has used the one offered. No cancel point.
@@ -218,9 +264,12 @@ class Slots:
                 else:
                     self._waiting[waiter] = None
                     self._waiting.move_to_end(waiter, last=False)
+                is_offered = bool(self._offers)
             if is_taken:
                 me.withdraw()
                 return
+            if is_offered:
+                _tell_lookout(self)
             # Looked at while armed: a cancel that comes later finds the wait, and ends it.
             until = patience(me, since)
             outcome = park_shielded(me, epoch, WaitReason.SLOT, sooner(until, me))
@@ -263,6 +312,11 @@ class Slots:
                 return scope
             scope = scope.parent
         return None
+
+
+def _tell_lookout(slots: Slots) -> None:
+    for tell in on_need:
+        tell(slots)
 
 
 def _slots_of(thread: Parker) -> Slots | None:
