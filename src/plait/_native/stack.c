@@ -162,7 +162,14 @@ stack_bootstrap(PyObject *op, PyObject *Py_UNUSED(ignored))
     plait_here.running = self;
     PyThreadState *ts = PyThreadState_Get();
     _PyStackChunk *chunk = plait_chunk_lend(ts);
-    PyObject *done = PyObject_CallOneArg(self->live, op);
+    PyObject *done;
+    if (PyMethod_Check(self->live)) {
+        /* Called as the function that it binds: what calls methods would be a part of every parked stack. */
+        PyObject *args[] = {PyMethod_GET_SELF(self->live), op};
+        done = PyObject_Vectorcall(PyMethod_GET_FUNCTION(self->live), args, 2, NULL);
+    } else {
+        done = PyObject_CallOneArg(self->live, op);
+    }
     plait_chunk_return(ts, chunk);
     return done;
 }
