@@ -107,11 +107,10 @@ def _search(slots: Slots) -> float | None:
     Does not search during the rest.
     """
     begin = now()
-    holders, waiters, rest_until = slots.survey()
-    if not holders or not waiters:
-        return None
-    if begin < rest_until:
+    rest_until = slots.next_search()
+    if rest_until is None or begin < rest_until:
         return rest_until
+    holders, waiters = slots.survey()
     waits: dict[Parker, list[Parker]] = {}
     for give in lock_waits:
         for holder, threads in give().items():

@@ -218,10 +218,15 @@ class Slots:
         elif is_wanted:
             _tell_lookout(self)
 
-    def survey(self) -> tuple[set[Parker], list[SlotWaiter], float]:
-        """Who offers a slot, who waits for one, and until when the lookout rests. The lookout's."""
+    def next_search(self) -> float | None:
+        """The instant before which there is no search; None: nobody waits for a slot while somebody offers one."""
         with self._lock:
-            return set(self._offers), list(self._waiting), self._rest_until
+            return self._rest_until if self._offers and self._waiting else None
+
+    def survey(self) -> tuple[set[Parker], list[SlotWaiter]]:
+        """Who offers a slot, and who waits for one. The lookout's."""
+        with self._lock:
+            return set(self._offers), list(self._waiting)
 
     def rest(self, until: float) -> None:
         """No search before this instant. The lookout's."""
