@@ -11,7 +11,7 @@ import pytest
 from support import platform_thread, run_anywhere, until, wait_parked
 
 from plait import Cancelled, ThreadGroup, shield
-from plait._core import WaitReason
+from plait._core import WaitReason, now
 from plait._originals import sleep
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
@@ -84,8 +84,9 @@ def test_expired_group_is_reported(reports):
     """A group whose time is up says so, too: its TimeoutError is not to be seen before its end."""
     gate = threading.Event()
     with platform_thread(lambda: (until(reports), gate.set())):
-        with pytest.raises(TimeoutError), ThreadGroup(timeout=0.001) as group:
-            group.spawn(refuse_to_end, gate)
+        with pytest.raises(TimeoutError), ThreadGroup(timeout=3600) as group:
+            wait_parked(group.spawn(refuse_to_end, gate))  # else its time may be up before it has begun
+            group.scope.set_deadline(now())
     [report] = reports()
     assert "was cancelled (deadline passed)" in report
 
@@ -250,7 +251,7 @@ def test_threads_of_nested_groups(reports):
 
     def outer():
         with ThreadGroup() as inner:
-            inner.spawn(refuse_to_end, gate)
+            wait_parked(inner.spawn(refuse_to_end, gate))  # else the cancel may come before it has begun
 
     with platform_thread(lambda: (until(reports), gate.set())):
         with pytest.raises(ExceptionGroup), ThreadGroup() as group:

@@ -209,7 +209,7 @@ def test_asyncio_in_threads():
         import asyncio, time
 
         async def main():
-            print(await asyncio.to_thread(is_virtual))
+            print(f"{await asyncio.to_thread(is_virtual)}\\n", end="")
             await asyncio.gather(*(asyncio.to_thread(time.sleep, 0.01) for _ in range(20)))
 
         threads = [threading.Thread(target=asyncio.run, args=(main(),)) for _ in range(3)]
