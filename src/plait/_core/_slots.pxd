@@ -22,7 +22,7 @@ cdef class Slots:
     cdef set _offers
     cdef double _rest_until
     cpdef bint try_take(self) except -1
-    @cython.locals(epoch=uint64_t, waiter=SlotWaiter, is_taken=bint, is_offered=bint, is_outsider=bint, outcome=int)
+    @cython.locals(epoch=uint64_t, waiter=SlotWaiter, is_taken=bint, is_offered=bint, is_outsider=bint, is_raising=bint, outcome=int)
     cpdef bint take(self, Parker me, deadline=*, group=*) except -1
     @cython.locals(waiter=SlotWaiter)
     cpdef release(self)

@@ -157,6 +157,7 @@ class Slots:
             if is_taken:
                 me.withdraw()
                 return True
+            is_raising = True
             try:
                 if is_offered:
                     _tell_lookout(self)
@@ -168,17 +169,15 @@ class Slots:
                     outcome = me.withdraw()
                 else:
                     outcome = park(me, epoch, WaitReason.SLOT, limit)
-            except BaseException:  # whose, and after which other waits, does not matter: only whether it has the slot
-                with self._lock:
-                    self._drop(waiter)
-                if waiter.is_served:
-                    Slots.release(self)
-                raise
+                is_raising = False
             finally:
                 with self._lock:
                     self._drop(waiter)
                 if is_outsider:
                     group.drop_outsider(waiter)  # type: ignore[union-attr]
+                # Whose exception it is, and after which other waits, does not matter: only whether it has the slot.
+                if is_raising and waiter.is_served:
+                    Slots.release(self)
             if outcome == WOKEN:
                 return True
             if outcome == WAITING or (outcome == TIMED_OUT and group is None):
