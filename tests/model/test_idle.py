@@ -7,31 +7,12 @@ producers are done, work lies in the queue, and the sleeper sleeps with nobody t
 
 from __future__ import annotations
 
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-
 import greenlet
 import pytest
+from model.explorer import Actor, Lost, explore, load_source
 
-from plait._core import _idle as installed
-
-
-def load_source():
-    """The module's Python source, whether or not what is installed was compiled from it."""
-    source = Path(installed.__file__).parent / "_idle.py"
-    spec = spec_from_file_location("plait_idle_source", source)
-    module = module_from_spec(spec)
-    SourceFileLoader(spec.name, str(source)).exec_module(module)
-    return module
-
-
-_idle = load_source()
+_idle = load_source("_idle")
 Idler = _idle.Idler
-
-
-class Lost(AssertionError):
-    """Work lies, and the sleeper sleeps on."""
 
 
 class World:
@@ -50,19 +31,20 @@ class World:
         cells = (self.queue, self.taken, self.is_woken, self.flag.raised if self.flag else 0)
         return cells, tuple((actor.at, actor.progress, actor.dead) for actor in self.actors)
 
+    def check(self):
+        """Nobody can go on: all are done, and nobody was woken twice for one sleep."""
+        if not all(actor.dead for actor in self.actors):
+            raise Lost(f"{self.queue} items lie while the sleeper sleeps")
+        assert self.wakes <= self.raises, "one wake a raise"
 
-class Actor(greenlet.greenlet):
+
+class Member(Actor):
     """One thread of the model."""
 
     def __init__(self, world, run):
         super().__init__(run)
         self.world = world
-        self.at = "start"
         self.progress = 0
-        self.needs = None  # what must be true before it can go on
-
-    def can_run(self):
-        return not self.dead and (self.needs is None or self.needs())
 
 
 def step(at, needs=None):
@@ -180,52 +162,18 @@ class TellsNobody(Idler):
         return self._asleep.take()
 
 
-def build(kind, producers, items, producer):
-    world = World()
-    idler = kind(wake)
-    world.flag = idler._asleep
-    world.actors = [Actor(world, lambda: sleeper(idler, producers * items))]
-    world.actors += [Actor(world, lambda: producer(idler, items)) for _ in range(producers)]
-    return world
+def explore_idling(kind=Idler, producers=1, items=1, producer=produce):
+    """Every interleaving of a sleeper with so many producers of so many items; the number of states."""
 
+    def build():
+        world = World()
+        idler = kind(wake)
+        world.flag = idler._asleep
+        world.actors = [Member(world, lambda: sleeper(idler, producers * items))]
+        world.actors += [Member(world, lambda: producer(idler, items)) for _ in range(producers)]
+        return world
 
-def run(world, choices, seen):
-    """One run along `choices`, then always the first; how many could run at each new point. Stops at a known state."""
-    options = []
-    for depth in range(10_000):
-        if depth >= len(choices):
-            state = world.state()
-            if state in seen:
-                break
-            seen.add(state)
-        able = [actor for actor in world.actors if actor.can_run()]
-        if not able:
-            if not all(actor.dead for actor in world.actors):
-                raise Lost(f"{world.queue} items lie while the sleeper sleeps")
-            assert world.wakes <= world.raises, "one wake a raise"
-            break
-        choice = choices[depth] if depth < len(choices) else 0
-        options.append(len(able))
-        able[choice].switch()
-    else:
-        raise AssertionError("a run that does not end")
-    for actor in world.actors:
-        if not actor.dead:
-            actor.throw()
-    return options
-
-
-def explore(kind=Idler, producers=1, items=1, producer=produce):
-    """Every interleaving; the number of states."""
-    seen = set()
-    todo = [[]]
-    while todo:
-        choices = todo.pop()
-        options = run(build(kind, producers, items, producer), choices, seen)
-        path = choices + [0] * (len(options) - len(choices))
-        for depth in range(len(choices), len(options)):
-            todo.extend([*path[:depth], choice] for choice in range(1, options[depth]))
-    return len(seen)
+    return explore(build)
 
 
 @pytest.fixture(autouse=True)
@@ -236,7 +184,7 @@ def modelled_flag(monkeypatch):
 @pytest.mark.parametrize(("producers", "items"), [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (3, 1)])
 def test_no_interleaving_loses_a_wake(producers, items):
     """Whatever the order of the steps, no work is left lying while its carrier sleeps."""
-    assert explore(producers=producers, items=items) > 20
+    assert explore_idling(producers=producers, items=items) > 20
 
 
 @pytest.mark.parametrize("kind", [LooksFirst, NeverLooks, NeverRaises, TellsNobody])
@@ -244,10 +192,10 @@ def test_no_interleaving_loses_a_wake(producers, items):
 def test_a_broken_protocol_is_caught(kind, producers):
     """Leaving out a step, or doing the look before the raise, loses a wake in some order, and the search finds it."""
     with pytest.raises(Lost):
-        explore(kind, producers)
+        explore_idling(kind, producers)
 
 
 def test_publishing_after_the_notification_is_caught():
     """A producer that tells before it publishes loses a wake, too."""
     with pytest.raises(Lost):
-        explore(producer=produce_late)
+        explore_idling(producer=produce_late)

@@ -8,31 +8,13 @@ leaving out states that it has seen. A run is bad when unstarted threads are lef
 from __future__ import annotations
 
 import sys
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 import greenlet
 import pytest
-
-from plait._core import _carrier as installed
-
-
-def load_source(name):
-    """A module's Python source, whether or not what is installed was compiled from it."""
-    source = Path(installed.__file__).parent / f"{name}.py"
-    spec = spec_from_file_location(f"plait{name}_source", source)
-    module = module_from_spec(spec)
-    SourceFileLoader(spec.name, str(source)).exec_module(module)
-    return module
-
+from model.explorer import Actor, Lost, explore, load_source
 
 _carrier, _idle, _watch = load_source("_carrier"), load_source("_idle"), load_source("_watch")
 Carrier, Watcher = _carrier.Carrier, _watch.Watcher
-
-
-class Lost(AssertionError):
-    """Threads are left, and everybody sleeps on."""
 
 
 def step(needs=None):
@@ -188,19 +170,6 @@ class ModelCarrier(Carrier):
         )
 
 
-class Actor(greenlet.greenlet):
-    """One kernel thread of the model."""
-
-    def __init__(self, act, carrier):
-        super().__init__(act)
-        self.carrier = carrier
-        self.at = "start"
-        self.needs = None
-
-    def can_run(self):
-        return not self.dead and (self.needs is None or self.needs())
-
-
 class World:
     """A carrier that is busy for ever and on which somebody spawns, and others that have nothing to do."""
 
@@ -208,8 +177,8 @@ class World:
         self.watch = _watch.Watch(1 + helpers)
         self.carriers = [kind(number, self.watch) for number in range(1 + helpers)]
         self.carriers[0].unstarted.items = list(range(-before, 0))
-        self.actors = [Actor(self.spawner(threads), self.carriers[0])]
-        self.actors += [Actor(self.helper(carrier), carrier) for carrier in self.carriers[1:]]
+        self.actors = [Actor(self.spawner(threads))]
+        self.actors += [Actor(self.helper(carrier)) for carrier in self.carriers[1:]]
 
     def spawner(self, threads):
         def act():
@@ -244,41 +213,9 @@ class World:
             raise Lost(f"{left} threads are left, and everybody else sleeps")
 
 
-def run(world, choices, seen):
-    """One run along `choices`, then always the first; how many could run at each new point. Stops at a known state."""
-    options = []
-    for depth in range(10_000):
-        if depth >= len(choices):
-            state = world.state()
-            if state in seen:
-                break
-            seen.add(state)
-        able = [actor for actor in world.actors if actor.can_run()]
-        if not able:
-            world.check()
-            break
-        choice = choices[depth] if depth < len(choices) else 0
-        options.append(len(able))
-        able[choice].switch()
-    else:
-        raise AssertionError("a run that does not end")
-    for actor in world.actors:
-        if not actor.dead:
-            actor.throw()
-    return options
-
-
-def explore(kind=ModelCarrier, helpers=1, threads=1, before=0):
+def explore_watching(kind=ModelCarrier, helpers=1, threads=1, before=0):
     """Every interleaving of `threads` spawns, when so many were spawned before; the number of states."""
-    seen = set()
-    todo = [[]]
-    while todo:
-        choices = todo.pop()
-        options = run(World(kind, helpers, threads, before), choices, seen)
-        path = choices + [0] * (len(options) - len(choices))
-        for depth in range(len(choices), len(options)):
-            todo.extend([*path[:depth], choice] for choice in range(1, options[depth]))
-    return len(seen)
+    return explore(lambda: World(kind, helpers, threads, before))
 
 
 @pytest.fixture(autouse=True)
@@ -346,7 +283,7 @@ def with_watcher(kind):
 )
 def test_no_backlog_is_left_alone(helpers, threads, before):
     """Whatever the order of the steps, no thread is left behind while a carrier sleeps for long."""
-    assert explore(helpers=helpers, threads=threads, before=before) > 10
+    assert explore_watching(helpers=helpers, threads=threads, before=before) > 10
 
 
 @pytest.mark.parametrize(
@@ -362,4 +299,4 @@ def test_no_backlog_is_left_alone(helpers, threads, before):
 def test_a_broken_watch_is_caught(kind, helpers, threads, before):
     """Leaving out a step loses threads in some order, and the search finds it."""
     with pytest.raises(Lost):
-        explore(kind, helpers, threads, before)
+        explore_watching(kind, helpers, threads, before)
