@@ -104,6 +104,7 @@ def install(
     after: Callable[[Any], None] | None,
     key: object,
     when: int,
+    attempt: object = None,
     /,
 ) -> int: ...
 def uninstall(number: int, /) -> bool: ...

@@ -16,6 +16,10 @@
  * replacement: it is called with self once the original has succeeded, on every thread, while anybody may be parked in
  * the parking lot for this object (`plait_lot_waiters`): under its address, or under a member of it that is named.
  *
+ * A leaf that takes a lock may name the method by which that is tried: its original is called first, with False, where the
+ * replacement would be called without arguments. Who finds the lock free is not held up by Python; and who only tries
+ * wants no more than that.
+ *
  * A GATED leaf is a method of a Buffered object, and goes through its gate (gate.c): a thread that may park, and any that
  * finds somebody else's turn there, waits for a turn of its own, for which the original is called; the replacement, if
  * there is one, where something may park in that turn.
@@ -46,6 +50,8 @@ typedef struct {
     PyCFunction original;
     PyTypeObject *cls;      /* whose method it is; NULL for a function */
     PyObject *replacement;  /* called instead where leaves are cooperative; NULL: none */
+    PyCFunction attempt;    /* takes the lock that self is, if it is free, when called with False; NULL: none */
+    int attempt_signature;
     PyObject *after;        /* called with self after a success while somebody waits for it in the lot; NULL: none */
     Py_ssize_t key_at;      /* where in self the key of the lot is; 0: the address of self is the key */
     int flags;
@@ -122,6 +128,33 @@ count_parks(Leaf *leaf, uint64_t before, PyObject *result)
     return result;
 }
 
+typedef PyObject *(*pair_t)(PyObject *, PyObject *);
+typedef PyObject *(*keywords_t)(PyObject *, PyObject *, PyObject *);
+typedef PyObject *(*fast_t)(PyObject *, PyObject *const *, Py_ssize_t);
+typedef PyObject *(*fastkw_t)(PyObject *, PyObject *const *, Py_ssize_t, PyObject *);
+typedef PyObject *(*method_t)(PyObject *, PyTypeObject *, PyObject *const *, Py_ssize_t, PyObject *);
+
+static PyObject *only_false; /* (False,) */
+
+/* Try to take the lock that self is, if that is what the arguments ask for; NULL without an exception: call the replacement. */
+static __attribute__((noinline)) PyObject *
+attempt(Leaf *leaf, PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs > 1 || (nargs == 1 && args[0] != Py_False))
+        return NULL;
+    PyObject *taken;
+    if (leaf->attempt_signature == 1) {
+        taken = ((keywords_t)(void (*)(void))leaf->attempt)(self, only_false, NULL);
+    } else {
+        PyObject *no = Py_False;
+        taken = ((fastkw_t)(void (*)(void))leaf->attempt)(self, &no, 1, NULL);
+    }
+    if (taken != Py_False || nargs == 1)
+        return taken;
+    Py_DECREF(taken);
+    return NULL;
+}
+
 /* The replacement of a method, with self before the arguments. Apart from call_vector, whose frame shall be small: it is
  * copied with each switch, and part of each parked thread. */
 static __attribute__((noinline)) PyObject *
@@ -147,6 +180,11 @@ call_method(Leaf *leaf, PyObject *self, PyObject *const *args, Py_ssize_t nargs,
 static PyObject *
 call_vector(Leaf *leaf, PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    if (leaf->attempt != NULL && kwnames == NULL) {
+        PyObject *taken = attempt(leaf, self, args, nargs);
+        if (taken != NULL || PyErr_Occurred())
+            return taken;
+    }
     uint64_t before = parks_here();
     return count_parks(leaf, before,
                        leaf->is_method ? call_method(leaf, self, args, nargs, kwnames)
@@ -156,10 +194,15 @@ call_vector(Leaf *leaf, PyObject *self, PyObject *const *args, Py_ssize_t nargs,
 static PyObject *
 call_tuple(Leaf *leaf, PyObject *self, PyObject *args, PyObject *kwargs)
 {
+    Py_ssize_t n = PyTuple_GET_SIZE(args);
+    if (leaf->attempt != NULL && (kwargs == NULL || PyDict_GET_SIZE(kwargs) == 0)) {
+        PyObject *taken = attempt(leaf, self, ((PyTupleObject *)args)->ob_item, n);
+        if (taken != NULL || PyErr_Occurred())
+            return taken;
+    }
     uint64_t before = parks_here();
     if (!leaf->is_method)
         return count_parks(leaf, before, PyObject_Call(leaf->replacement, args, kwargs));
-    Py_ssize_t n = PyTuple_GET_SIZE(args);
     PyObject *all = PyTuple_New(n + 1);
     if (all == NULL)
         return NULL;
@@ -192,12 +235,6 @@ call_pair(Leaf *leaf, PyObject *self, PyObject *arg)
         return call_vector(leaf, self, ((PyTupleObject *)arg)->ob_item, PyTuple_GET_SIZE(arg), NULL);
     return call_vector(leaf, self, &arg, leaf->flags & METH_O ? 1 : 0, NULL);
 }
-
-typedef PyObject *(*pair_t)(PyObject *, PyObject *);
-typedef PyObject *(*keywords_t)(PyObject *, PyObject *, PyObject *);
-typedef PyObject *(*fast_t)(PyObject *, PyObject *const *, Py_ssize_t);
-typedef PyObject *(*fastkw_t)(PyObject *, PyObject *const *, Py_ssize_t, PyObject *);
-typedef PyObject *(*method_t)(PyObject *, PyTypeObject *, PyObject *const *, Py_ssize_t, PyObject *);
 
 #define ORIGINAL(type, leaf) ((type)(void (*)(void))(leaf)->original)
 
@@ -311,16 +348,33 @@ def_of(PyObject *target)
     return NULL;
 }
 
+/* What the table entry held before it became a leaf. */
+static PyCFunction
+original_of(PyMethodDef *def)
+{
+    for (int i = 0; i < leaf_count; i++) {
+        if (leaves[i].def == def)
+            return leaves[i].original;
+    }
+    return def->ml_meth;
+}
+
 static PyObject *
 leaf_install(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyObject *target, *replacement, *after, *key;
+    PyObject *target, *replacement, *after, *key, *tried = Py_None;
     int when;
-    if (!PyArg_ParseTuple(args, "OOOOi:install", &target, &replacement, &after, &key, &when))
+    if (!PyArg_ParseTuple(args, "OOOOi|O:install", &target, &replacement, &after, &key, &when, &tried))
         return NULL;
     PyMethodDef *def = def_of(target);
-    if (def == NULL)
+    PyMethodDef *attempt_def = tried == Py_None ? NULL : def_of(tried);
+    if (def == NULL || (tried != Py_None && attempt_def == NULL))
         return NULL;
+    int attempt_signature = attempt_def == NULL ? 0 : signature_of(attempt_def->ml_flags);
+    if (attempt_def != NULL && attempt_signature != 1 && attempt_signature != 3) {
+        PyErr_Format(PyExc_TypeError, "%R has a calling convention in which it cannot be tried", tried);
+        return NULL;
+    }
     if (key != Py_None && !Py_IS_TYPE(key, &PyMemberDescr_Type)) {
         PyErr_Format(PyExc_TypeError, "the key of a leaf is a member of its objects, not %R", key);
         return NULL;
@@ -354,6 +408,8 @@ leaf_install(PyObject *Py_UNUSED(module), PyObject *args)
         PyErr_Format(PyExc_RuntimeError, "somebody else has changed the method table entry of %R", target);
         return NULL;
     }
+    leaf->attempt = attempt_def == NULL ? NULL : original_of(attempt_def);
+    leaf->attempt_signature = attempt_signature;
     leaf->replacement = replacement == Py_None ? NULL : Py_NewRef(replacement);
     leaf->after = after == Py_None ? NULL : Py_NewRef(after);
     leaf->key_at = key == Py_None ? 0 : ((PyMemberDescrObject *)key)->d_member->offset;
@@ -406,10 +462,7 @@ leaf_original(PyObject *Py_UNUSED(module), PyObject *target)
     if (copy == NULL)
         return PyErr_NoMemory();
     *copy = *def;
-    for (int i = 0; i < leaf_count; i++) {
-        if (leaves[i].def == def)
-            copy->ml_meth = leaves[i].original;
-    }
+    copy->ml_meth = original_of(def);
     if (Py_IS_TYPE(target, &PyMethodDescr_Type))
         return PyDescr_NewMethod(PyDescr_TYPE(target), copy);
     PyCFunctionObject *function = (PyCFunctionObject *)target;
@@ -457,8 +510,8 @@ lot_reset(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 
 static PyMethodDef leaf_functions[] = {
     {"install", leaf_install, METH_VARARGS,
-     PyDoc_STR("install(target, replacement, after, key, when): make a leaf cooperative; its number. Caller holds the "
-               "install lock. when: 0 cooperative, 1 identity, 2 always, 3 gated.")},
+     PyDoc_STR("install(target, replacement, after, key, when, attempt=None): make a leaf cooperative; its number. Caller holds "
+               "the install lock. when: 0 cooperative, 1 identity, 2 always, 3 gated.")},
     {"uninstall", leaf_uninstall, METH_O,
      PyDoc_STR("uninstall(number): put the original back; False where the entry is no longer ours.")},
     {"parks", leaf_parks, METH_O, PyDoc_STR("parks(number): how often a leaf has parked, on all threads together.")},
@@ -476,5 +529,8 @@ int
 plait_leaf_init(PyObject *module)
 {
     home = PyInterpreterState_Get();
+    only_false = PyTuple_Pack(1, Py_False);
+    if (only_false == NULL)
+        return -1;
     return PyModule_AddFunctions(module, leaf_functions);
 }

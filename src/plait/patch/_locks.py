@@ -85,10 +85,11 @@ def wake(lock: Any) -> None:
 def leaves() -> Sequence[Leaf | ClassPatch]:
     """What this file makes cooperative."""
     lock = _thread.LockType
+    take = method(lock, "acquire")
     return [
-        Leaf("_thread.lock.acquire", method(lock, "acquire"), acquire),
-        Leaf("_thread.lock.acquire_lock", method(lock, "acquire_lock"), acquire),
-        Leaf("_thread.lock.__enter__", method(lock, "__enter__"), enter),
+        Leaf("_thread.lock.acquire", method(lock, "acquire"), acquire, attempt=take),
+        Leaf("_thread.lock.acquire_lock", method(lock, "acquire_lock"), acquire, attempt=take),
+        Leaf("_thread.lock.__enter__", method(lock, "__enter__"), enter, attempt=take),
         Leaf("_thread.lock.release", method(lock, "release"), None, wake),
         Leaf("_thread.lock.release_lock", method(lock, "release_lock"), None, wake),
         Leaf("_thread.lock.__exit__", method(lock, "__exit__"), None, wake),

@@ -52,13 +52,16 @@ class Leaf:
     )
     when: int = COOPERATIVE
     key: object = None  # the member of self that is its key in the lot; None: its address is
+    attempt: object = None  # the method that takes self, a lock, if it is called with False: tried first, in C
     number: int | None = field(default=None, init=False)  # in the native table; None: not installed
     _last: int | None = field(default=None, init=False)  # the number, kept when it is taken out again
 
     def put(self) -> None:
         """See `Patch`."""
         if self.number is None:
-            self.number = self._last = _native.install(self.target, self.replacement, self.after, self.key, self.when)
+            self.number = self._last = _native.install(
+                self.target, self.replacement, self.after, self.key, self.when, self.attempt
+            )
 
     def take(self) -> None:
         """See `Patch`."""
