@@ -22,6 +22,7 @@ cdef class Victim(Scope):
     cdef public Scope scope
     cdef public Delivery delivery
     cdef public bint is_deaf
+    cdef public double patient_since
     cpdef set_scope(self, Scope scope)
     cpdef nudge(self)
 
@@ -48,6 +49,7 @@ cpdef Scope pending_now(Scope scope)
 cpdef bint is_cancelled(Scope scope) except -1
 cpdef sooner(instant, Victim me)
 cpdef patience(Victim me, double since)
+cdef bint _is_patient(Victim me) except -1
 cdef object _weakly, Cancelled, now, exc_info
 @cython.locals(told=Delivery)
 cpdef deliver(Victim me, Scope scope)

@@ -154,11 +154,12 @@ class Scope(WaitWord):
 class Victim(Scope):
     """A thread as cancellation sees it: it has an innermost scope, and may have been told."""
 
-    __slots__ = ("delivery", "is_deaf", "scope")
+    __slots__ = ("delivery", "is_deaf", "patient_since", "scope")
 
     scope: Scope | None  # the innermost. Written by the owner, read by cancellers: both under the latch
     delivery: Delivery | None  # what it was told of its cancellation. The owner's alone
     is_deaf: bool  # it hears of no cancel now: it takes back a lock that its caller counts on. Likewise
+    patient_since: float  # since when it does what must not be left half done; 0.0: it does not. Likewise
 
     def set_scope(self, scope: Scope | None) -> None:
         """Make `scope` the innermost. Owner only."""
@@ -355,7 +356,7 @@ def check_entry(me: Victim) -> Scope | None:
     Gives the scope for which it has been told, if it has.
     """
     scope = pending_now(me.scope)
-    if scope is not None and not me.is_deaf:
+    if scope is not None and not me.is_deaf and not (me.patient_since and _is_patient(me)):
         told = me.delivery
         if told is None:
             raise deliver(me, scope)
@@ -373,6 +374,8 @@ def check_park(me: Victim) -> float | Cancelled | None:
     scope = pending(me.scope)
     if scope is None or me.is_deaf:
         return horizon(me.scope)
+    if me.patient_since and _is_patient(me):
+        return sooner(patience(me, me.patient_since), me)
     told = me.delivery
     if told is None:
         return deliver(me, scope)
@@ -410,6 +413,12 @@ def patience(me: Victim, since: float) -> float | None:
         return None
     assert scope.cancelled_at is not None
     return since if _is_hurried(me.scope) else max(scope.cancelled_at, since) + scope.grace
+
+
+def _is_patient(me: Victim) -> bool:
+    """Whether `me`, which is cancelled, still has the time to end what must not be left half done."""
+    until = patience(me, me.patient_since)
+    return until is None or now() < until
 
 
 def check_patient(me: Victim, since: float) -> float | None:

@@ -71,6 +71,7 @@ class PlatformThread(Parker):
         self.cancelled_at = None
         self.delivery = None
         self.is_deaf = False
+        self.patient_since = 0.0
         self.waits_for = None
         self.holds = 0
         self._name = threading.current_thread().name

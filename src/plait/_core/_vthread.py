@@ -163,6 +163,7 @@ class VirtualThread(Parker):
         self.grace_end = group.scope.grace_end
         self.delivery = None
         self.is_deaf = False
+        self.patient_since = 0.0
         self.waits_for = None
         self.holds = 0
         self.carrier = None

@@ -1,0 +1,76 @@
+"""Messages of `multiprocessing` (Connection, and so Queue, SimpleQueue, Pool, managers): whole, or not at all.
+
+A message takes several system calls: its length, then its parts. Who is cancelled between two of them would leave the
+rest of it in the pipe, and whoever reads next, in this process or another, would take that for the beginning of one.
+
+    1. the thread waits until the message begins: something is there to read, or there is room to write. A cancel point
+    2. CPython's own function moves the message. From here on the thread is patient, as for mutual exclusion (design §3.2,
+       rule 4): what has begun ends soon as a rule, and for a peer that stops in the middle there is the grace
+
+Who is cancelled in the first step has taken nothing, and sent nothing. If the grace runs out in the second the connection
+is of no use any more, as after any exception there.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from plait._core import READ, WRITE, Parker, check_entry, now, wait_descriptor
+from plait._native import cooperative, poll_now
+from plait.patch._late import late_leaves
+from plait.patch._registry import ClassPatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from plait.patch._registry import Patch
+
+_MODULE = "multiprocessing.connection"
+_RECEIVE = f"{_MODULE}.Connection._recv_bytes"
+_SEND = f"{_MODULE}.Connection._send_bytes"
+
+
+def _await_beginning(me: Parker, fd: int, events: int) -> None:
+    """Park until `fd` is ready for `events`; not in non-blocking mode, whose error is the caller's. A cancel point."""
+    if me.scope is not None:
+        check_entry(me)
+    while not poll_now(fd, events) and os.get_blocking(fd):
+        wait_descriptor(me, fd, events)
+
+
+def _patiently(me: Parker, call: Callable[..., Any], *args: Any) -> Any:
+    """`call(*args)`, whose waits a cancel does not end before the grace is over."""
+    before = me.patient_since
+    me.patient_since = now()
+    try:
+        return call(*args)
+    finally:
+        me.patient_since = before
+
+
+def _connections(module: Any) -> Sequence[ClassPatch]:
+    cls = module.Connection
+    receive, send = cls._recv_bytes, cls._send_bytes  # each moves one message
+
+    def recv_bytes(self: Any, maxsize: int | None = None) -> Any:
+        me: Parker | None = cooperative()
+        if me is None:
+            return receive(self, maxsize)
+        _await_beginning(me, self._handle, READ)
+        return _patiently(me, receive, self, maxsize)
+
+    def send_bytes(self: Any, buf: Any) -> None:
+        me: Parker | None = cooperative()
+        if me is None:
+            send(self, buf)
+            return
+        _await_beginning(me, self._handle, WRITE)
+        _patiently(me, send, self, buf)
+
+    return [ClassPatch(_RECEIVE, cls, "_recv_bytes", recv_bytes), ClassPatch(_SEND, cls, "_send_bytes", send_bytes)]
+
+
+def leaves() -> Sequence[Patch]:
+    """What this file makes cooperative."""
+    return late_leaves(_MODULE, [_RECEIVE, _SEND], _connections)
