@@ -406,38 +406,91 @@ def test_send_that_shall_not_wait(pair, name):
         assert on_virtual(described, getattr(near, name), *arguments) == expected
 
 
-@pytest.mark.parametrize("name", ["recv", "recv_into"])
+def _take_all(sock, name, size, flags=0):
+    """What `name` receives with MSG_WAITALL, as bytes."""
+    flags |= socket.MSG_WAITALL
+    buffers = [bytearray(2), bytearray(size - 2)] if name == "recvmsg_into" else bytearray(size)
+    arguments = {
+        "recv": (size, flags),
+        "recv_into": (buffers, size, flags),
+        "recvfrom": (size, flags),
+        "recvfrom_into": (buffers, size, flags),
+        "recvmsg": (size, 0, flags),
+        "recvmsg_into": (buffers, 0, flags),
+    }
+    got = getattr(sock, name)(*arguments[name])
+    first = got[0] if isinstance(got, tuple) else got
+    return (
+        first
+        if isinstance(first, bytes)
+        else bytes(b"".join(buffers) if isinstance(buffers, list) else buffers)[:first]
+    )
+
+
+@pytest.mark.parametrize("name", RECEIVE)
 def test_receive_that_waits_for_all(pair, name):
     """MSG_WAITALL: the call returns when everything is there, not before."""
     near, far = pair
-    buffer = bytearray(6)
-    arguments = (6, socket.MSG_WAITALL) if name == "recv" else (buffer, 6, socket.MSG_WAITALL)
     with ThreadGroup() as group:
-        future = group.spawn(getattr(near, name), *arguments)
+        future = group.spawn(_take_all, near, name, 6)
         wait_parked(future)
-        far.send(b"abc")
-        on_virtual(time.sleep, 0.02)  # time enough to come back with half of it
+        for part in (b"a", b"bc"):
+            far.send(part)
+            wait_until(lambda: not wait_readable(near, 0) and (future.done() or is_parked(future)))
         far.send(b"def")
-    assert future.result() == (b"abcdef" if name == "recv" else 6)
+    assert future.result() == b"abcdef"
 
 
-@pytest.mark.parametrize("name", ["recv", "recv_into"])
+@pytest.mark.parametrize("name", RECEIVE)
 def test_receive_that_waits_for_all_meets_the_end(pair, name):
     """MSG_WAITALL: the end of the stream, or a cancel, ends the call with what has come so far; nothing is lost."""
     near, far = pair
-    buffer = bytearray(6)
-    arguments = (6, socket.MSG_WAITALL) if name == "recv" else (buffer, 6, socket.MSG_WAITALL)
     with ThreadGroup() as group:
-        future = group.spawn(getattr(near, name), *arguments)
+        future = group.spawn(_take_all, near, name, 6)
         far.send(b"abc")
-        wait_until(lambda: not wait_readable(near, 0) and is_parked(future))
+        wait_until(lambda: not wait_readable(near, 0) and (future.done() or is_parked(future)))
         far.shutdown(socket.SHUT_WR)
-    assert future.result() == (b"abc" if name == "recv" else 3)
+    assert future.result() == b"abc"
 
 
+@pytest.mark.parametrize("name", ["recvmsg", "recvmsg_into"])
+def test_receive_that_waits_for_all_stops_at_descriptors(name):
+    """MSG_WAITALL: descriptors that come along end the call, as they do in the kernel."""
+    near, far = socket.socketpair()
+    room = socket.CMSG_LEN(struct.calcsize("i"))
+    with near, far, ThreadGroup() as group, open(os.devnull, "rb") as file:
+        what = 6 if name == "recvmsg" else [bytearray(6)]
+        future = group.spawn(getattr(near, name), what, room, socket.MSG_WAITALL)
+        wait_parked(future)
+        far.send(b"ab")
+        wait_until(lambda: not wait_readable(near, 0) and (future.done() or is_parked(future)))
+        socket.send_fds(far, [b"cd"], [file.fileno()])
+        got, ancillary, _, _ = future.result()
+        os.close(struct.unpack("i", ancillary[0][2])[0])
+    assert (got if name == "recvmsg_into" else len(got)) == 4
+
+
+def test_receive_that_waits_for_all_tells_the_sender(tmp_path):
+    """MSG_WAITALL: the address is that of who has sent it."""
+    path = str(tmp_path / "peer")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as near:
+        listener.bind(path)
+        listener.listen()
+        near.connect(path)
+        far, _ = listener.accept()
+        with far, ThreadGroup() as group:
+            future = group.spawn(near.recvfrom, 6, socket.MSG_WAITALL)
+            wait_parked(future)
+            far.send(b"abc")
+            wait_until(lambda: not wait_readable(near, 0) and (future.done() or is_parked(future)))
+            far.send(b"def")
+    assert future.result() == (b"abcdef", path)
+
+
+@pytest.mark.parametrize("name", RECEIVE)
 @pytest.mark.parametrize("sent", [b"", b"abc"])
 @pytest.mark.parametrize("where", ["virtual", "platform"])
-def test_receive_that_waits_for_all_is_cancelled(pair, sent, where):
+def test_receive_that_waits_for_all_is_cancelled(pair, name, sent, where):
     """MSG_WAITALL: a cancel ends the call with what has come; if nothing has, the wait did not happen."""
     near, far = pair
     got = []
@@ -445,7 +498,7 @@ def test_receive_that_waits_for_all_is_cancelled(pair, sent, where):
     def body():
         with ThreadGroup() as inner:
             inside.append((inner, plait._core.current_thread()))
-            got.append(near.recv(6, socket.MSG_WAITALL))
+            got.append(_take_all(near, name, 6))
             time.sleep(3600)
             got.append(b"not cancelled")
 
@@ -463,11 +516,12 @@ def test_receive_that_waits_for_all_is_cancelled(pair, sent, where):
     assert on_virtual(near.recv, 10) == b"more"
 
 
-def test_peek_that_waits_for_all(pair):
+@pytest.mark.parametrize("name", RECEIVE)
+def test_peek_that_waits_for_all(pair, name):
     """MSG_PEEK | MSG_WAITALL waits for all and leaves it; whoever reads after a cancelled look finds it."""
     near, far = pair
     with ThreadGroup() as group:
-        looks = [group.spawn(near.recv, 6, socket.MSG_PEEK | socket.MSG_WAITALL) for _ in range(2)]
+        looks = [group.spawn(_take_all, near, name, 6, socket.MSG_PEEK) for _ in range(2)]
         far.send(b"abc")
         wait_parked(*looks)
         looks[0].cancel()
@@ -476,7 +530,7 @@ def test_peek_that_waits_for_all(pair):
         far.send(b"defgh")
         assert looks[1].result() == b"cdefgh"
     far.shutdown(socket.SHUT_WR)
-    assert on_virtual(near.recv, 60, socket.MSG_PEEK | socket.MSG_WAITALL) == b"cdefgh"
+    assert on_virtual(_take_all, near, name, 60, socket.MSG_PEEK) == b"cdefgh"
     assert on_virtual(near.recv, 60) == b"cdefgh"
 
 

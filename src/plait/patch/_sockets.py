@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import select
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from operator import index
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from plait._core import (
     Parker,
     await_socket,
     check_entry,
+    keeping,
     late,
     now,
     recv,
@@ -60,11 +61,14 @@ _family = Socket.family.__get__
 _type = Socket.type.__get__
 _proto = Socket.proto.__get__
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_ALG = 1, 2, 10, 38
-_SOCK_DGRAM = 2
-_DONTWAIT = 0x40
+_SOCK_STREAM, _SOCK_DGRAM = 1, 2
+_TCP = 6
+_PEEK, _CTRUNC, _DONTWAIT, _WAITALL = 0x02, 0x08, 0x40, 0x100
 _NEVER_WAITS = 0x2041  # MSG_DONTWAIT | MSG_OOB | MSG_ERRQUEUE
-_SOL_SOCKET, _SO_ERROR, _SO_RCVTIMEO = 1, 4, 20
+_SOL_SOCKET, _SO_ERROR, _SO_RCVTIMEO, _SO_ACCEPTCONN = 1, 4, 20, 30
+_recvmsg_into = original(Socket.recvmsg_into)
 _sendmsg_afalg: Any = original(Socket.sendmsg_afalg) if hasattr(Socket, "sendmsg_afalg") else None
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between attempts to connect to a Unix listener that is full
 _SPECIAL_HOSTS = ("", b"", "<broadcast>", b"<broadcast>")  # which C knows without looking them up
 
 
@@ -96,10 +100,7 @@ _Placed = tuple[tuple[Any, ...], int, tuple[Any, ...]]
 
 
 def _waiting(name: str, events: int, place: Callable[..., _Placed]) -> Callable[..., Any]:
-    """A leaf that repeats the original with MSG_DONTWAIT among its flags.
-
-    MSG_WAITALL means nothing to these: they give what is there.
-    """
+    """A leaf that repeats the original with MSG_DONTWAIT among its flags."""
     call = original(getattr(Socket, name))
 
     def leaf(sock: Any, *args: Any, **kwargs: Any) -> Any:
@@ -129,6 +130,12 @@ def _waiting(name: str, events: int, place: Callable[..., _Placed]) -> Callable[
                     await_socket(me, sock, fd, events, deadline)
         if events == WRITE and timeout is None:  # the kernel would have waited until a stream had taken everything
             return _send_rest(me, sock, before[0], flags, done)
+        if events == READ and flags & _WAITALL and timeout is None and _type(sock) & 0xF == _SOCK_STREAM:
+            if not flags & _PEEK:
+                return _receive_rest(me, sock, fd, _Parts(name, before), flags, done)
+            recv_into(sock, bytearray(_Parts(name, before).room), 0, flags)  # until all is there, where it stays
+            with suppress(BlockingIOError):  # others have taken it meanwhile
+                return call(sock, *before, flags | _DONTWAIT, *after)
         return done
 
     leaf.__name__ = name
@@ -146,6 +153,59 @@ def _send_rest(me: Parker, sock: Any, data: Any, flags: int, sent: int) -> int:
             break
         sent = max(sent - size, 0)
     return total
+
+
+class _Parts:
+    """Where the bytes of one receiving call go, `before` being its arguments before the flags; and ancillary data."""
+
+    def __init__(self, name: str, before: tuple[Any, ...]) -> None:
+        self.ancillary: int = before[1] if "msg" in name else 0  # bytes that it may take
+        self.own = None if name.endswith("_into") else bytearray(before[0])
+        self.views: list[memoryview] = []
+        for buffer in before[0] if name == "recvmsg_into" else (before[0] if self.own is None else self.own,):
+            with memoryview(buffer) as view:
+                self.views.append(view.cast("B"))
+        if name == "recvfrom_into" and before[1]:
+            self.views = [self.views[0][: before[1]]]
+        self.room = sum(view.nbytes for view in self.views)
+
+    def after(self, done: int) -> list[memoryview]:
+        """What is left when `done` bytes have come."""
+        rest = []
+        for view in self.views:
+            if done < view.nbytes:
+                rest.append(view[done:])
+            done = max(done - view.nbytes, 0)
+        return rest
+
+
+def _receive_rest(me: Parker, sock: Any, fd: int, parts: _Parts, flags: int, done: tuple[Any, ...]) -> tuple[Any, ...]:
+    """MSG_WAITALL, after the call has given `done`: go on until all is there, as `_receive_all` of the core does.
+
+    The kernel ends such a call early where descriptors or credentials have come, too.
+    """
+    first, *told = done
+    got = first if parts.own is None else len(first)
+    if parts.own is not None:
+        parts.own[:got] = first
+    while 0 < got < parts.room and not (len(told) > 1 and (told[0] or told[1] & _CTRUNC)):
+        if poll_now(fd, 0) & select.POLLERR:  # an error belongs to the next call
+            break
+        try:
+            more, *rest = _recvmsg_into(sock, parts.after(got), parts.ancillary, flags | _DONTWAIT)
+        except BlockingIOError:
+            with keeping(me):
+                await_socket(me, sock, fd, READ, None)
+                continue
+            break
+        if not more:
+            break
+        got += more
+        if len(told) > 1:
+            told[:2] = rest[:2]
+        elif rest[1] & _CTRUNC:
+            break
+    return (got if parts.own is None else bytes(parts.own[:got]), *told)
 
 
 def _await_peer(me: Parker, address: Any, deadline: float | None) -> None:
