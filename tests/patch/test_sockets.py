@@ -1101,6 +1101,23 @@ def test_many_accept_on_one_listener():
 # ---- connect ----
 
 
+@pytest.mark.parametrize("timeout", [None, 0.05])
+@pytest.mark.parametrize("name", ["connected", "datagrams", "not yet listening"])
+def test_accept_on_what_does_not_listen(name, timeout):
+    """It fails at once without a timeout, and as on a platform thread with one."""
+
+    def run():
+        kind = socket.SOCK_DGRAM if name == "datagrams" else socket.SOCK_STREAM
+        ends = socket.socketpair() if name == "connected" else (socket.socket(type=kind), socket.socket(type=kind))
+        with ends[0], ends[1]:
+            if name == "datagrams":
+                ends[0].bind(("127.0.0.1", 0))
+            ends[0].settimeout(timeout)
+            return described(ends[0].accept)
+
+    assert on_virtual(run) == run()
+
+
 @pytest.mark.parametrize("timeout", [None, 10])
 def test_connect_to_a_port_that_nobody_listens_on(timeout):
     """A refused connection is the original's error, from connect and from connect_ex."""

@@ -308,6 +308,10 @@ def accept(sock: Any) -> tuple[int, Any]:
                 return accepted
             except BlockingIOError:
                 pass
+        elif timeout is None and not sock.getsockopt(_SOL_SOCKET, _SO_ACCEPTCONN):
+            # It does not listen: nobody would ever come. With a timeout CPython waits all the same.
+            refused: tuple[int, Any] = _attempt(sock, fd, None, _originals.sock_accept)
+            return refused
         await_socket(me, sock, fd, READ, deadline)
 
 
