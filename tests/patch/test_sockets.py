@@ -1189,6 +1189,29 @@ def test_connect_to_a_full_backlog_of_a_unix_socket(timeout):
         assert on_virtual(attempt) == attempt()
 
 
+def test_cancelled_connect_to_a_full_backlog_leaves_nothing_behind(tmp_path):
+    """Who is cancelled while it waits for a place in the backlog of a Unix socket has not connected, and never will."""
+    path = str(tmp_path / "listener")
+    with socket.socket(socket.AF_UNIX) as listener, ExitStack() as stack:
+        listener.bind(path)
+        listener.listen(0)
+        first, late = (stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2))
+        first.connect(path)
+        before = plait.offload_statistics()
+        with ThreadGroup() as group:
+            future = group.spawn(late.connect, path)
+            wait_parked(future)
+            future.cancel()
+        assert future.cancelled()
+        assert plait.offload_statistics().abandoned == before.abandoned
+        stack.enter_context(listener.accept()[0])
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+        with pytest.raises(OSError, match="not connected"):
+            late.getpeername()
+
+
 def test_connect_timeout():
     """A connection that nobody answers ends with the socket's timeout, and leaves the error of the original."""
     with socket.socket() as listener, socket.socket() as first:

@@ -4,8 +4,8 @@
 socket with a timeout of None is in blocking mode, and stays so: other threads and processes may share it. Where Linux
 knows a flag for one call (MSG_DONTWAIT) that is used. `accept` and `connect` have none: there the descriptor is in
 non-blocking mode for the length of one attempt, which is made only when it should succeed at once (accept) or on a
-socket that nobody else uses yet (connect). A platform thread that enters `accept` in that moment tries again. See
-docs/adr/0003.
+socket that nobody else uses yet (connect), and again with growing pauses where the backlog of a Unix socket is full. A
+platform thread that enters `accept` in that moment tries again. See docs/adr/0003.
 
 The four that carry streams are operations of the core (`_core/_operations.py`), which compiles them.
 """
@@ -36,6 +36,7 @@ from plait._core import (
     send,
     send_rest,
     sendall,
+    sleep,
     wait_descriptor,
     wake_watchers,
 )
@@ -353,7 +354,7 @@ def _connect(sock: Any, address: Any, timeout: float | None, original: Callable[
         failed = original(sock, address)
     if timeout is None:
         if failed == errno.EAGAIN and _family(sock) == _AF_UNIX:  # a full backlog, which cannot be polled for
-            return _connect_elsewhere(me, sock, address)
+            return _connect_with_pauses(sock, fd, address)
         if failed == errno.EALREADY:  # an attempt that was cancelled goes on in the kernel: wait for that
             failed = errno.EINPROGRESS
     if failed != errno.EINPROGRESS:
@@ -363,19 +364,21 @@ def _connect(sock: Any, address: Any, timeout: float | None, original: Callable[
     return int(sock.getsockopt(_SOL_SOCKET, _SO_ERROR))
 
 
-def _connect_elsewhere(me: Parker, sock: Any, address: Any) -> int:
-    """Let a worker wait in connect(2)."""
+def _is_tcp(sock: Any) -> bool:
+    return _family(sock) in (_AF_INET, _AF_INET6) and _type(sock) & 0xF == _SOCK_STREAM and _proto(sock) in (0, _TCP)
 
-    def wait() -> int:
-        twin = Socket(_family(sock), _type(sock), _proto(sock), os.dup(_fileno(sock)))
-        try:
-            _settimeout(twin, None)
-            return _originals.sock_connect_ex(twin, address)
-        finally:
-            _originals.sock_close(twin)
 
-    failed: int = runtime.offload.call(me, wait)
-    return failed
+def _connect_with_pauses(sock: Any, fd: int, address: Any) -> int:
+    """Until a Unix listener has room: that cannot be polled for, and who waits in connect(2) cannot be called off."""
+    pause = _FIRST_PAUSE
+    while True:
+        sleep(pause)
+        if _fileno(sock) != fd:
+            return errno.EBADF
+        failed: int = _attempt(sock, fd, None, _originals.sock_connect_ex, address)
+        if failed != errno.EAGAIN:
+            return failed
+        pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def connect(sock: Any, address: Any, /) -> None:
