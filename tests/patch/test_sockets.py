@@ -1133,6 +1133,24 @@ def test_connect_to_a_port_that_nobody_listens_on(timeout):
         assert on_virtual(attempt, method) == attempt(method)
 
 
+@pytest.mark.parametrize("is_listening", [True, False])
+def test_state_of_a_socket_after_connect(is_listening):
+    """A second attempt, and a read after a refusal, say what they say on a platform thread."""
+
+    def run():
+        with socket.socket() as listener, socket.socket() as sock:
+            listener.bind(("127.0.0.1", 0))
+            if is_listening:
+                listener.listen()
+            seen = [sock.connect_ex(listener.getsockname())]
+            sock.setblocking(False)
+            seen.append(described(sock.recv, 1))
+            sock.setblocking(True)
+            return [*seen, sock.connect_ex(listener.getsockname())]
+
+    assert on_virtual(run) == run()
+
+
 @pytest.mark.parametrize("timeout", [None, 10])
 def test_connect_to_a_name(timeout):
     """`create_connection` finds a host by its name, and the connection works."""

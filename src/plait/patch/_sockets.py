@@ -361,6 +361,10 @@ def _connect(sock: Any, address: Any, timeout: float | None, original: Callable[
         return failed
     while not poll_now(fd, WRITE):
         await_socket(me, sock, fd, WRITE, deadline)
+    if timeout is None and _is_tcp(sock):
+        # The kernel keeps the attempt open until somebody asks connect(2) itself how it went. It waits no more.
+        failed = _originals.sock_connect_ex(sock, address)
+        return 0 if failed == errno.EISCONN else failed
     return int(sock.getsockopt(_SOL_SOCKET, _SO_ERROR))
 
 
