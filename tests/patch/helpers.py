@@ -836,6 +836,21 @@ def multiprocessing_queue(group):
 
 
 @leaf
+def receive_message(group):
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    with reader, writer:
+        yield Sitting(reader.recv, lambda: writer.send(1))
+
+
+@leaf
+def send_message(group):
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    with reader, writer:
+        fill_pipe(writer.fileno())
+        yield Sitting(lambda: writer.send_bytes(b"x"), lambda: os.read(reader.fileno(), 1 << 16))
+
+
+@leaf
 def sigwait(group):
     yield Sitting(lambda: signal.sigwait({signal.SIGRTMIN + 3}), None)
 

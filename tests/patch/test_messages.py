@@ -132,7 +132,7 @@ def test_send_is_cancelled_before_a_message(where):
     with reader, writer:
         filled = fill_pipe(writer.fileno())
         with ThreadGroup() as group:
-            call = _Inside(group, where, writer.send, TEXT)
+            call = _Inside(group, where, writer.send_bytes, TEXT.encode())
             call.wait_parked()
             call.group.cancel()
             call.join()
