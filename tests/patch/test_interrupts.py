@@ -75,8 +75,6 @@ def interrupt_body(name):
 @pytest.mark.parametrize("name", LEAVES)
 def test_interrupted_leaf_works_again(name):
     """A wait that was cut short leaves nothing behind: the same leaf can be waited for again."""
-    if name == "connect":
-        pytest.skip("an interrupted connect leaves its socket unusable, as in C")
     with ThreadGroup() as group, LEAVES[name](group) as sitting:
         first = group.spawn(sitting.block)
         wait_parked(first)
