@@ -267,3 +267,21 @@ def test_uninstall_takes_it_back():
         real.start()
         real.join()
     """) == ["True True", "threading threading", "False"]
+
+
+def test_a_thread_starts_once():
+    """Who starts one again, which may run yet or has ended, hears what `threading` says."""
+    assert (
+        run_virtual("""
+        gate = threading.Event()
+        thread = threading.Thread(target=gate.wait)
+        thread.start()
+        for end in (gate.set, thread.join, int):
+            try:
+                thread.start()
+            except RuntimeError as error:
+                print(error)
+            end()
+    """)
+        == ["threads can only be started once"] * 3
+    )

@@ -53,7 +53,8 @@ def stays_real(thread: Any) -> bool:
 
 def start(self: Any) -> None:
     """Start the thread's activity, on a virtual thread. See `threading.Thread.start`."""
-    if self.__dict__.get("_initialized") and stays_real(self):
+    # Who has run has lost what `stays_real` looks at, and is refused like any other that was started.
+    if self.__dict__.get("_initialized") and not self._started.is_set() and stays_real(self):
         _kernel_threads.start(self)
     else:
         _threads.start(self)
