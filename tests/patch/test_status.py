@@ -1,6 +1,7 @@
 """What is patched, how often it has parked, and that uninstalling leaves every leaf the very same object."""
 
 import ctypes
+import os
 import queue
 import socket
 import threading
@@ -8,7 +9,7 @@ import time
 import types
 
 import pytest
-from patch.helpers import PlatformCall, on_virtual, run_python, wait_parked, wait_until
+from patch.helpers import PlatformCall, child, on_virtual, run_python, wait_parked, wait_until
 
 import plait
 from plait import ThreadGroup, _native
@@ -182,6 +183,35 @@ def test_parks_of_a_leaf(name):
         far.send(b"x")
         call.result()
         assert _parks(name) == before + 1
+
+
+def test_park_of_an_open_that_waits(tmp_path):
+    """An `open()` of a FIFO counts while it waits for the other side; that of any other file does not."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    before = _parks("io.FileIO.__init__")
+    on_virtual(lambda: open(os.devnull, "rb").close())
+    assert _parks("io.FileIO.__init__") == before
+    with ThreadGroup() as group:
+        opening = group.spawn(lambda: open(path, "rb").close())
+        wait_parked(opening)
+        opening.cancel()
+        wait_until(opening.done)
+    assert _parks("io.FileIO.__init__") > before
+
+
+@pytest.mark.parametrize("timeout", [None, 3600])
+def test_park_of_a_wait_for_a_process(timeout):
+    """`Popen.wait` counts, and so does what calls it, if the process goes on."""
+    before = _parks("subprocess.Popen._wait")
+    with child() as process, ThreadGroup() as group:
+        waiting = group.spawn(process.wait, timeout)
+        wait_parked(waiting)
+        process.stdin.close()
+        wait_until(waiting.done)
+        assert _parks("subprocess.Popen._wait") == before + 1
+        on_virtual(process.wait)
+    assert _parks("subprocess.Popen._wait") == before + 1
 
 
 def test_park_of_a_platform_thread_in_a_scope():

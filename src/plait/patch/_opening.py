@@ -21,7 +21,7 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from plait import _originals
-from plait._core import READ, Parker, check_entry, now, sleep, wait_descriptor
+from plait._core import READ, Counter, Parker, check_entry, now, sleep, wait_descriptor
 from plait._native import cooperative, has_writer, opening_call, opening_replace, original, poll_now
 from plait.patch._registry import Leaf
 
@@ -34,6 +34,8 @@ _open = original(os.open)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05  # seconds
 _POLLHUP = 0x010
+
+_parks = Counter()  # in `init`
 
 
 def os_open(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
@@ -93,7 +95,13 @@ def init(file: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Non
     closefd = args[2] if len(args) > 2 else named.get("closefd", True)
     if not has_opener and closefd and isinstance(name, (str, bytes, os.PathLike)):
         named["opener"] = _opener
-    opening_call(file, args, named)
+    me: Parker = cooperative()
+    before = me.park_count
+    try:
+        opening_call(file, args, named)
+    finally:
+        if me.park_count != before:
+            _parks.add(me.park_count - before)
 
 
 class _Opening:
@@ -103,7 +111,11 @@ class _Opening:
 
     def __init__(self) -> None:
         self.is_in_place = False
-        self.parks: int | None = None  # those of the calls that it hands on
+
+    @property
+    def parks(self) -> int | None:
+        """See `Patch`."""
+        return _parks.value()
 
     def put(self) -> None:
         """See `Patch`."""

@@ -25,7 +25,17 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from plait._core import READ, Parker, WaitReason, check_entry, leave_all_scopes, now, runtime, wait_descriptor
+from plait._core import (
+    READ,
+    Counter,
+    Parker,
+    WaitReason,
+    check_entry,
+    leave_all_scopes,
+    now,
+    runtime,
+    wait_descriptor,
+)
 from plait._errors import Cancelled
 from plait._native import cooperative
 from plait._originals import os_close, os_system, os_wait3, os_wait4, os_waitid, os_waitpid
@@ -40,6 +50,7 @@ if TYPE_CHECKING:
 
 _execute_child = subprocess.Popen._execute_child  # type: ignore[attr-defined]  # noqa: SLF001 - forks
 _popen_wait = subprocess.Popen._wait  # type: ignore[attr-defined]  # noqa: SLF001 - what wait() and communicate() end in
+_parks = Counter()  # in `popen_wait`
 
 
 # ---- os.wait* ----
@@ -234,8 +245,12 @@ def popen_wait(self: Any, timeout: float | None) -> int | None:
     if me.scope is not None:
         check_entry(me)
     deadline = None if timeout is None else now() + timeout
-    if not _is_over(self) and not _await_end(me, self, deadline):
-        raise subprocess.TimeoutExpired(self.args, timeout)  # type: ignore[arg-type]
+    before = me.park_count
+    try:
+        if not _is_over(self) and not _await_end(me, self, deadline):
+            raise subprocess.TimeoutExpired(self.args, timeout)  # type: ignore[arg-type]
+    finally:
+        _parks.add(me.park_count - before)
     return self.returncode
 
 
@@ -314,6 +329,6 @@ def leaves() -> Sequence[Patch]:
         Leaf("os.waitpid", os.waitpid, waitpid),
         Leaf("os.system", os.system, system),
         ClassPatch("subprocess.Popen._execute_child", subprocess.Popen, "_execute_child", execute_child),
-        ClassPatch("subprocess.Popen._wait", subprocess.Popen, "_wait", popen_wait),
+        ClassPatch("subprocess.Popen._wait", subprocess.Popen, "_wait", popen_wait, _parks),
         *late_leaves("multiprocessing.process", [_BOOTSTRAP], _children),
     ]

@@ -26,7 +26,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from plait._core import Parker, WaitReason, call_deaf, check_entry, lot_wait, lot_wake_all, now
+from plait._core import Counter, Parker, WaitReason, call_deaf, check_entry, lot_wait, lot_wake_all, now
 from plait._native import cooperative, lot_is_busy, original
 from plait.patch._registry import ClassPatch, Leaf, method
 from plait.patch._watches import wait_watching
@@ -39,6 +39,7 @@ _join_handle: Any = None if _handle is None else original(method(_handle, "join"
 _wait: Any = getattr(threading.Thread, "_wait_for_tstate_lock", None)
 _start: Any = threading.Thread.start
 _delete: Any = threading.Thread._delete  # type: ignore[attr-defined]  # noqa: SLF001 - the last that a thread calls
+_parks = Counter()  # in `wait_for_tstate_lock`
 _LOOK = 1.0  # seconds between two looks whether a thread still runs
 
 
@@ -81,7 +82,11 @@ def wait_for_tstate_lock(thread: threading.Thread, block: bool = True, timeout: 
         return thread._is_stopped  # type: ignore[attr-defined,no-any-return]  # noqa: SLF001
 
     if not is_over():
-        _await(me, thread, is_over, partial(_wait, thread), id(thread), None if timeout < 0 else timeout)
+        before = me.park_count
+        try:
+            _await(me, thread, is_over, partial(_wait, thread), id(thread), None if timeout < 0 else timeout)
+        finally:
+            _parks.add(me.park_count - before)
 
 
 def _await(
@@ -134,4 +139,4 @@ def leaves() -> Sequence[Leaf | ClassPatch]:
     if _handle is not None:
         return [Leaf("_thread._ThreadHandle.join", method(_handle, "join"), join_handle), begin, end]
     name = "_wait_for_tstate_lock"
-    return [ClassPatch(f"threading.Thread.{name}", threading.Thread, name, wait_for_tstate_lock), begin, end]
+    return [ClassPatch(f"threading.Thread.{name}", threading.Thread, name, wait_for_tstate_lock, _parks), begin, end]
