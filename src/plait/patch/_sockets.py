@@ -126,7 +126,7 @@ def _waiting(name: str, events: int, place: Callable[..., _Placed]) -> Callable[
                 break
             except BlockingIOError:
                 if events == WRITE and after and _family(sock) == _AF_UNIX:
-                    _await_peer(me, after[-1], deadline)
+                    _await_peer(me, sock, after[-1], deadline)
                 else:
                     await_socket(me, sock, fd, events, deadline)
         if events == WRITE and timeout is None:  # the kernel would have waited until a stream had taken everything
@@ -209,14 +209,19 @@ def _receive_rest(me: Parker, sock: Any, fd: int, parts: _Parts, flags: int, don
     return (got if parts.own is None else bytes(parts.own[:got]), *told)
 
 
-def _await_peer(me: Parker, address: Any, deadline: float | None) -> None:
+def _await_peer(me: Parker, sock: Any, address: Any, deadline: float | None) -> None:
     """Park until the queue of the Unix datagram socket at `address` has room.
 
-    The sender cannot be polled for that, but a socket that is connected to that peer can.
+    The sender cannot be polled for that, but a socket that is connected to that peer can. Where the two are connected
+    to each other nobody else may be, and no queue's room counts but the sender's own.
     """
     probe = Socket(_AF_UNIX, _SOCK_DGRAM)
     try:
-        _originals.sock_connect(probe, address)
+        try:
+            _originals.sock_connect(probe, address)
+        except PermissionError:
+            await_socket(me, sock, _fileno(sock), WRITE, deadline)
+            return
         if not wait_descriptor(me, _fileno(probe), WRITE, deadline):
             raise late()
     finally:
