@@ -3,7 +3,8 @@
 import time
 
 import pytest
-from patch.helpers import LEAVES, carriers, wait_parked, wait_until
+from patch.helpers import carriers, wait_parked, wait_until
+from patch.rare_leaves import LEAVES
 
 import plait
 from plait import ThreadGroup

@@ -5,7 +5,8 @@ import threading
 import time
 
 import pytest
-from patch.helpers import LEAVES, is_parked, run_python, wait_parked, wait_until
+from patch.helpers import is_parked, run_python, wait_parked, wait_until
+from patch.rare_leaves import LEAVES, PATIENT
 from support import until
 
 from plait import ThreadGroup
@@ -41,7 +42,7 @@ def interrupt_sibling(name):
             until(sitter.done)
     seconds = time.monotonic() - failed_at[0]
     assert [type(error) for error in caught.value.exceptions] == [Boom]
-    assert sitter.cancelled() or name in {"lock", "rlock", "mutex"}  # whose holder was interrupted, too
+    assert sitter.cancelled() or name in PATIENT | {"mutex"}  # whose holder was interrupted, too
     return seconds
 
 
@@ -79,7 +80,7 @@ def test_interrupted_leaf_works_again(name):
         first = group.spawn(sitting.block)
         wait_parked(first)
         first.cancel()
-        if name in {"lock", "rlock"}:
+        if name in PATIENT:
             wait_parked(first)  # patient: the holder is about to give it back
         else:
             wait_until(first.done)
