@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import linecache
 import os
 import pkgutil
 import sys
@@ -39,7 +40,15 @@ _OPTIONS = ("--virtual-threads", "--status")
 
 
 class UsageError(Exception):
-    """The command line, or the program that it names, is not what it should be."""
+    """The command line, or the file that it names, is not what it should be."""
+
+    status = 2  # of the process
+
+
+class NoProgramError(UsageError):
+    """There is no program where the command line says."""
+
+    status = 1
 
 
 def _command(arguments: list[str]) -> tuple[set[str], list[str]]:
@@ -67,9 +76,18 @@ def _main_module(spec: ModuleSpec | None, file: str | None) -> ModuleType:
         __loader__=None if spec is None else spec.loader,
         __package__=None if spec is None else spec.parent,
     )
+    if sys.version_info < (3, 14):
+        module.__annotations__ = {}
     if file is not None:
         module.__file__ = file
+        if sys.version_info < (3, 15):
+            module.__cached__ = None if spec is None else spec.cached  # type: ignore[attr-defined]
     return module
+
+
+def _absolute(path: str) -> str:
+    """As `python` makes the path of a program absolute: what is in it stays as it is written."""
+    return os.getcwd() if path == "." else os.path.join(os.getcwd(), path)
 
 
 def _set_path(entry: str) -> None:
@@ -82,7 +100,7 @@ def _code_of(spec: ModuleSpec | None, name: str) -> CodeType:
     loader: Any = None if spec is None else spec.loader
     code = loader.get_code(name) if hasattr(loader, "get_code") else None
     if code is None:
-        raise UsageError(f"No code object available for {name}")
+        raise NoProgramError(f"No code object available for {name}")
     assert isinstance(code, CodeType)
     return code
 
@@ -94,15 +112,15 @@ def _module(name: str) -> tuple[CodeType, ModuleType]:
         if spec is not None and spec.submodule_search_locations is not None:
             package, spec = name, importlib.util.find_spec(f"{name}.__main__")
             if spec is None:
-                raise UsageError(
+                raise NoProgramError(
                     f"No module named {package}.__main__; {package!r} is a package and cannot be directly executed"
                 )
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UsageError(
+        raise NoProgramError(
             f"Error while finding module specification for {name!r} ({type(error).__name__}: {error})"
         ) from None
     if spec is None:
-        raise UsageError(f"No module named {name}")
+        raise NoProgramError(f"No module named {name}")
     code = _code_of(spec, spec.name)
     sys.argv[0] = spec.origin or name
     return code, _main_module(spec, spec.origin)
@@ -110,13 +128,13 @@ def _module(name: str) -> tuple[CodeType, ModuleType]:
 
 def _file(path: str) -> tuple[CodeType, ModuleType]:
     """The program in a script, a directory or a zip file."""
-    if pkgutil.get_importer(path) is not None:  # something that modules can be found in
-        spec = PathFinder.find_spec("__main__", [path])
+    full = _absolute(path)
+    if pkgutil.get_importer(full) is not None:  # something that modules can be found in
+        spec = PathFinder.find_spec("__main__", [full])
         if spec is None:
-            raise UsageError(f"can't find '__main__' module in {path!r}")
-        sys.path.insert(0, path)
+            raise NoProgramError(f"can't find '__main__' module in {full!r}")
+        sys.path[: not sys.flags.safe_path] = [full]
         return _code_of(spec, "__main__"), _main_module(spec, spec.origin)
-    full = os.path.abspath(path)
     _set_path(os.path.dirname(os.path.realpath(path)))
     module = _main_module(None, full)
     if path.endswith(".pyc"):
@@ -131,6 +149,15 @@ def _file(path: str) -> tuple[CodeType, ModuleType]:
     return compile(source, full, "exec", dont_inherit=True), module
 
 
+def _compiled(source: str) -> CodeType:
+    """The program of `-c`, whose lines are in tracebacks from 3.13 on: under its name, then with each code object."""
+    code = compile(source, "<string>", "exec", dont_inherit=True)
+    if sys.version_info >= (3, 13):
+        key = code if sys.version_info >= (3, 14) else "<string>"
+        linecache._register_code(key, source, "<string>")  # type: ignore[attr-defined]  # noqa: SLF001 - as `python` does
+    return code
+
+
 def _load(arguments: list[str]) -> tuple[CodeType, ModuleType]:
     """The code to run, and the `__main__` to run it in. Sets what the program shall find in `sys`."""
     what = arguments[0]
@@ -140,11 +167,11 @@ def _load(arguments: list[str]) -> tuple[CodeType, ModuleType]:
     if what == "-c":
         sys.argv[:] = ["-c", *arguments[2:]]
         _set_path("")
-        return compile(arguments[1], "<string>", "exec", dont_inherit=True), _main_module(None, None)
+        return _compiled(arguments[1]), _main_module(None, None)
     sys.argv[:] = arguments
     if what == "-":
         _set_path("")
-        return compile(sys.stdin.read(), "<stdin>", "exec", dont_inherit=True), _main_module(None, None)
+        return compile(sys.stdin.read(), "<stdin>", "exec", dont_inherit=True), _main_module(None, "<stdin>")
     return _file(what)
 
 
@@ -205,7 +232,7 @@ def main(arguments: list[str]) -> None:
         _run(arguments)
     except UsageError as error:
         sys.stderr.write(f"python -m plait: {error}\n")
-        sys.exit(2)
+        sys.exit(error.status)
 
 
 if __name__ == "__main__":

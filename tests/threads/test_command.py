@@ -16,6 +16,7 @@ SHOW = """
 import sys
 print(__name__, __package__, type(__spec__).__name__, __file__.rpartition("/")[2], sys.argv[1:])
 print(sys.path[0], sys.modules["__main__"].__dict__ is globals(), sys.argv[0], __file__)
+print(sys.path, sorted(globals()), globals().get("__cached__"), globals().get("__annotations__"))
 """
 
 
@@ -48,8 +49,9 @@ def program(tmp_path):
     return program
 
 
+@pytest.mark.parametrize("is_relative", [False, True], ids=["absolute", "relative"])
 @pytest.mark.parametrize("kind", ["script", "link", "directory", "zip", "module", "package"])
-def test_a_program_finds_what_it_expects(kind, program, tmp_path):
+def test_a_program_finds_what_it_expects(kind, is_relative, program, tmp_path):
     """Name, package, spec, file, arguments and path are the same as without plait."""
     path = program(SHOW, "folder/__main__.py" if kind in ("directory", "package") else "app.py")
     if kind == "link":
@@ -61,7 +63,11 @@ def test_a_program_finds_what_it_expects(kind, program, tmp_path):
         with zipfile.ZipFile(tmp_path / "app.zip", "w") as archive:
             archive.write(path, "__main__.py")
         path = tmp_path / "app.zip"
-    what = {"directory": [path.parent], "module": ["-m", "app"], "package": ["-m", "folder"]}.get(kind, [path])
+    if is_relative:
+        path = f"./{path.relative_to(tmp_path)}"
+    what = {"directory": [os.path.dirname(path)], "module": ["-m", "app"], "package": ["-m", "folder"]}.get(
+        kind, [path]
+    )
     ours = run(*what, "-x", "y", "--virtual-threads", cwd=tmp_path)
     theirs = run(*what, "-x", "y", "--virtual-threads", plait=False, cwd=tmp_path)
     assert ours == theirs
@@ -70,7 +76,7 @@ def test_a_program_finds_what_it_expects(kind, program, tmp_path):
 
 def test_code_and_standard_input(tmp_path):
     """So are `-c` and `-`."""
-    code = "import sys; print(sys.argv, repr(sys.path[0]), __name__, __spec__)"
+    code = "import sys; print(sys.argv, sys.path, __name__, __spec__, sorted(globals()), globals().get('__file__'))"
     assert run("-c", code, "-h", cwd=tmp_path) == run("-c", code, "-h", plait=False, cwd=tmp_path)
     assert run("-", "x", stdin=code, cwd=tmp_path) == run("-", "x", stdin=code, plait=False, cwd=tmp_path)
 
@@ -90,6 +96,23 @@ def test_ends_of_a_program(code, program):
     """Status and traceback are the same as without plait: none of its frames is in it."""
     path = program(code)
     assert run(path) == run(path, plait=False)
+    assert run("-c", code) == run("-c", code, plait=False)
+    assert run("-", stdin=code) == run("-", stdin=code, plait=False)
+
+
+def test_ends_in_a_function():
+    """The lines of `-c` are in the traceback where `python` has them there."""
+    code = "def f(x):\n    return [1 / y for y in x]\nprint(f([1]), flush=True)\nf([0])"
+    assert run("-c", code) == run("-c", code, plait=False)
+
+
+@pytest.mark.parametrize("what", [["-m", "nowhere"], ["-m", "nowhere.at.all"], ["-m", "xml"], ["."], ["nowhere.py"]])
+def test_a_program_that_is_not_there(what, tmp_path):
+    """The status, and what is said of it, are those of `python`."""
+    ours = run(*what, cwd=tmp_path)
+    theirs = run(*what, plait=False, cwd=tmp_path)
+    assert ours[:2] == theirs[:2]
+    assert ours[2].removeprefix("python -m plait: ") == theirs[2].removeprefix(f"{sys.executable}: ")
 
 
 def test_a_program_without_a_source(program, tmp_path):
@@ -117,7 +140,7 @@ def test_a_program_without_a_source(program, tmp_path):
     ],
 )
 def test_misuse(arguments, said, capsys, monkeypatch):
-    """What is wrong is said in a line, with status 2."""
+    """What is wrong is said in a line: with status 2, or 1 where there is no program, as `python` does it."""
     monkeypatch.setattr(sys, "argv", ["plait"])
     monkeypatch.setattr(sys, "path", list(sys.path))
     if arguments == ["-m", "json"] and sys.version_info >= (3, 14):
@@ -125,7 +148,7 @@ def test_misuse(arguments, said, capsys, monkeypatch):
         said = said.replace("json", "email")
     with pytest.raises(SystemExit) as caught:
         main(arguments)
-    assert caught.value.code == 2
+    assert caught.value.code == (1 if arguments[:1] == ["/"] or len(arguments) == 2 and arguments[0] == "-m" else 2)
     out, err = capsys.readouterr()
     assert not out
     assert err.startswith(f"python -m plait: {said}")
