@@ -25,3 +25,10 @@ def test_every_leaf_is_on_the_page():
         assert f"`{leaf.name}`" in row, f"{leaf.name}: {ADVICE}"
         module = importlib.import_module(leaf.file.removesuffix(".py").replace("/", "."))
         assert f"| {' '.join(module.__doc__.split(chr(10) * 2)[0].split())} |" in row, f"{file}: {ADVICE}"
+
+
+def test_what_blocks_in_the_standard_library_is_on_the_page():
+    """sqlite3 waits for the locks of other connections in C: said with its reason, and with the way out."""
+    _, _, blocking = PAGE.partition("## What stays uncooperative")
+    (row,) = (line for line in blocking.splitlines() if line.startswith("| `sqlite3`"))
+    assert "`offload`" in row
