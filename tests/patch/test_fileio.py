@@ -66,8 +66,7 @@ def cache(request, monkeypatch):
         for module in (_descriptors, _blocks):
             monkeypatch.setattr(module, "read_nowait", lambda fd, size, offset=-1: NotImplemented)
             monkeypatch.setattr(module, "write_nowait", lambda fd, data, start=0, offset=-1: NotImplemented)
-            monkeypatch.setattr(_descriptors, "is_remote", lambda fd: True)
-            monkeypatch.setattr(_blocks, "is_remote", lambda fd: True)
+            monkeypatch.setattr(module, "write_waits", lambda fd, size: True)
         monkeypatch.setattr(_descriptors, "read_into_nowait", lambda fd, buffer, start=0, offset=-1: NotImplemented)
     elif request.param == "in part":
         for module in (_descriptors, _blocks):

@@ -118,7 +118,7 @@ cdef extern from "<sys/epoll.h>" nogil:
 cdef extern from "<sys/stat.h>" nogil:
     ctypedef struct stat_t "struct stat":
         unsigned int st_mode
-    unsigned int S_IFMT
+    unsigned int S_IFMT, S_IFREG, S_IFBLK
     int c_fstat "fstat"(int fd, stat_t *status)
 
 cdef extern from "<sys/vfs.h>" nogil:
@@ -140,7 +140,7 @@ cdef extern from "<fcntl.h>" nogil:
         long long l_start
         long long l_len
     int c_fcntl "fcntl"(int fd, int command, ...)
-    int F_GETFL, F_SETFL, F_SETLKW, F_WRLCK, F_UNLCK, O_NONBLOCK
+    int F_GETFL, F_SETFL, F_SETLKW, F_WRLCK, F_UNLCK, O_NONBLOCK, O_DIRECT, O_DSYNC
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd:

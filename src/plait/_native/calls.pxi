@@ -30,6 +30,15 @@ cpdef Py_ssize_t size_of(data) except -1:
     return size
 
 
+def address_of(data):
+    """Where a bytes-like object has its bytes."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    cdef size_t address = <size_t>view.buf
+    PyBuffer_Release(&view)
+    return address
+
+
 cpdef Py_ssize_t room_in(buffer, Py_ssize_t size) except -1:
     """How many bytes recv_into() shall put into `buffer`: `size`, or as many as fit if that is 0. Refuses as it does."""
     cdef Py_buffer view
@@ -107,10 +116,21 @@ cpdef send(int fd, data, int flags=0, Py_ssize_t start=0):
         PyBuffer_Release(&view)
 
 
+cdef bint waits_for_disk(int fd, int how) noexcept:
+    """Whether a call on `fd` waits for the disk in spite of RWF_NOWAIT: a file of those that were opened `how`."""
+    cdef stat_t status
+    cdef int flags = c_fcntl(fd, F_GETFL)
+    if flags < 0 or not flags & how or c_fstat(fd, &status) < 0:
+        return False
+    return status.st_mode & S_IFMT in (S_IFREG, S_IFBLK)
+
+
 def read_nowait(int fd, Py_ssize_t size, long long offset=-1):
     """read(2), or pread(2), without waiting: bytes, None if it would wait, or NotImplemented if this file cannot tell."""
     if size < 0:
         raise OSError(22, "Invalid argument")
+    if waits_for_disk(fd, O_DIRECT):
+        return NotImplemented
     data = PyBytes_FromStringAndSize(NULL, size)
     cdef iovec part
     part.iov_base = PyBytes_AS_STRING(data)
@@ -134,6 +154,8 @@ def read_nowait(int fd, Py_ssize_t size, long long offset=-1):
 
 def read_into_nowait(int fd, buffer, Py_ssize_t start=0, long long offset=-1):
     """read(2), or pread(2), into buffer[start:] without waiting: the number of bytes, None or NotImplemented as above."""
+    if waits_for_disk(fd, O_DIRECT):
+        return NotImplemented
     cdef Py_buffer view
     PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
     cdef iovec part
@@ -158,6 +180,8 @@ def read_into_nowait(int fd, buffer, Py_ssize_t start=0, long long offset=-1):
 
 def write_nowait(int fd, data, Py_ssize_t start=0, long long offset=-1):
     """write(2), or pwrite(2), of data[start:] without waiting: the number of bytes, None, or NotImplemented as above."""
+    if waits_for_disk(fd, O_DIRECT | O_DSYNC):
+        return NotImplemented
     cdef Py_buffer view
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     cdef iovec part
@@ -186,6 +210,14 @@ def file_type(int fd):
     if c_fstat(fd, &status) < 0:
         fail()
     return status.st_mode & S_IFMT
+
+
+def status_flags(int fd):
+    """How the file behind `fd` was opened, and its mode: F_GETFL of fcntl(2)."""
+    cdef int flags = c_fcntl(fd, F_GETFL)
+    if flags < 0:
+        fail()
+    return flags
 
 
 def file_system(int fd):

@@ -15,8 +15,18 @@ from plait import _originals
 from plait._core import READ, WRITE, Parker, check_entry, runtime, wait_descriptor
 from plait._native import cooperative, file_type, original, poll_now, read_nowait, size_of, write_nowait
 from plait.patch import _descriptors
-from plait.patch._descriptors import Own, is_pollable, is_remote, on_worker, read_some
+from plait.patch._descriptors import read_some
 from plait.patch._registry import ClassPatch, Leaf
+from plait.patch._workers import (
+    Own,
+    is_direct,
+    is_pollable,
+    on_worker,
+    read_aligned,
+    unchanging,
+    write_aligned,
+    write_waits,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,6 +41,7 @@ _sync = original(os.sync)
 
 _MOST_PARTS = 1024  # IOV_MAX
 _SPLICE_F_NONBLOCK = 2
+_WAITING_FLAGS = os.RWF_HIPRI | os.RWF_DSYNC | os.RWF_SYNC | getattr(os, "RWF_APPEND", 0)
 
 
 def pread(fd: Any, length: Any, offset: Any, /) -> bytes:
@@ -66,9 +77,13 @@ def pwrite(fd: Any, data: Any, offset: Any, /) -> int:
     done = write_nowait(fd, data, 0, offset)
     if done == size:
         return size
-    if done is NotImplemented and not is_remote(fd):
+    if done is NotImplemented and not write_waits(fd, size):
         return _originals.os_pwrite(fd, data, offset)
-    return on_worker(me, fd, _originals.os_pwrite, bytes(data), offset)  # type: ignore[no-any-return]
+    if is_direct(fd):
+        return write_aligned(me, fd, [data], offset)
+    with memoryview(data) as view:
+        kept = unchanging(view)
+    return on_worker(me, fd, _originals.os_pwrite, kept, offset)  # type: ignore[no-any-return]
 
 
 def readv(fd: Any, buffers: Any, /) -> int:
@@ -76,6 +91,8 @@ def readv(fd: Any, buffers: Any, /) -> int:
     room = _room_in(buffers)
     if room is None or not isinstance(fd, int):
         return _readv(fd, buffers)  # type: ignore[no-any-return]  # converts, or refuses
+    if is_direct(fd):
+        return read_aligned(cooperative(), fd, buffers)
     data = read_some(cooperative(), fd, room)
     return _readv(fd, buffers) if data is None else _scattered(data, buffers)
 
@@ -83,30 +100,47 @@ def readv(fd: Any, buffers: Any, /) -> int:
 def preadv(fd: Any, buffers: Any, offset: Any, flags: int = 0, /) -> int:
     """`os.preadv`."""
     room = _room_in(buffers)
-    if room is None or not isinstance(fd, int) or flags:
-        me: Parker = cooperative()
-        if me.scope is not None:
-            check_entry(me)
-        return _preadv(fd, buffers, offset, flags)  # type: ignore[no-any-return]  # refuses, or was told how to wait
-    if offset == -1:  # the file's position
+    me: Parker = cooperative()
+    if me.scope is not None:
+        check_entry(me)
+    if room is None or not isinstance(fd, int) or not isinstance(offset, int) or not _may_wait(flags):
+        return _preadv(fd, buffers, offset, flags)  # type: ignore[no-any-return]  # refuses, or does not wait
+    if offset == -1 and (not flags or is_pollable(fd)):  # the file's position; pipes do not care for flags
         return readv(fd, buffers)
-    return _scattered(pread(fd, room, offset), buffers)
+    if (flags or is_direct(fd)) and not is_pollable(fd):
+        return read_aligned(me, fd, buffers, offset, flags)
+    return _preadv(fd, buffers, offset, flags) if flags else _scattered(pread(fd, room, offset), buffers)
 
 
 def writev(fd: Any, buffers: Any, /) -> int:
     """`os.writev`."""
     data = _joined(buffers)
-    return _writev(fd, buffers) if data is None else _descriptors.write(fd, data)
+    if data is None or not isinstance(fd, int):
+        return _writev(fd, buffers)  # type: ignore[no-any-return]  # converts, or refuses
+    return write_aligned(cooperative(), fd, buffers) if is_direct(fd) else _descriptors.write(fd, data)
 
 
 def pwritev(fd: Any, buffers: Any, offset: Any, flags: int = 0, /) -> int:
     """`os.pwritev`."""
     data = _joined(buffers)
-    if data is None or not isinstance(fd, int) or (flags and file_type(fd) != stat.S_IFREG):
-        return _pwritev(fd, buffers, offset, flags)  # type: ignore[no-any-return]  # refuses
-    if flags:  # to be on the disk when it returns
-        return on_worker(cooperative(), fd, _pwritev, [data], offset, flags)  # type: ignore[no-any-return]
-    return _descriptors.write(fd, data) if offset == -1 else pwrite(fd, data, offset)
+    me: Parker = cooperative()
+    if me.scope is not None:
+        check_entry(me)
+    if data is None or not isinstance(fd, int) or not isinstance(offset, int) or not _may_wait(flags):
+        return _pwritev(fd, buffers, offset, flags)  # type: ignore[no-any-return]  # refuses, or does not wait
+    if is_direct(fd):
+        at = (offset, flags) if flags or offset != -1 else ()
+        return write_aligned(me, fd, buffers, *at)
+    if offset == -1 and (not flags or is_pollable(fd)):  # the file's position; pipes do not care for flags
+        return _descriptors.write(fd, data)
+    if flags and file_type(fd) == stat.S_IFREG:  # to be on the disk when it returns
+        return on_worker(me, fd, _pwritev, [data], offset, flags)  # type: ignore[no-any-return]
+    return _pwritev(fd, buffers, offset, flags) if flags else pwrite(fd, data, offset)
+
+
+def _may_wait(flags: Any) -> bool:
+    """Whether a call with these flags waits as one without does. The kernel refuses those that it does not know."""
+    return isinstance(flags, int) and not flags & ~_WAITING_FLAGS
 
 
 def _room_in(buffers: Any) -> int | None:

@@ -12,8 +12,8 @@ pseudo-terminal is opened once more, as an open file of our own in non-blocking 
 touched. What cannot be opened, or might take it amiss (the master side of a terminal, a real one), is written on a
 worker.
 
-A worker has a descriptor of its own for the length of the call: who is cancelled may close the file, and the number may
-lead elsewhere by the time that the worker comes to it. And it reads into memory of its own.
+A write to a regular file of which Linux does not say it is left to a worker if it is large, or if the file was opened with
+O_SYNC, O_DSYNC or O_DIRECT: these wait for the disk. How a worker does it: `_workers.py`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ from plait import _originals
 from plait._core import READ, WRITE, Parker, check_entry, keeping, runtime, wait_descriptor
 from plait._native import (
     cooperative,
-    file_system,
-    file_type,
     poll_now,
     read_into_nowait,
     read_nowait,
@@ -39,6 +37,16 @@ from plait._native import (
     write_nowait,
 )
 from plait.patch._registry import ClassPatch, Leaf
+from plait.patch._workers import (
+    is_direct,
+    is_in_memory,
+    is_pollable,
+    on_worker,
+    read_aligned,
+    unchanging,
+    write_aligned,
+    write_waits,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,55 +54,6 @@ if TYPE_CHECKING:
 _SOCK_STREAM = 1
 _PTY_SLAVES = range(136, 144)  # their device numbers
 _PART = 1 << 18  # how much of a file is in memory at a time
-# File systems by their magic numbers: tmpfs, ramfs, proc, sysfs, cgroup2, cgroup wait for no disk; FUSE, NFS, CIFS, SMB,
-# SMB2, Ceph, 9P, AFS (two), Coda, Lustre, GFS2, OCFS2 wait for somebody else.
-_IN_MEMORY = frozenset((0x01021994, 0x858458F6, 0x9FA0, 0x62656572, 0x63677270, 0x27E0EB))
-_REMOTE = frozenset(
-    (
-        *(0x65735546, 0x6969, 0xFF534D42, 0x517B, 0xFE534D42, 0x00C36400, 0x01021997, 0x5346414F, 0x6B414653),
-        *(0x73757245, 0x0BD00BD0, 0x01161970, 0x7461636F),
-    )
-)
-_NEVER_POLLED = frozenset((stat.S_IFREG, stat.S_IFBLK, stat.S_IFDIR))
-
-
-def is_pollable(fd: int) -> bool:
-    """Whether the kernel can say when `fd` is ready; regular files and block devices always claim to be."""
-    return file_type(fd) not in _NEVER_POLLED
-
-
-class Own:
-    """A descriptor of our own for the file behind `fd`: closed after its call, or with the last reference if there is none."""
-
-    fd = -1
-
-    def __init__(self, fd: int) -> None:
-        self.fd = os.dup(fd)
-
-    def close(self, close: Callable[[int], None] = _originals.os_close) -> None:
-        """Close it, if it is open."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            close(fd)
-
-    __del__ = close
-
-    def call(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        """`fn(fd, *args)`, with ours."""
-        try:
-            return fn(self.fd, *args)
-        finally:
-            self.close()
-
-
-def is_remote(fd: int) -> bool:
-    """Whether writing to the file may wait for another machine, or process."""
-    return file_system(fd) in _REMOTE
-
-
-def on_worker(me: Parker, fd: int, fn: Callable[..., Any], *args: Any) -> Any:
-    """`fn(fd, *args)` on a worker, on a descriptor of its own. A cancel point."""
-    return runtime.offload.call(me, Own(fd).call, fn, args)
 
 
 def read(fd: int, length: int, /) -> bytes:
@@ -117,7 +76,7 @@ def read_some(me: Parker, fd: int, length: int) -> bytes | None:
             if not is_pollable(fd):  # not in the page cache
                 return on_worker(me, fd, _originals.os_read, length)  # type: ignore[no-any-return]
         elif data is not NotImplemented:
-            if data and len(data) < length and file_type(fd) in _NEVER_POLLED:
+            if data and len(data) < length and not is_pollable(fd):
                 return _read_rest(me, fd, data, length)
             return data  # type: ignore[no-any-return]
         elif not os.get_blocking(fd):
@@ -141,7 +100,7 @@ def _read_rest(me: Parker, fd: int, data: bytes, length: int) -> bytes:
 
 def _read_somewhere(me: Parker, fd: int, length: int) -> bytes:
     """From a file system that cannot tell whether a read would wait: a network's, say."""
-    if file_system(fd) in _IN_MEMORY:
+    if is_in_memory(fd):
         return _originals.os_read(fd, length)
     return on_worker(me, fd, _originals.os_read, length)  # type: ignore[no-any-return]
 
@@ -165,7 +124,7 @@ def read_into(me: Parker, fd: int, view: memoryview) -> int | None:
             if not is_pollable(fd):
                 return _filled(view, on_worker(me, fd, _originals.os_read, view.nbytes))
         elif got is not NotImplemented:
-            if 0 < got < view.nbytes and file_type(fd) in _NEVER_POLLED:
+            if 0 < got < view.nbytes and not is_pollable(fd):
                 with keeping(me), view[got:] as rest:
                     return int(got + (read_into(me, fd, rest) or 0))
             return int(got)
@@ -173,6 +132,8 @@ def read_into(me: Parker, fd: int, view: memoryview) -> int | None:
             data = _read_in_non_blocking_mode(fd, view.nbytes)
             return None if data is None else _filled(view, data)
         elif not is_pollable(fd):
+            if is_direct(fd):
+                return read_aligned(me, fd, [view])
             return _filled(view, _read_somewhere(me, fd, view.nbytes))
         elif poll_now(fd, READ):
             return _filled(view, _originals.os_read(fd, view.nbytes))
@@ -221,7 +182,9 @@ def _write_otherwise(me: Parker, fd: int, view: memoryview) -> int:
     if not view.nbytes or not os.get_blocking(fd):
         return _originals.os_write(fd, view)
     if not is_pollable(fd):
-        return _write_elsewhere(fd, view, 0) if is_remote(fd) else _originals.os_write(fd, view)
+        if write_waits(fd, view.nbytes):
+            return _write_all(me, fd, view, _write_elsewhere)
+        return _originals.os_write(fd, view)
     status = os.fstat(fd)
     if stat.S_ISSOCK(status.st_mode):
         return _write_all(me, fd, view, _write_to_socket)
@@ -262,8 +225,10 @@ def _write_when_ready(fd: int, view: memoryview, start: int) -> int | None:
 
 
 def _write_elsewhere(fd: int, view: memoryview, start: int) -> int:
-    # Who is cancelled takes its buffer back, so the worker has what it writes in memory of its own.
-    written: int = on_worker(cooperative(), fd, _originals.os_write, bytes(view[start:]))
+    me: Parker = cooperative()
+    if is_direct(fd):
+        return write_aligned(me, fd, [view[start:]])
+    written: int = on_worker(me, fd, _originals.os_write, unchanging(view[start:]))
     return written
 
 
@@ -284,7 +249,7 @@ def sendfile(out_fd: int, in_fd: int, offset: int | None, count: int) -> int:
     if count <= 0 or (offset is not None and offset < 0) or not os.get_blocking(out_fd):
         return _originals.os_sendfile(*numbers)  # does not wait
     is_stream = socket_type(out_fd) == _SOCK_STREAM or stat.S_ISFIFO(os.fstat(out_fd).st_mode)
-    if not is_stream or not stat.S_ISREG(os.fstat(in_fd).st_mode):
+    if not is_stream or not stat.S_ISREG(os.fstat(in_fd).st_mode) or is_direct(in_fd):
         sent: int = runtime.offload.call(me, _originals.os_sendfile, *numbers)
         return sent
     start = os.lseek(in_fd, 0, os.SEEK_CUR) if offset is None else offset

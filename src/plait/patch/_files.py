@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from plait._core import Parker, check_entry
 from plait._native import cooperative, file_type, original
 from plait.patch import _descriptors
-from plait.patch._descriptors import on_worker, read_into, read_some
+from plait.patch._descriptors import read_into, read_some
 from plait.patch._registry import ClassPatch, Leaf, method
+from plait.patch._workers import on_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
