@@ -48,6 +48,8 @@ os_sendfile: Callable[..., int] = original(os.sendfile)
 os_pread: Callable[[int, int, int], bytes] = original(os.pread)
 os_pwrite: Callable[[int, Any, int], int] = original(os.pwrite)
 os_close: Callable[[int], None] = original(os.close)
+eventfd_read: Callable[[int], int] = original(os.eventfd_read)
+eventfd_write: Callable[[int, int], None] = original(os.eventfd_write)
 
 os_system: Callable[..., int] = original(os.system)
 os_wait3: Callable[..., tuple[int, int, Any]] = original(os.wait3)

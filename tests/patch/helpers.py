@@ -605,6 +605,55 @@ def read_eventfd(group):
 
 
 @leaf
+def eventfd_read(group):
+    fd = os.eventfd(0)
+    try:
+        yield Sitting(lambda: os.eventfd_read(fd), lambda: os.eventfd_write(fd, 1))
+    finally:
+        os.close(fd)
+
+
+def _writing_to_a_full_eventfd(full, value):
+    fd = os.eventfd(0)
+    try:
+        os.eventfd_write(fd, full)
+        yield Sitting(lambda: os.eventfd_write(fd, value), lambda: os.eventfd_read(fd))
+    finally:
+        os.close(fd)
+
+
+@leaf
+def eventfd_write(group):
+    yield from _writing_to_a_full_eventfd(2**64 - 2, 1)
+
+
+@leaf
+def eventfd_write_of_more_than_fits(group):
+    yield from _writing_to_a_full_eventfd(2**64 - 10, 20)
+
+
+@leaf
+def preadv_with_a_flag(group):
+    reader, writer = os.pipe()
+    try:
+        yield Sitting(lambda: os.preadv(reader, [bytearray(9)], -1, os.RWF_HIPRI), lambda: os.write(writer, b"x"))
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@leaf
+def pwritev_with_a_flag(group):
+    reader, writer = os.pipe()
+    try:
+        fill_pipe(writer)
+        yield Sitting(lambda: os.pwritev(writer, [b"x"], -1, os.RWF_HIPRI), lambda: os.read(reader, 1 << 16))
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@leaf
 def select_select(group):
     near, far = socket.socketpair()
     with near, far:

@@ -134,7 +134,7 @@ class PlatformThread(Parker):
                 pass  # it rings already
         else:
             assert self._wakeup is not None
-            os.eventfd_write(self._wakeup, 1)
+            _originals.eventfd_write(self._wakeup, 1)
 
     def resume_spawner(self) -> None:
         """Ring when the carrier has begun what was spawned before: it would hand the GIL over for each single slot."""
@@ -192,7 +192,7 @@ class PlatformThread(Parker):
             return True  # closed before this wait was armed
         ready = dict(poll_poll(poll, patience * 1000))
         if self._wakeup in ready:
-            os.eventfd_read(self._wakeup)
+            _originals.eventfd_read(self._wakeup)
         return self._watched[0] in ready
 
     def wait_descriptor(

@@ -1,4 +1,4 @@
-"""`fcntl.flock`, `fcntl.lockf` and the waiting commands of `fcntl.fcntl`: locks among processes.
+"""`fcntl.flock`, `fcntl.lockf`, `os.lockf` and the waiting commands of `fcntl.fcntl`: locks among processes.
 
 The kernel cannot be polled for them, and a worker that waits for one could not be called off: the lock would be taken
 one day for somebody who has gone. So they are tried without waiting, with growing pauses. A cancelled wait has not got
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 from typing import TYPE_CHECKING, Any
 
 from plait._core import Parker, check_entry, sleep
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _flock = original(fcntl.flock)
 _lockf = original(fcntl.lockf)
 _fcntl = original(fcntl.fcntl)
+_os_lockf = original(os.lockf)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.05  # seconds
 _NOT_WAITING = {fcntl.F_SETLKW: fcntl.F_SETLK, 38: 37}  # F_OFD_SETLKW: F_OFD_SETLK
@@ -67,6 +69,14 @@ def lockf(fd: Any, cmd: Any, *args: Any) -> None:
         _lockf(fd, cmd, *args)
 
 
+def os_lockf(fd: Any, command: Any, length: Any, /) -> None:
+    """`os.lockf`."""
+    if isinstance(command, int) and command == os.F_LOCK:
+        _attempts(_os_lockf, fd, os.F_TLOCK, length)
+    else:
+        _os_lockf(fd, command, length)
+
+
 def fcntl_(fd: Any, cmd: Any, *args: Any) -> Any:
     """`fcntl.fcntl`."""
     if isinstance(cmd, int) and cmd in _NOT_WAITING:
@@ -79,5 +89,6 @@ def leaves() -> Sequence[Leaf | ClassPatch]:
     return [
         Leaf("fcntl.flock", fcntl.flock, flock),
         Leaf("fcntl.lockf", fcntl.lockf, lockf),
+        Leaf("os.lockf", os.lockf, os_lockf),
         Leaf("fcntl.fcntl", fcntl.fcntl, fcntl_),
     ]

@@ -8,6 +8,7 @@ from functools import partial
 from select import EPOLLET, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP, epoll
 from typing import TYPE_CHECKING
 
+from plait import _originals
 from plait._native._native import Ready
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Epoll:
         self._epoll.register(self._wakeup, EPOLLIN | EPOLLET)
         # No function of Python: a signal handler could raise at its beginning, on a main thread that has taken the
         # sleeper's flag already, and nobody else would wake it.
-        self.wake: Callable[[], object] = partial(os.eventfd_write, self._wakeup, 1)
+        self.wake: Callable[[], object] = partial(_originals.eventfd_write, self._wakeup, 1)
 
     def watch(self, fd: int) -> None:
         """Report every change of `fd`."""
