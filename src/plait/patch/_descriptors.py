@@ -37,6 +37,8 @@ from plait._native import (
     write_nowait,
 )
 from plait.patch._registry import ClassPatch, Leaf
+from plait.patch._terminals import read as read_terminal
+from plait.patch._terminals import timing as terminal_timing
 from plait.patch._workers import (
     is_direct,
     is_in_memory,
@@ -83,6 +85,8 @@ def read_some(me: Parker, fd: int, length: int) -> bytes | None:
             return _read_in_non_blocking_mode(fd, length)
         elif not is_pollable(fd):
             return _read_somewhere(me, fd, length)
+        elif settings := terminal_timing(fd):
+            return read_terminal(me, fd, length, *settings)
         elif poll_now(fd, READ):
             return _originals.os_read(fd, length)
         wait_descriptor(me, fd, READ)
@@ -135,6 +139,8 @@ def read_into(me: Parker, fd: int, view: memoryview) -> int | None:
             if is_direct(fd):
                 return read_aligned(me, fd, [view])
             return _filled(view, _read_somewhere(me, fd, view.nbytes))
+        elif settings := terminal_timing(fd):
+            return _filled(view, read_terminal(me, fd, view.nbytes, *settings))
         elif poll_now(fd, READ):
             return _filled(view, _originals.os_read(fd, view.nbytes))
         wait_descriptor(me, fd, READ)
