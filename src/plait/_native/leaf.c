@@ -12,6 +12,7 @@
  *   IDENTITY     plait is at work here, whether it may park or not: who a thread is does not depend on that
  *   ALWAYS       anywhere: only where all threads must be seen, such as closing a descriptor others wait for
  *   GATED        something may park here; of other threads, none (see below)
+ *   CLOSING      nowhere: the original is called, and those who wait in the descriptor that it closed are told (see below)
  * A leaf that ends a wait of others (release, put) may have an `after` hook instead of or beside the
  * replacement: it is called with self once the original has succeeded, on every thread, while anybody may be parked in
  * the parking lot for this object (`plait_lot_waiters`): under its address, or under a member of it that is named.
@@ -23,6 +24,11 @@
  * A GATED leaf is a method of a Buffered object, and goes through its gate (gate.c): a thread that may park, and any that
  * finds somebody else's turn there, waits for a turn of its own, for which the original is called; the replacement, if
  * there is one, where something may park in that turn.
+ *
+ * A CLOSING leaf closes descriptors. Once it has, and while anybody waits in any descriptor (they are counted in the lot,
+ * under PLAIT_CLOSING), its replacement is called with the same arguments, or `after` with the file and the number that it
+ * had, for a FileIO; that number is the first thing in it. Not while this kernel thread holds a lock of the core, which
+ * the call may need: there only the collector closes anything, and what it collects nobody waits in by name.
  *
  * How often a leaf has parked. Each thread counts its own parks, where it parks anyway. A trampoline that diverts compares
  * that count before and after, and adds the difference to the leaf's: two loads for a call that did not park, one atomic
@@ -43,7 +49,9 @@
 
 #define LEAVES 240
 
-enum { COOPERATIVE, IDENTITY, ALWAYS, GATED };
+#define PLAIT_CLOSING 1 /* a key of the lot; no object has this address */
+
+enum { COOPERATIVE, IDENTITY, ALWAYS, GATED, CLOSING };
 
 typedef struct {
     PyMethodDef *def;       /* the table entry; NULL: the slot is free */
@@ -55,7 +63,7 @@ typedef struct {
     PyObject *after;        /* called with self after a success while somebody waits for it in the lot; NULL: none */
     Py_ssize_t key_at;      /* where in self the key of the lot is; 0: the address of self is the key */
     int flags;
-    int when;               /* COOPERATIVE, IDENTITY, ALWAYS or GATED */
+    int when;               /* one of the above */
     int is_method;          /* self is passed on to the replacement */
     int is_installed;
     uint64_t parks;         /* in calls of the replacement, since the process began; atomic */
@@ -108,6 +116,26 @@ call_after(Leaf *leaf, PyObject *self, PyObject *result)
         return NULL;
     }
     Py_DECREF(done);
+    return result;
+}
+
+/* Whether those who wait in descriptors must be told that one was closed. */
+static int
+is_awaited(Leaf *leaf, PyObject *self, PyObject *result)
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    return result != NULL && plait_lot_is_busy(PLAIT_CLOSING) && !plait_here.held && is_known(leaf, self);
+}
+
+/* The result of a leaf that closes, once they have been `told`. */
+static PyObject *
+after_telling(PyObject *result, PyObject *told)
+{
+    if (told == NULL) {
+        Py_DECREF(result);
+        return NULL;
+    }
+    Py_DECREF(told);
     return result;
 }
 
@@ -239,7 +267,7 @@ call_pair(Leaf *leaf, PyObject *self, PyObject *arg)
 #define ORIGINAL(type, leaf) ((type)(void (*)(void))(leaf)->original)
 
 /* One signature: the trampoline that diverts, the one that also looks for waiters afterwards, the one that always
- * diverts, the one that goes through a gate. */
+ * diverts, the one that goes through a gate, the one that closes. */
 #define SIGNATURE(kind, i, type, PARAMS, ARGS, REPLACED)                                                               \
     static PyObject *kind##_##i PARAMS                                                                                 \
     {                                                                                                                  \
@@ -273,6 +301,16 @@ call_pair(Leaf *leaf, PyObject *self, PyObject *arg)
             return NULL;                                                                                               \
         uint64_t before = parks_here();                                                                                \
         return plait_gate_end(turn, is_replaced ? REPLACED : count_parks(leaf, before, ORIGINAL(type, leaf) ARGS));    \
+    }                                                                                                                  \
+    static PyObject *kind##_closing_##i PARAMS                                                                         \
+    {                                                                                                                  \
+        Leaf *leaf = &leaves[i];                                                                                       \
+        int fd = leaf->is_method ? *(int *)(self + 1) : -1;                                                            \
+        PyObject *result = ORIGINAL(type, leaf) ARGS;                                                                  \
+        if (__builtin_expect(!is_awaited(leaf, self, result), 1))                                                      \
+            return result;                                                                                             \
+        return after_telling(result,                                                                                   \
+                             leaf->is_method ? PyObject_CallFunction(leaf->after, "Oi", self, fd) : REPLACED);         \
     }
 
 #define TRAMPOLINES(i)                                                                                                 \
@@ -295,7 +333,9 @@ call_pair(Leaf *leaf, PyObject *self, PyObject *arg)
      {(void (*)(void))pair_always_##i, (void (*)(void))keywords_always_##i, (void (*)(void))fast_always_##i,           \
       (void (*)(void))fastkw_always_##i, (void (*)(void))method_always_##i},                                            \
      {(void (*)(void))pair_gated_##i, (void (*)(void))keywords_gated_##i, (void (*)(void))fast_gated_##i,              \
-      (void (*)(void))fastkw_gated_##i, (void (*)(void))method_gated_##i}},
+      (void (*)(void))fastkw_gated_##i, (void (*)(void))method_gated_##i},                                              \
+     {(void (*)(void))pair_closing_##i, (void (*)(void))keywords_closing_##i, (void (*)(void))fast_closing_##i,        \
+      (void (*)(void))fastkw_closing_##i, (void (*)(void))method_closing_##i}},
 
 #define TENS(X, t) X(t##0) X(t##1) X(t##2) X(t##3) X(t##4) X(t##5) X(t##6) X(t##7) X(t##8) X(t##9)
 #define ALL(X)                                                                                                         \
@@ -306,7 +346,7 @@ call_pair(Leaf *leaf, PyObject *self, PyObject *arg)
 
 ALL(TRAMPOLINES)
 
-static void (*const trampolines[LEAVES][4][5])(void) = {ALL(ROW)};
+static void (*const trampolines[LEAVES][5][5])(void) = {ALL(ROW)};
 
 static int
 signature_of(int flags)
@@ -511,7 +551,7 @@ lot_reset(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 static PyMethodDef leaf_functions[] = {
     {"install", leaf_install, METH_VARARGS,
      PyDoc_STR("install(target, replacement, after, key, when, attempt=None): make a leaf cooperative; its number. Caller holds "
-               "the install lock. when: 0 cooperative, 1 identity, 2 always, 3 gated.")},
+               "the install lock. when: 0 cooperative, 1 identity, 2 always, 3 gated, 4 closing.")},
     {"uninstall", leaf_uninstall, METH_O,
      PyDoc_STR("uninstall(number): put the original back; False where the entry is no longer ours.")},
     {"parks", leaf_parks, METH_O, PyDoc_STR("parks(number): how often a leaf has parked, on all threads together.")},

@@ -15,6 +15,7 @@ from plait._core import runtime
 from plait.patch import (
     _blocks,
     _buffered,
+    _closing,
     _conditions,
     _console,
     _decimals,
@@ -60,6 +61,7 @@ _families = (
     _tls,
     _names,
     _polling,
+    _closing,
     _descriptors,
     _blocks,
     _eventfds,

@@ -12,9 +12,10 @@ from operator import index
 from typing import TYPE_CHECKING, Any
 
 from plait import _originals
-from plait._core import READ, WRITE, Parker, check_entry, runtime, wait_descriptor
+from plait._core import READ, WRITE, Parker, check_entry, runtime
 from plait._native import cooperative, file_type, original, poll_now, read_nowait, size_of, write_nowait
 from plait.patch import _descriptors
+from plait.patch._closing import wait_open
 from plait.patch._descriptors import read_some
 from plait.patch._registry import ClassPatch, Leaf
 from plait.patch._workers import (
@@ -196,7 +197,7 @@ def splice(src: int, dst: int, count: int, offset_src: Any = None, offset_dst: A
     while True:
         for fd, events in ends:
             while not poll_now(fd, events):
-                wait_descriptor(me, fd, events)
+                wait_open(me, fd, events)
         try:
             if len(ends) == 2:
                 return _splice(src, dst, count, flags=flags | _SPLICE_F_NONBLOCK, **at)  # type: ignore[no-any-return]

@@ -25,7 +25,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any
 
 from plait import _originals
-from plait._core import READ, WRITE, Parker, check_entry, keeping, runtime, wait_descriptor
+from plait._core import READ, WRITE, Parker, check_entry, keeping, runtime
 from plait._native import (
     cooperative,
     poll_now,
@@ -36,6 +36,7 @@ from plait._native import (
     socket_type,
     write_nowait,
 )
+from plait.patch._closing import wait_open
 from plait.patch._registry import ClassPatch, Leaf
 from plait.patch._terminals import read as read_terminal
 from plait.patch._terminals import timing as terminal_timing
@@ -89,7 +90,7 @@ def read_some(me: Parker, fd: int, length: int) -> bytes | None:
             return read_terminal(me, fd, length, *settings)
         elif poll_now(fd, READ):
             return _originals.os_read(fd, length)
-        wait_descriptor(me, fd, READ)
+        wait_open(me, fd, READ)
 
 
 def _read_rest(me: Parker, fd: int, data: bytes, length: int) -> bytes:
@@ -143,7 +144,7 @@ def read_into(me: Parker, fd: int, view: memoryview) -> int | None:
             return _filled(view, read_terminal(me, fd, view.nbytes, *settings))
         elif poll_now(fd, READ):
             return _filled(view, _originals.os_read(fd, view.nbytes))
-        wait_descriptor(me, fd, READ)
+        wait_open(me, fd, READ)
 
 
 def _filled(view: memoryview, data: bytes) -> int:
@@ -170,13 +171,18 @@ def write(fd: int, data: Any, /) -> int:
         return _write_all(me, fd, view, write_nowait if is_pollable(fd) else _write_elsewhere, done or 0)
 
 
-def _write_all(me: Parker, fd: int, view: memoryview, attempt: Callable[..., int | None], done: int = 0) -> int:
-    """`attempt(fd, view, done)` until all is written, parking on `fd` in between; how much it was in the end."""
+def _write_all(
+    me: Parker, fd: int, view: memoryview, attempt: Callable[..., int | None], done: int = 0, number: int | None = None
+) -> int:
+    """`attempt(fd, view, done)` until all is written, parking on `fd` in between; how much it was in the end.
+
+    `number`: see `wait_open`.
+    """
     while done < view.nbytes:
         with keeping(me) if done else nullcontext():
             written = attempt(fd, view, done)
             if written is None:
-                wait_descriptor(me, fd, WRITE)
+                wait_open(me, fd, WRITE, number=number)
             done += written or 0
             continue
         break
@@ -200,7 +206,7 @@ def _write_otherwise(me: Parker, fd: int, view: memoryview) -> int:
     if own is None:
         return _write_all(me, fd, view, _write_elsewhere)
     try:
-        return _write_all(me, own, view, _write_to_own)
+        return _write_all(me, own, view, _write_to_own, number=fd)
     finally:
         _originals.os_close(own)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from types import ModuleType
 
-COOPERATIVE, IDENTITY, ALWAYS, GATED = range(4)  # when a replacement is called: see leaf.c
+COOPERATIVE, IDENTITY, ALWAYS, GATED, CLOSING = range(5)  # when a replacement is called: see leaf.c
 
 
 class Patch(Protocol):
@@ -47,9 +47,7 @@ class Leaf:
     name: str  # as people know it
     target: object  # the builtin function or method descriptor
     replacement: Callable[..., Any] | None  # called instead, with the same arguments (self first)
-    after: Callable[[Any], None] | None = (
-        None  # called with self after a success, while anybody waits for it in the lot
-    )
+    after: Callable[..., None] | None = None  # called with self after a success, while anybody waits for it in the lot
     when: int = COOPERATIVE
     key: object = None  # the member of self that is its key in the lot; None: its address is
     attempt: object = None  # the method that takes self, a lock, if it is called with False: tried first, in C
@@ -77,7 +75,7 @@ class Leaf:
     @property
     def parks(self) -> int | None:
         """See `Patch`."""
-        if self.replacement is None and self.when != GATED:
+        if self.when == CLOSING or (self.replacement is None and self.when != GATED):
             return None
         return 0 if self._last is None else _native.parks(self._last)
 

@@ -20,8 +20,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from plait import _originals
-from plait._core import READ, Parker, keeping, now, wait_descriptor
+from plait._core import READ, Parker, keeping, now
 from plait._native import original, poll_now
+from plait.patch._closing import wait_open
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,17 +61,17 @@ def read(me: Parker, fd: int, length: int, least: int, patience: float) -> bytes
     least = min(least, length)
     if not least:
         if patience and length and not poll_now(fd, READ):
-            wait_descriptor(me, fd, READ, now() + patience)
+            wait_open(me, fd, READ, now() + patience)
         return _originals.os_read(fd, length if poll_now(fd, READ) else 0)
     if not patience:
         _wait_for(me, fd, least)
         return _originals.os_read(fd, length)
     while not poll_now(fd, READ):
-        wait_descriptor(me, fd, READ)
+        wait_open(me, fd, READ)
     data = _originals.os_read(fd, min(length, _waiting(fd) or 1))
     while data and len(data) < least:
         with keeping(me):
-            if poll_now(fd, READ) or wait_descriptor(me, fd, READ, now() + patience):
+            if poll_now(fd, READ) or wait_open(me, fd, READ, now() + patience):
                 more = _originals.os_read(fd, min(length - len(data), _waiting(fd) or 1))
                 data += more
                 if more:
@@ -83,7 +84,7 @@ def _wait_for(me: Parker, fd: int, least: int) -> None:
     """Until `least` bytes are there, or the other side has gone. poll(2) waits for VMIN, which may be more."""
     pause = _FIRST_PAUSE
     while _waiting(fd) < least and not poll_now(fd, READ):
-        if wait_descriptor(me, fd, READ, now() + pause):
+        if wait_open(me, fd, READ, now() + pause):
             pause = _FIRST_PAUSE
         pause = min(2 * pause, _LONGEST_PAUSE)
 
