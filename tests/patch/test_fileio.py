@@ -24,7 +24,7 @@ from support import descriptors
 
 from plait import Cancelled, ThreadGroup
 from plait._core import WaitReason, runtime
-from plait.patch import _blocks, _descriptors
+from plait.patch import _blocks, _descriptors, _files
 
 DATA = bytes(range(256)) * 4096
 
@@ -474,6 +474,30 @@ def test_partial_write_counts(pipe):
     while part := os.read(reader, 1 << 16):
         got += len(part)
     assert got - full == written[0]
+
+
+@pytest.mark.parametrize("call", [lambda file: file.read(), lambda file: file.readall()], ids=["read", "readall"])
+def test_cancelled_read_of_a_whole_file_leaves_it_where_it_was(path, monkeypatch, call):
+    """The parts that it had are not lost: the next read gives them again."""
+    parts = 0
+
+    def read_some(me, fd, length):
+        nonlocal parts
+        if parts == 3:
+            group.cancel()
+        parts += 1
+        return original(me, fd, min(length, 1000))
+
+    original = _files.read_some
+    monkeypatch.setattr(_files, "read_some", read_some)
+    with open(path, "rb", buffering=0) as file:
+        file.seek(10)
+        with ThreadGroup() as group:
+            child = group.spawn(call, file)
+            wait_until(child.done)
+        assert child.cancelled()
+        assert parts == 4
+        assert file.tell() == 10
 
 
 def test_cancel_point_on_entry(path):

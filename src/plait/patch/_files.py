@@ -12,6 +12,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any
 
 from plait._core import Parker, check_entry
+from plait._errors import Cancelled
 from plait._native import cooperative, file_type, original
 from plait.patch import _descriptors
 from plait.patch._descriptors import read_into, read_some
@@ -62,17 +63,24 @@ def readall(file: Any) -> bytes | None:
 
 
 def _read_all(me: Parker, fd: int) -> bytes | None:
-    """Up to the end; None, or what there is, if a descriptor in non-blocking mode has no more now."""
+    """Up to the end; None, or what there is, if a descriptor in non-blocking mode has no more now.
+
+    Cancelled, a regular file is back where it was. Nothing that came out of a pipe can be put back into it.
+    """
     parts: list[bytes] = []
     size = _CHUNK
-    if file_type(fd) == stat.S_IFREG:
+    is_regular = file_type(fd) == stat.S_IFREG
+    if is_regular:
         # One more than there is: so the first read gives everything, and the second the end.
         size = max(os.fstat(fd).st_size - os.lseek(fd, 0, os.SEEK_CUR), 0) + 1
-    while True:
-        part = read_some(me, fd, min(max(size, _CHUNK), _MOST))
-        if not part:
-            return part if part is None and not parts else b"".join(parts)
-        parts.append(part)
+    try:
+        while part := read_some(me, fd, min(max(size, _CHUNK), _MOST)):
+            parts.append(part)
+    except Cancelled:
+        if is_regular:
+            os.lseek(fd, -sum(map(len, parts)), os.SEEK_CUR)
+        raise
+    return part if part is None and not parts else b"".join(parts)
 
 
 def readinto(file: Any, buffer: Any) -> int | None:
