@@ -78,6 +78,11 @@ WAITS = {
     "io.FileIO.write": "write_raw_file",
     "io.BufferedReader.__next__": "iterate_buffered_file",
     "fcntl.fcntl": "fcntl_lock",
+    "os.lockf": "os_lockf",
+    "os.eventfd_read": "eventfd_read",
+    "os.eventfd_write": "eventfd_write",
+    "multiprocessing.connection.Connection._recv_bytes": "receive_message",
+    "multiprocessing.connection.Connection._send_bytes": "send_message",
     "multiprocessing.SemLock.acquire": "multiprocessing_semaphore",
     "multiprocessing.SemLock.__enter__": "multiprocessing_lock",
     "subprocess.Popen._wait": "popen_wait",
@@ -119,6 +124,7 @@ NEVER = {
     **dict.fromkeys([f"multiprocessing.SemLock.{name}" for name in ("release", "__exit__")], _ENDS),
     **dict.fromkeys([f"queue.SimpleQueue.{name}" for name in ("put", "put_nowait")], _ENDS),
     "socket.socket.close": _ENDS,
+    **dict.fromkeys(["os.close", "os.dup2", "os.closerange", "io.FileIO.close"], _ENDS),
     "threading.Thread._delete": _ENDS,
     **dict.fromkeys([f"_thread.RLock.{name}" for name in ("_is_owned", "_recursion_count")], _IDENTITY),
     "multiprocessing.SemLock._is_mine": _IDENTITY,
@@ -305,8 +311,7 @@ def os_open_fifo(group):
                 os.close(fd)
 
 
-@leaf
-def lockf(group):
+def _wanting_a_locked_file(block):
     set_now, write = 37, fcntl.F_WRLCK  # F_OFD_SETLK: such a lock is in the way even of its own process
     unlock = fcntl.F_UNLCK
 
@@ -315,7 +320,17 @@ def lockf(group):
 
     with TemporaryFile() as holder, open(f"/proc/self/fd/{holder.fileno()}", "r+b") as file:
         change(holder, write)
-        yield Sitting(lambda: fcntl.lockf(file, fcntl.LOCK_EX), lambda: change(holder, unlock))
+        yield Sitting(lambda: block(file), lambda: change(holder, unlock))
+
+
+@leaf
+def lockf(group):
+    yield from _wanting_a_locked_file(lambda file: fcntl.lockf(file, fcntl.LOCK_EX))
+
+
+@leaf
+def os_lockf(group):
+    yield from _wanting_a_locked_file(lambda file: os.lockf(file.fileno(), os.F_LOCK, 0))
 
 
 @leaf
