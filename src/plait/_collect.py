@@ -25,7 +25,7 @@ from plait._core import (
     check_park,
     check_seconds,
     current_thread,
-    lend_slot_to_all,
+    lend_slot,
     lot_wait,
     lot_wake_one,
     now,
@@ -97,11 +97,20 @@ def _lending(wait: Callable[[Parker], T], lend: Callable[[Parker], Slots | None]
     """`wait(me)`, on the calling thread, which lends its slot meanwhile."""
     me = current_thread()
     slots = lend(me)
+    is_late = False
     try:
         return wait(me)
+    except TimeoutError:
+        is_late = True
+        raise
     finally:
         if slots is not None:
-            slots.take_back(me)
+            slots.take_back(me, is_late)
+
+
+def _offer(me: Parker) -> Slots | None:
+    """Let the calls that `me` is about to wait for use its slot: they need not be below it."""
+    return lend_slot(me, None)
 
 
 class _Calls:
@@ -199,8 +208,8 @@ class _Host:
         self._thread.cancel()
         if isinstance(current_thread(), VirtualThread) and cooperative() is None:
             return  # dropped by the garbage collector, which cannot wait
-        with shield(timeout=2 * GRACE), suppress(concurrent.futures.CancelledError):
-            self._thread.exception()
+        with shield(timeout=2 * GRACE):
+            _lending(self._thread.wait_done, _offer)
 
     def tell(self, error: BaseException) -> None:
         """The iterator is left by `error`: a failure that it has not raised is not lost with it. After `close`."""
@@ -319,7 +328,7 @@ def _arriving(waiting: dict[F, None], span: float | None) -> Iterator[F]:
     deadline = None if span is None else now() + span
     arrivals = _Arrivals()
     arrived = arrivals.put  # the one object that stands with all futures
-    lend = partial(lend_slot_among, limits_of(waiting))
+    lend = partial(lend_slot_among, limits_of(waiting), deadline=deadline)
     try:
         for future in waiting:
             future.add_done_callback(arrived)
@@ -418,9 +427,9 @@ def _mapped(fn: Callable[[S], T], items: Iterator[S], limit: int, *, ordered: bo
                 return
             if ordered:
                 future = in_order.popleft()
-                _lending(future.wait_done, lend_slot_to_all)
+                _lending(future.wait_done, _offer)
             else:
-                future = _lending(arrivals.take, lend_slot_to_all)
+                future = _lending(arrivals.take, _offer)
             at_work -= 1
             if host.calls.group.exception is not None:
                 host.close()

@@ -122,13 +122,15 @@ class _LendingEvent(threading.Event, Waiting):
         if self.is_set():
             return super().wait(timeout)
         self.waiter = me = current_thread()
-        slots = lend_slot_among(self.limits, me)
+        slots = lend_slot_among(self.limits, me, timeout)
+        is_set = True
         try:
-            return super().wait(timeout)
+            is_set = super().wait(timeout)
+            return is_set
         finally:
             self.waiter = None
             if slots is not None:
-                slots.take_back(me)
+                slots.take_back(me, not is_set)
 
 
 class _Waiters:
@@ -324,12 +326,13 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
             return
         if me is self:
             raise RuntimeError(f"{self!r} cannot wait for its own outcome")
-        slots = lend_slot(me, self.group.slots)
+        slots = lend_slot(me, self.group.slots, deadline)
+        is_done = True
         try:
             is_done = self.wait_done(me, deadline)
         finally:
             if slots is not None:
-                slots.take_back(me)
+                slots.take_back(me, not is_done)
         if not is_done:
             raise TimeoutError(f"{self!r} was not done after {timeout} seconds")
 
@@ -365,11 +368,11 @@ def limits_of(futures: Iterable[object]) -> set[Slots]:
     return {future.group.slots for future in futures if isinstance(future, Future) and future.group.slots is not None}
 
 
-def lend_slot_among(limits: set[Slots], me: Parker) -> Slots | None:
+def lend_slot_among(limits: set[Slots], me: Parker, deadline: float | None = None) -> Slots | None:
     """`me` is about to wait for the first of several futures, which have `limits`: as `lend_slot`."""
     for slots in limits:
         if slots.is_held_by(me):
-            return lend_slot(me, slots)
+            return lend_slot(me, slots, deadline)
     return lend_slot(me, None)
 
 

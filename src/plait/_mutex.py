@@ -258,6 +258,7 @@ class Mutex(Shared[T]):
 
         slots: Slots | None = None
         has_lock = False
+        is_over = True
         self._waiting.add(1)
         try:
             begin_wait(wait)
@@ -269,7 +270,7 @@ class Mutex(Shared[T]):
             end_wait(wait)
             self._waiting.add(-1)
             if slots is not None and not has_lock:
-                slots.take_back(me)
+                slots.take_back(me, not is_over)
         if orphan:
             lot_wake_one(id(self))  # the next to be told
             raise orphaned(wait, orphan[0])

@@ -52,6 +52,8 @@ from plait._native import poll_now
 if TYPE_CHECKING:
     from typing import Protocol, TypeAlias
 
+    from plait._core import Slots
+
     class HasFileno(Protocol):
         """Something with a descriptor."""
 
@@ -183,7 +185,9 @@ class _Selection:
         chosen = self.look()
         if chosen is not None or self.is_late():
             return chosen
-        slots = lend_slot_among(limits_of(case.source for case in self.futures), self.me) if self.futures else None
+        slots: Slots | None = None
+        if self.futures:
+            slots = lend_slot_among(limits_of(case.source for case in self.futures), self.me, self.deadline)
         try:
             while True:
                 self.wait()
@@ -204,7 +208,7 @@ class _Selection:
             for future in self.futures:
                 future.unwatch(self.me)
             if slots is not None:
-                slots.take_back(self.me)
+                slots.take_back(self.me, self.is_late())
 
     def look(self) -> Selected | None:
         """Complete the first that is ready now, if one is."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 from plait._core import (
+    WaitReason,
     check_entry,
     check_reach,
     current_thread,
@@ -12,6 +13,8 @@ from plait._core import (
     is_under,
     launch,
     lend_slot,
+    now,
+    park,
     pending,
     start_child,
 )
@@ -122,8 +125,10 @@ def spawn_slowly(
     child: Future[T] | None
     if slots.is_held_by(me):
         # Its own slot goes to the child, and it goes on when it has one again.
-        child = start_child(group, Future, me, fn, args, kwargs, label, context)
-        slots.take_back(me)  # also from a group that has closed meanwhile, where nobody got it
+        try:
+            child = start_child(group, Future, me, fn, args, kwargs, label, context)
+        finally:
+            slots.take_back(me)  # also where nobody got it: the group has closed meanwhile, or this has failed
     else:
         own = lend_slot(me, None)  # of another limit
         try:
@@ -151,6 +156,10 @@ def _refuse(group: ThreadGroup, me: Parker) -> NoReturn:
     scope = pending(group.scope)
     assert scope is not None
     if is_under(me.scope, group.scope):
+        told = me.delivery
+        if told is not None and (told.alive() is None or now() >= told.until):
+            # It has swallowed its Cancelled, or its grace is over: it gets another no sooner than from any other wait.
+            park(me, me.arm(), WaitReason.SLOT)
         raise deliver(me, scope)
     raise GroupFailed(
         f"{group!r} was cancelled ({scope.cancel_reason}): nothing can be spawned into it any more"

@@ -1134,3 +1134,44 @@ def test_slot_is_not_given_back_by_who_has_none():
             assert limiter.available == 0
     assert shown == [thread]
     assert limiter.available == 1
+
+
+@pytest.mark.parametrize("what", ["spawn", "try_spawn", "start", "inner group", "gather", "race", "pmap"])
+def test_who_swallows_around_a_spawn_is_told_ever_more_slowly(what):
+    """As at any other operation: it is warned once, and pauses, so that others can run."""
+    over = threading.Event()
+    beats = []
+
+    def begin(group):
+        if what == "inner group":
+            with ThreadGroup() as inner:
+                inner.spawn(int)
+        elif what == "gather":
+            gather(int, int)
+        elif what == "race":
+            race(int, int)
+        elif what == "pmap":
+            list(pmap(int, [1]))
+        else:
+            getattr(group, what)(int)
+
+    def swallow():
+        with ThreadGroup() as group:
+            group.cancel()
+            for _ in range(30):
+                try:
+                    begin(group)
+                except Cancelled:
+                    pass
+        over.set()
+
+    def beat():
+        while not over.is_set():
+            beats.append(1)
+            time.sleep(0)
+
+    with pytest.warns(CancelledSwallowed) as record, ThreadGroup() as group:
+        group.spawn(swallow)
+        group.spawn(beat)
+    assert beats
+    assert [warning.category for warning in record].count(CancelledSwallowed) == 1

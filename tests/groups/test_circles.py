@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import random
 import threading
+import time
 
 import pytest
 from support import until, wait_parked
 
-from plait import Limiter, Mutex, RWLock, ThreadGroup, as_completed, pmap, race, select
+from plait import Limiter, Mutex, RWLock, ThreadGroup, as_completed, pmap, race, select, shield, timeout
 from plait._core import Counter, WaitReason
 
 
@@ -324,3 +326,150 @@ def random_program(rng):
     for gauge, group in zip(gauges, groups, strict=True):
         assert gauge.most <= gauge.limit
         assert group.available == gauge.limit
+
+
+# ---- limits of time, order, and what runs in the middle of a wait
+
+
+def wait_a_moment(way, future):
+    """Wait for `future` for as long as the way allows; it is not done by then."""
+    if way == "result":
+        with pytest.raises(TimeoutError):
+            future.result(timeout=0.05)
+    elif way == "futures.wait":
+        assert concurrent.futures.wait([future], timeout=0.05).not_done
+    elif way == "as_completed":
+        with pytest.raises(TimeoutError):
+            list(as_completed([future], timeout=0.05))
+    elif way == "select":
+        assert select(future, after=0.05) is None
+    else:
+        with pytest.raises(TimeoutError), timeout(0.05):
+            future.result()
+
+
+@pytest.mark.parametrize("way", ["result", "futures.wait", "as_completed", "select", "timeout"])
+def test_limited_wait_for_a_sibling_is_kept(way):
+    """Who waits for a while only has its slot when that is over, though others would have liked to have it for long."""
+    stop, never = threading.Event(), threading.Event()
+
+    def parent(sibling):
+        wait_a_moment(way, sibling)
+        assert group.available == 0
+        stop.set()
+        never.set()
+
+    with ThreadGroup() as others, ThreadGroup(max_concurrency=2) as group:
+        sibling = group.spawn(never.wait)
+        group.spawn(parent, sibling)
+        outsider = wait_parked(others.spawn(group.spawn, stop.wait), WaitReason.SLOT)
+        outsider.result()
+    assert group.available == 2
+
+
+@pytest.mark.parametrize("kind", list(LOCKS))
+def test_limited_wait_for_a_lock_is_kept(kind):
+    """At the end of its time it goes on, though the holder of the lock has used its slot: the limit gives way."""
+    make, held, _ = LOCKS[kind]
+    lock = make(None)
+    gate, go = threading.Event(), threading.Event()
+
+    def member():
+        go.set()
+        with pytest.raises(TimeoutError):
+            (lock.lock if make is Mutex else lock.write)(timeout=0.2).__enter__()
+        gate.set()
+
+    with ThreadGroup(max_concurrency=1) as group:
+        with held(lock):
+            group.spawn(member)
+            go.wait()
+            group.spawn(gate.wait)
+            gate.wait()
+    assert group.available == 1
+
+
+def test_who_waits_for_its_slot_is_not_kept_out():
+    """Two that hand their slots on and on do not come before one that has waited for long."""
+    went_on = threading.Event()
+
+    def dispatch():
+        while not went_on.is_set():
+            group.spawn(int)
+
+    def first():
+        group.spawn(dispatch)
+        went_on.set()
+
+    with ThreadGroup(max_concurrency=1) as group:
+        group.spawn(first)
+    assert went_on.is_set()
+    assert group.available == 1
+
+
+def test_member_whose_spawn_fails_has_its_slot():
+    """It is neither lost nor doubled when the new child cannot be made."""
+
+    class Nameless:
+        def __call__(self):
+            raise AssertionError
+
+        def __getattr__(self, name):
+            raise RuntimeError("no such thing")
+
+    def member():
+        with pytest.raises(RuntimeError, match="no such thing"):
+            group.spawn(Nameless())
+        assert group.available == 0
+
+    with ThreadGroup(max_concurrency=1) as group:
+        group.spawn(member)
+    assert group.available == 1
+
+
+def test_report_in_the_middle_of_a_wait(monkeypatch, caplog):
+    """What is called while the slot is on offer, a handler of the report say, may wait itself: the slot is given once."""
+    monkeypatch.setattr("plait._groups._REPORT_AFTER", 0.01)
+    caplog.set_level(logging.ERROR, "plait")
+    gate = threading.Event()
+    seen = []
+
+    def stubborn():
+        with shield(timeout=3600):
+            gate.wait()
+
+    class Slow(logging.Handler):
+        def emit(self, record):
+            seen.append(helper.result())
+            gate.set()
+
+    def member():
+        with pytest.raises(ExceptionGroup), ThreadGroup() as inner:
+            wait_parked(inner.spawn(stubborn))
+            raise ValueError
+
+    handler = Slow()
+    logging.getLogger("plait").addHandler(handler)
+    try:
+        with ThreadGroup() as others:
+            helper = others.spawn(time.sleep, 0.1)
+            with ThreadGroup(max_concurrency=1) as group:
+                group.spawn(member)
+    finally:
+        logging.getLogger("plait").removeHandler(handler)
+    assert seen == [None]
+    assert group.available == 1
+
+
+def test_pmap_keeps_the_slot_from_strangers():
+    """What the limit protects is in use while the calls of a pmap run, and while they end."""
+    gauge = Gauge(1)
+
+    def member():
+        with gauge:
+            assert sum(pmap(lambda number: time.sleep(0.001) or number, range(5), limit=2)) == 10
+
+    with ThreadGroup(max_concurrency=1) as group:
+        for _ in range(5):
+            group.spawn(member)
+    assert gauge.most == 1

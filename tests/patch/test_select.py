@@ -10,8 +10,9 @@ import time
 
 import pytest
 from patch.helpers import PlatformCall, described, fill, is_parked, on_virtual, run_python, wait_parked, wait_until
+from support import run_anywhere
 
-from plait import InternalError, ThreadGroup
+from plait import InternalError, ThreadGroup, move_on_after
 from plait.patch import _polling
 
 
@@ -375,3 +376,18 @@ def test_select_of_a_list_that_changes():
 def test_select_of_no_descriptors(things):
     """What cannot be selected is refused in the same words."""
     assert described(on_virtual, select.select, things, [], [], 0.1) == described(select.select, things, [], [], 0.1)
+
+
+@pytest.mark.parametrize("ask", [_by_select, _by_poll, _by_epoll])
+@pytest.mark.parametrize("where", ["main", "virtual"])
+def test_ready_descriptors_hide_no_cancel(pair, ask, where):
+    """A loop that always finds something is a loop of cancel points all the same; a look without waiting is none."""
+
+    def body():
+        with move_on_after(3600) as scope:
+            scope.cancel_scope("enough", None)
+            assert ask(pair[0], "w", 0) == "w"
+            ask(pair[0], "w", 10)
+            raise AssertionError("it was not cancelled")
+
+    run_anywhere(where, body)

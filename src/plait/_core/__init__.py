@@ -71,7 +71,7 @@ from plait._core._runtime import (
     start_child,
 )
 from plait._core._sleep import sleep
-from plait._core._slots import Slots, lend_slot, lend_slot_to_all
+from plait._core._slots import Slots, lend_slot
 from plait._core._stacks import Snapshot, stack_of_kernel_thread, take_snapshot
 from plait._core._vthread import (
     CANCELLED,
@@ -136,7 +136,6 @@ __all__ = (
     "launch",
     "leave_all_scopes",
     "lend_slot",
-    "lend_slot_to_all",
     "line_at",
     "lock_waits",
     "lot_wait",

@@ -14,7 +14,7 @@ A search looks at what others are changing meanwhile. If it finds a circle that 
 of a holder that waits for others: the limit holds nevertheless, since the holder takes a slot back before it goes on. If
 it misses one that closes just then, the next search finds it. There is one when a thread begins to wait for a slot, and
 one when a holder offers one; both know of no wait of a third that closes the circle later. So while both, waiters and
-offers, are there, the first carrier's timer searches again. At most a tenth of the time is spent on it.
+offers, are there, a timer searches again, on the carrier of the one that came last. At most a tenth of the time is spent.
 
     Waiter:  queues, armed             [lock of the slots]    then looks whether somebody offers
     Holder:  offers                    [lock of the slots]    then looks whether somebody waits
@@ -32,13 +32,14 @@ from plait._core._clock import now
 from plait._core._runtime import runtime
 from plait._core._slots import on_need
 from plait._core._vthread import VirtualThread
+from plait._native._native import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from plait._core._parking import Parker
     from plait._core._slots import Slots, SlotWaiter
-    from plait._core._timers import Entry
+    from plait._core._timers import Timers
 
 _FIRST = 0.002  # seconds until the first search by the timer; each takes twice as long to come as the one before
 _LONGEST = 0.128  # seconds between two of them at most
@@ -48,82 +49,99 @@ _REST = 10  # a search is followed by a rest of so many times its length
 lock_waits: list[Callable[[], dict[Parker, list[Parker]]]] = []
 
 
+class Alarm:
+    """The lookout's timer on one carrier."""
+
+    __slots__ = ("timers",)
+
+    def __init__(self, timers: Timers) -> None:
+        self.timers = timers
+
+    def expire(self, epoch: int) -> None:
+        """It is time for another search. On the carrier."""
+        when = lookout.search_again(epoch)
+        if when is not None:
+            self.timers.add(when, self, epoch)
+
+
 class Lookout:
-    """Which slots are watched, and the timer that sees to it. Any thread."""
+    """Which slots are watched, and the alarm that sees to it. Any thread."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._watched: set[Slots] = set()  # under _lock, with the rest
-        self._pause = _FIRST  # until the next timer but one
-        self._due = inf  # when the timer comes
-        self._serial = 0  # of that timer: those before it come in vain
+        self._rest_until = 0.0  # no search before this instant
+        self._pause = _FIRST  # until the next alarm but one
+        self._due = inf  # when the alarm comes
+        self._serial = 0  # of that alarm: those before it come in vain
 
     def heed(self, slots: Slots) -> None:
         """Somebody waits for one of `slots`, and somebody offers one: search, and keep an eye on them. Never parks."""
-        rest_until = _search(slots)
-        if rest_until is None:
+        if self._is_awake():
+            self._search([slots])
+        if not slots.is_search_needed():
             return
         with self._lock:
             self._watched.add(slots)
             self._pause = _FIRST
-            timer = self._timer(max(rest_until, now() + _FIRST))
-        if timer is not None:
-            runtime.push_timer(timer)
-
-    def expire(self, epoch: int) -> None:
-        """It is time for another search. On the first carrier."""
-        with self._lock:
-            if epoch != self._serial:
+            when = max(self._rest_until, now() + _FIRST)
+            if self._due <= when and now() < self._due + _LONGEST:  # else its carrier is busy
                 return
-            self._due = inf
-            watched = list(self._watched)
-        rests = {slots: rest_until for slots in watched if (rest_until := _search(slots)) is not None}
-        timer: Entry | None = None
-        with self._lock:
-            self._watched.difference_update([slots for slots in watched if slots not in rests])
-            if rests:
-                timer = self._timer(max(now() + self._pause, min(rests.values())))
-                self._pause = min(2 * self._pause, _LONGEST)
-        if timer is not None:
-            runtime.push_timer(timer)
+            self._due = when
+            self._serial = serial = self._serial + 1
+        me = current()
+        if isinstance(me, VirtualThread) and me.carrier is not None:
+            timers = me.carrier.timers  # of our own carrier, which comes to them as soon as this thread waits
+            timers.add(when, Alarm(timers), serial)
+        else:
+            runtime.push_timer([when, 0, Alarm(runtime.carriers[0].timers), serial])
 
-    def _timer(self, when: float) -> Entry | None:
-        """What to push to have it come then, if it would come later or not at all. Under _lock."""
-        if when >= self._due:
-            return None
-        self._due = when
-        self._serial += 1
-        return [when, 0, self, self._serial]
+    def search_again(self, serial: int) -> float | None:
+        """The alarm `serial` has come: search; when it shall come again."""
+        with self._lock:
+            if serial != self._serial:
+                return None
+            watched = list(self._watched)
+        if self._is_awake():
+            self._search(watched)
+        over = [slots for slots in watched if not slots.is_search_needed()]
+        with self._lock:
+            self._watched.difference_update(over)
+            if serial != self._serial:
+                return None
+            if not self._watched:
+                self._due = inf
+                return None
+            self._due = max(self._rest_until, now() + self._pause)
+            self._pause = min(2 * self._pause, _LONGEST)
+            return self._due
+
+    def _is_awake(self) -> bool:
+        with self._lock:
+            return now() >= self._rest_until
+
+    def _search(self, wanted: list[Slots]) -> None:
+        """Pass on the slots that are offered to who is waited for, and rest after that."""
+        begin = now()
+        waits: dict[Parker, list[Parker]] = {}
+        for give in lock_waits:
+            for holder, threads in give().items():
+                waits.setdefault(holder, []).extend(threads)
+        for slots in wanted:
+            holders, waiters = slots.survey()
+            seen: set[object] = {slots}  # threads and slots; not those wanted, for which all the others wait as well
+            for waiter in waiters if holders else ():
+                found = _holder_waiting_for(waiter, holders, waits, seen)
+                if found is not None and slots.pass_on(found, waiter):
+                    holders.discard(found)
+        end = now()
+        with self._lock:
+            self._rest_until = max(self._rest_until, end + _REST * (end - begin))
 
     def reset(self) -> None:
         """In a child process after fork: nobody waits."""
         self._watched = set()
         self._due = inf
-
-
-def _search(slots: Slots) -> float | None:
-    """Pass on the slots that are offered to who is waited for; until when to rest; None if there is nothing to find.
-
-    Does not search during the rest.
-    """
-    begin = now()
-    rest_until = slots.next_search()
-    if rest_until is None or begin < rest_until:
-        return rest_until
-    holders, waiters = slots.survey()
-    waits: dict[Parker, list[Parker]] = {}
-    for give in lock_waits:
-        for holder, threads in give().items():
-            waits.setdefault(holder, []).extend(threads)
-    seen: set[object] = {slots}  # threads and slots; not those wanted, for which all the others wait as well
-    for waiter in waiters:
-        found = _holder_waiting_for(waiter, holders, waits, seen)
-        if found is not None and slots.pass_on(found, waiter):
-            holders.discard(found)
-    end = now()
-    rest_until = end + _REST * (end - begin)
-    slots.rest(rest_until)
-    return rest_until
 
 
 def _holder_waiting_for(

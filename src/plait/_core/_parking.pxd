@@ -8,6 +8,7 @@ cdef Counter _watched
 cdef class Parker(Victim):
     cdef public object waits_for
     cdef public int holds
+    cdef public bint has_lent
     cdef leave(self, uint64_t epoch, limit)
     cpdef resume(self)
     cpdef resume_spawner(self)

@@ -74,6 +74,7 @@ class PlatformThread(Parker):
         self.patient_since = 0.0
         self.waits_for = None
         self.holds = 0
+        self.has_lent = False
         self._name = threading.current_thread().name
         self._bell = _originals.allocate_lock()
         lock_acquire(self._bell)

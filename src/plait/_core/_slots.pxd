@@ -9,7 +9,7 @@ cdef class SlotWaiter:
     cdef public Parker who
     cdef public uint64_t epoch
     cdef public Scope holder
-    cdef public bint is_back
+    cdef public double since
     cdef public bint is_served
     cpdef bint serve(self) except -1
 
@@ -18,9 +18,9 @@ cdef class Slots:
     cdef long long _limit
     cdef long long _free
     cdef object _waiting
+    cdef object _returning
     cdef long long _below
     cdef set _offers
-    cdef double _rest_until
     cpdef bint try_take(self) except -1
     @cython.locals(epoch=uint64_t, waiter=SlotWaiter, is_taken=bint, is_offered=bint, is_outsider=bint, is_raising=bint, outcome=int)
     cpdef bint take(self, Parker me, deadline=*, group=*) except -1
@@ -29,16 +29,18 @@ cdef class Slots:
     @cython.locals(waiter=SlotWaiter, is_wanted=bint)
     cpdef lend(self, Parker me, Slots awaited)
     @cython.locals(epoch=uint64_t, waiter=SlotWaiter, is_taken=bint, is_offered=bint, is_over=bint, outcome=int, since=double)
-    cpdef take_back(self, Parker me)
+    cpdef take_back(self, Parker me, bint is_late=*)
     @cython.locals(waiter=SlotWaiter)
     cdef SlotWaiter _take_below(self, Parker me)
-    @cython.locals(waiter=SlotWaiter)
+    cdef bint _is_wanted(self) except -1
+    @cython.locals(waiter=SlotWaiter, oldest=SlotWaiter, is_newest_first=bint)
     cdef SlotWaiter _take_first(self)
-    cdef _drop(self, SlotWaiter waiter)
+    cdef bint _drop(self, SlotWaiter waiter) except -1
     @cython.locals(scope=Scope)
     cdef Scope _holder_above(self, Parker me)
 
 cdef _tell_lookout(Slots slots)
 cdef Slots _slots_of(thread)
-cpdef Slots lend_slot(Parker me, Slots awaited)
-cpdef Slots lend_slot_to_all(Parker me)
+@cython.locals(scope=Scope)
+cdef bint _is_in_a_hurry(Parker me) except -1
+cpdef Slots lend_slot(Parker me, Slots awaited, deadline=*)

@@ -22,10 +22,14 @@ Other waits (a queue, a channel, a lock of `threading`) are work like any other,
 A thread that is no holder, and has waited for a slot in order to spawn, goes behind the threads that have not begun:
 then it finds many slots free. (docs/adr/0007 has the reasons for all this.)
 
+A wait whose time is limited offers the slot instead of lending it: whoever gets a slot that is lent may keep it for long.
+
 Each time the holder takes a slot back, in front of all others, before it goes on: the number of runnable holders never
-exceeds the limit, and neither recursion nor waiting for each other can deadlock. Taking back is patient, as mutual
-exclusion is: a cancel ends it once the grace is over, and then the holder goes on with a slot that there is not
-(`_free` below zero); whoever gives one back then pays for it.
+exceeds the limit, and neither recursion nor waiting for each other can deadlock. Of those who take one back the last to
+come is the first, so recursion goes depth by depth; but one that has waited for a while goes before it, or two that hand
+their slots on and on would keep it out. Taking back is patient, as mutual exclusion is: a cancel ends it once the grace is
+over, and the end of a wait's own time ends it at once. Then the holder goes on with a slot that there is not (`_free` below
+zero); whoever gives one back then pays for it.
 """
 
 from __future__ import annotations
@@ -45,6 +49,8 @@ if TYPE_CHECKING:
     from plait._core._container import Container
 
 
+_LONG = 0.05  # seconds after which who takes a slot back goes before those who came later
+
 # Told where somebody waits for a slot while a holder offers one; filled by the lookout. It must not park.
 on_need: list[Callable[[Slots], None]] = []
 
@@ -52,12 +58,12 @@ on_need: list[Callable[[Slots], None]] = []
 class SlotWaiter:
     """Somebody who waits for a slot."""
 
-    __slots__ = ("epoch", "holder", "is_back", "is_served", "who")
+    __slots__ = ("epoch", "holder", "is_served", "since", "who")
 
-    def __init__(self, who: Parker, epoch: int, holder: Scope | None, *, is_back: bool = False) -> None:
+    def __init__(self, who: Parker, epoch: int, holder: Scope | None, since: float = 0.0) -> None:
         self.who = who
         self.epoch = epoch
-        self.is_back = is_back  # it takes back what it has lent
+        self.since = since  # since when it wants back what it has lent; 0.0: it has lent nothing
         self.is_served = False  # it has a slot: its wait was claimed with one. Under the lock
         self.holder = holder  # the nearest holder above it, whose offer it may use
 
@@ -70,16 +76,16 @@ class SlotWaiter:
 class Slots:
     """A number of slots, and who waits for one. Any thread."""
 
-    __slots__ = ("_below", "_free", "_limit", "_lock", "_offers", "_rest_until", "_waiting")
+    __slots__ = ("_below", "_free", "_limit", "_lock", "_offers", "_returning", "_waiting")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit  # under _lock
         self._lock = Lock()
         self._free = limit  # under _lock; above zero only while nobody waits, below while more are taken than there are
-        self._waiting: OrderedDict[SlotWaiter, None] = OrderedDict()  # in the order of their turns. Under _lock
+        self._returning: OrderedDict[SlotWaiter, None] = OrderedDict()  # who takes one back, as they came. Under _lock
+        self._waiting: OrderedDict[SlotWaiter, None] = OrderedDict()  # who has none yet, as they came. Under _lock
         self._below = 0  # how many of them are below a holder. Under _lock
         self._offers: set[Parker] = set()  # holders that wait, and whose slots nobody has used. Under _lock
-        self._rest_until = 0.0  # when the lookout may search again. Under _lock
 
     def get_limit(self) -> int:
         """How many slots there are."""
@@ -91,7 +97,7 @@ class Slots:
         with self._lock:
             self._free += limit - self._limit
             self._limit = limit
-            while self._free > 0 and self._waiting:
+            while self._free > 0 and self._is_wanted():
                 waiter = self._take_first()
                 if waiter.serve():
                     self._free -= 1
@@ -105,7 +111,7 @@ class Slots:
 
     def count_waiting(self) -> int:
         """How many threads wait for one now."""
-        return len(self._waiting)
+        return len(self._returning) + len(self._waiting)
 
     def count_taken(self) -> int:
         """How many are taken now."""
@@ -115,13 +121,14 @@ class Slots:
     def reset(self) -> None:
         """All slots are free: in a child process after fork."""
         self._free = self._limit
+        self._returning = OrderedDict()
         self._waiting = OrderedDict()
         self._below = 0
         self._offers = set()
 
     def is_held_by(self, me: Parker) -> bool:
-        """Whether `me` is a thread that was started with one of these slots. Calling thread only."""
-        return _slots_of(me) is self
+        """Whether `me` is a thread that was started with one of these slots, and has it. Calling thread only."""
+        return not me.has_lent and _slots_of(me) is self
 
     def try_take(self) -> bool:
         """Take a free slot, if there is one; never waits."""
@@ -187,13 +194,13 @@ class Slots:
         """Give a slot to the first who waits, or back; never parks."""
         with self._lock:
             while True:
-                if self._free < 0 or not self._waiting:
+                if self._free < 0 or not self._is_wanted():
                     self._free += 1
                     return
                 waiter = self._take_first()
                 if waiter.serve():
                     break
-        if waiter.is_back:
+        if waiter.since:
             waiter.who.resume()
         else:
             waiter.who.resume_spawner()
@@ -211,34 +218,26 @@ class Slots:
                     break
                 if waiter.serve():
                     break
-            is_wanted = bool(self._waiting)
+            is_wanted = self._is_wanted()
         if waiter is not None:
             waiter.who.resume()
         elif is_wanted:
             _tell_lookout(self)
 
-    def next_search(self) -> float | None:
-        """The instant before which there is no search; None: nobody waits for a slot while somebody offers one."""
+    def is_search_needed(self) -> bool:
+        """Whether somebody waits for a slot while somebody offers one. Any thread."""
         with self._lock:
-            return self._rest_until if self._offers and self._waiting else None
+            return bool(self._offers) and self._is_wanted()
 
     def survey(self) -> tuple[set[Parker], list[SlotWaiter]]:
         """Who offers a slot, and who waits for one. The lookout's."""
         with self._lock:
-            return set(self._offers), list(self._waiting)
-
-    def rest(self, until: float) -> None:
-        """No search before this instant. The lookout's."""
-        with self._lock:
-            self._rest_until = until
+            return set(self._offers), [*self._returning, *self._waiting]
 
     def pass_on(self, holder: Parker, waiter: SlotWaiter) -> bool:
         """Give the slot that `holder` offers to `waiter`; False if one of them is not there any more. Any thread."""
         with self._lock:
-            if holder not in self._offers or waiter not in self._waiting:
-                return False
-            self._drop(waiter)
-            if not waiter.serve():
+            if holder not in self._offers or not self._drop(waiter) or not waiter.serve():
                 return False
             self._offers.discard(holder)
         waiter.who.resume()
@@ -247,27 +246,27 @@ class Slots:
     def waiters(self) -> list[Parker]:
         """Who waits for a slot now. Any thread."""
         with self._lock:
-            return [waiter.who for waiter in self._waiting]
+            return [waiter.who for waiter in (*self._returning, *self._waiting)]
 
-    def take_back(self, me: Parker) -> None:
+    def take_back(self, me: Parker, is_late: bool = False) -> None:  # noqa: FBT001, FBT002 - compiled
         """Have a slot again, before all others; none is needed if nobody has used the one offered. No cancel point.
 
-        Parks until there is one, or until a cancel's grace is over.
+        Parks until there is one, or until a cancel's grace is over; not if the wait has ended by its own time, `is_late`.
         """
+        me.has_lent = False
         since = now()
         while True:
             epoch = me.arm()
-            waiter = SlotWaiter(me, epoch, None, is_back=True)
+            waiter = SlotWaiter(me, epoch, None, since)
             with self._lock:
                 is_taken = me in self._offers
                 if is_taken:
                     self._offers.discard(me)
-                elif self._free > 0:
+                elif self._free > 0 or is_late:
                     self._free -= 1
                     is_taken = True
                 else:
-                    self._waiting[waiter] = None
-                    self._waiting.move_to_end(waiter, last=False)
+                    self._returning[waiter] = None
                 is_offered = bool(self._offers)
             if is_taken:
                 me.withdraw()
@@ -296,17 +295,33 @@ class Slots:
                     return waiter
         return None
 
+    def _is_wanted(self) -> bool:
+        """Whether anybody waits. Under _lock."""
+        return bool(self._returning) or bool(self._waiting)
+
     def _take_first(self) -> SlotWaiter:
         """Take the first off. Under _lock."""
-        waiter: SlotWaiter = self._waiting.popitem(last=False)[0]
+        waiter: SlotWaiter
+        if self._returning:
+            for oldest in self._returning:
+                is_newest_first = now() - oldest.since < _LONG
+                break
+            waiter = self._returning.popitem(is_newest_first)[0]
+            return waiter
+        waiter = self._waiting.popitem(last=False)[0]
         self._below -= waiter.holder is not None
         return waiter
 
-    def _drop(self, waiter: SlotWaiter) -> None:
-        """Take it off, wherever it stands, if it is there. Under _lock."""
+    def _drop(self, waiter: SlotWaiter) -> bool:
+        """Take it off, wherever it stands; False if it is not there. Under _lock."""
         if waiter in self._waiting:
             del self._waiting[waiter]
             self._below -= waiter.holder is not None
+            return True
+        if waiter in self._returning:
+            del self._returning[waiter]
+            return True
+        return False
 
     def _holder_above(self, me: Parker) -> Scope | None:
         """The nearest thread above `me` that was started with one of these slots."""
@@ -329,20 +344,23 @@ def _slots_of(thread: Parker) -> Slots | None:
     return thread.group.slots if thread.owner is thread and not thread.is_daemon else None  # type: ignore[attr-defined]
 
 
-def lend_slot(me: Parker, awaited: Slots | None) -> Slots | None:
+def lend_slot(me: Parker, awaited: Slots | None, deadline: float | None = None) -> Slots | None:
     """`me` is about to wait for other threads, which have `awaited` slots: others may use its slot meanwhile.
 
-    Gives the slots, for `take_back` after the wait; None if it has none.
+    `deadline`: when that wait ends at the latest. Gives the slots, for `take_back` after the wait; None if it has none.
     """
-    slots = _slots_of(me)
+    slots = None if me.has_lent else _slots_of(me)  # it has if it waits in the middle of another wait: in a report, say
     if slots is not None:
-        slots.lend(me, awaited)
+        me.has_lent = True
+        slots.lend(me, None if deadline is not None or _is_in_a_hurry(me) else awaited)
     return slots
 
 
-def lend_slot_to_all(me: Parker) -> Slots | None:
-    """The same for threads that work for `me`, but are not below it: anybody may use its slot."""
-    slots = _slots_of(me)
-    if slots is not None:
-        Slots.release(slots)
-    return slots
+def _is_in_a_hurry(me: Parker) -> bool:
+    """Whether `me` is in a block of its own whose time is limited."""
+    scope = me.scope
+    while scope is not None and scope is not me:
+        if scope.deadline:
+            return True
+        scope = scope.parent
+    return False

@@ -166,6 +166,7 @@ class VirtualThread(Parker):
         self.patient_since = 0.0
         self.waits_for = None
         self.holds = 0
+        self.has_lent = False
         self.carrier = None
         self.stack = None
         self._timer = None

@@ -29,8 +29,6 @@ _MOST_SECONDS = (1 << 63) // 10**9  # CPython keeps time in nanoseconds, in 64 b
 def _repeat(ask: Callable[[], Any], is_empty: Callable[[Any], bool], fd: int, timeout: float | None) -> Any:
     """Ask, and park on `fd` in between, until there is something or `timeout` seconds have passed."""
     me: Parker = cooperative()
-    if me.scope is not None:
-        check_entry(me)
     deadline = None if timeout is None else now() + timeout
     while True:
         wait_descriptor(me, fd, READ, deadline)
@@ -78,6 +76,13 @@ def _limit(timeout: Any) -> Any:
         return timeout
 
 
+def _look_on_entry() -> None:
+    """A cancel point begins, whether there is anything to wait for or not."""
+    me: Parker = cooperative()
+    if me.scope is not None:
+        check_entry(me)
+
+
 def select_leaf(rlist: Any, wlist: Any, xlist: Any, timeout: float | None = None, /) -> Any:
     """`select.select`."""
     timeout = _limit(timeout)
@@ -87,6 +92,7 @@ def select_leaf(rlist: Any, wlist: Any, xlist: Any, timeout: float | None = None
         rlist, wlist, xlist = _listed(rlist), _listed(wlist), _listed(xlist)
     except TypeError:
         return select_select(rlist, wlist, xlist, 0)  # refuses
+    _look_on_entry()
     found = select_select(rlist, wlist, xlist, 0)
     if any(found):
         return found
@@ -103,6 +109,8 @@ def poll_leaf(poll: Any, timeout: float | None = None, /) -> Any:
     timeout = _limit(timeout)
     if timeout is not None and not (isinstance(timeout, (int, float)) and _LEAST_INT <= timeout <= _MOST_INT):
         return poll_poll(poll, timeout)  # refuses
+    if timeout != 0:
+        _look_on_entry()
     found = poll_poll(poll, 0)
     if found or timeout == 0:
         return found
@@ -115,6 +123,8 @@ def epoll_leaf(epoll: Any, timeout: float | None = None, maxevents: int = -1) ->
     timeout = _limit(timeout)
     if timeout is not None and not (isinstance(timeout, (int, float)) and _LEAST_INT <= timeout * 1000 <= _MOST_INT):
         return epoll_poll(epoll, timeout, maxevents)  # refuses
+    if timeout != 0:
+        _look_on_entry()
     found = epoll_poll(epoll, 0, maxevents)
     if found or timeout == 0:
         return found
