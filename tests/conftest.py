@@ -25,11 +25,19 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out programs that run with another number of carriers than this run, which has a run of its own for them."""
+    """Leave out programs that run with another number of carriers than this run, which has a run of its own for them.
+
+    So it is with the models, whose carriers are made up: they are for the run with one.
+    """
     wanted = os.environ.get("PLAIT_CARRIERS", "")
     if wanted not in {"1", "2", "4"}:
         return
-    other = [item for item in items if hasattr(item, "callspec") and _carriers(item) not in (None, int(wanted))]
+    other = [
+        item
+        for item in items
+        if (hasattr(item, "callspec") and _carriers(item) not in (None, int(wanted)))
+        or (wanted != "1" and item.path.parent.name == "model")
+    ]
     config.hook.pytest_deselected(items=other)
     items[:] = [item for item in items if item not in set(other)]
 
