@@ -8,6 +8,7 @@ from support import until, wait_parked
 
 from plait import ThreadGroup
 from plait._core import Slots, WaitReason, current_thread
+from plait._core._lookout import Lookout
 
 
 def test_count():
@@ -127,3 +128,33 @@ def test_slot_of_a_waiter_that_is_cancelled_goes_to_the_next():
                 slots.release()
             until(second.done)
         assert slots.count_free() == 0
+
+
+def test_what_is_heeded_during_a_search_is_watched():
+    """The lookout takes off what needs no search, not what has come to need one meanwhile."""
+    lookout = Lookout()
+    heeding = []
+
+    class Slots:
+        is_needed = True
+
+        def is_search_needed(self):
+            if not heeding:
+                return self.is_needed
+            answer, self.is_needed = self.is_needed, True  # and in this moment somebody comes to need one
+            heeder = heeding.pop()
+            heeder.start()
+            heeder.join(0.1)  # it may have to wait for the search to end
+            return answer
+
+        def survey(self):
+            return set(), []
+
+    slots = Slots()
+    lookout.heed(slots)
+    slots.is_needed = False
+    heeder = threading.Thread(target=lookout.heed, args=(slots,))
+    heeding.append(heeder)
+    lookout.search_again(1)
+    heeder.join()
+    assert slots in lookout._watched

@@ -23,6 +23,7 @@ LOCK_ORDER = (
     "parking lot",
     "wait-for graph",
     "readers and writers",
+    "lookout",
     "channel",  # select holds those of several: it takes them in the order of their addresses, so no circle can close
 )
 

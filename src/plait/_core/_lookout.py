@@ -104,9 +104,9 @@ class Lookout:
             watched = list(self._watched)
         if self._is_awake():
             self._search(watched)
-        over = [slots for slots in watched if not slots.is_search_needed()]
         with self._lock:
-            self._watched.difference_update(over)
+            # Under the lock, or what is heeded meanwhile would be taken off.
+            self._watched = {slots for slots in self._watched if slots.is_search_needed()}
             if serial != self._serial:
                 return None
             if not self._watched:
