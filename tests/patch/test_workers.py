@@ -37,8 +37,6 @@ def _file(fd, mode):
 
 
 CALLS = {
-    "read": lambda fd, buffer: len(os.read(fd, SIZE)),
-    "pread": lambda fd, buffer: len(os.pread(fd, SIZE, 0)),
     "readv": lambda fd, buffer: os.readv(fd, [buffer, aligned(4096)]),
     "preadv": lambda fd, buffer: os.preadv(fd, [buffer[4096:]], 4096),
     "preadv with a flag": lambda fd, buffer: os.preadv(fd, [buffer], 0, os.RWF_HIPRI),
@@ -78,6 +76,17 @@ def test_file_opened_with_direct(path, name, start):
             os.close(fd)
 
     assert on_virtual(body) == body()
+
+
+@pytest.mark.parametrize("read", [os.read, lambda fd, size: os.pread(fd, size, 0)], ids=["read", "pread"])
+def test_read_from_a_file_opened_with_direct(path, read):
+    """The memory is the call's own: whether it is aligned is chance, here and elsewhere."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        outcome = on_virtual(described, read, fd, SIZE)
+    finally:
+        os.close(fd)
+    assert outcome in (("returned", b"x" * SIZE), ("raised", "OSError", "[Errno 22] Invalid argument"))
 
 
 @pytest.fixture
