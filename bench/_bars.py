@@ -74,6 +74,8 @@ BARS = (
     Bar("waves", "event", "again", at_most=1.05),
     Bar("cancel", "sleep", "many", "asyncio", at_least=4),
     Bar("cancel", "event", "many", "asyncio", at_least=4),
+    Bar("limited", "return", "most", "asyncio", at_least=2),
+    Bar("limited", "yield", "most", "asyncio", at_least=2),
     Bar("scale_spawn", "groups of 1,000", "time", "plait-one", at_least=1),
     Bar("scale", "150 us", "speed-up", "threads", at_least=0.95),
 )

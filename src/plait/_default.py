@@ -13,7 +13,7 @@ import threading
 import traceback
 from typing import TYPE_CHECKING, ClassVar, ParamSpec, TypeVar
 
-from plait._core import Lock, VirtualThread, WaitReason, call_deaf, current_thread, park_shielded, runtime
+from plait._core import Lock, VirtualThread, WaitReason, call_contained, current_thread, park_shielded, runtime
 from plait._groups import GroupScope, ThreadGroup
 
 if TYPE_CHECKING:
@@ -79,13 +79,13 @@ class DefaultGroup(ThreadGroup):
         """Report it; the others go on."""
         hook = getattr(sys.modules.get("plait"), "excepthook", excepthook)  # looked up now: it is meant to be assigned
         if hook is excepthook:
-            call_deaf(excepthook, thread, error)
+            call_contained(excepthook, thread, error)
             return
         try:
             hook(thread, error)
         except BaseException:  # noqa: BLE001 - whatever a hook raises
             # The hook's own failure is reported in its place; nothing may keep the thread from ending.
-            call_deaf(_report, thread, error)
+            call_contained(_report, thread, error)
 
     def cancel(self, reason: object = None, *, grace: float | None = None) -> None:
         """It belongs to the whole process: nobody can cancel it. Raises `RuntimeError`."""

@@ -19,7 +19,7 @@ from plait._core import (
     TIMED_OUT,
     Lock,
     WaitReason,
-    call_deaf,
+    call_contained,
     check_seconds,
     lend_slot,
     now,
@@ -160,7 +160,7 @@ def _call_back(callback: Callable[[Any], object], future: VirtualThread) -> None
     try:
         callback(future)
     except BaseException:  # noqa: BLE001 - reported
-        call_deaf(_log.exception, _CALLBACK_FAILED, future)
+        call_contained(_log.exception, _CALLBACK_FAILED, future)
 
 
 class Future(VirtualThread, concurrent.futures.Future[T]):

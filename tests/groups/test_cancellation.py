@@ -26,7 +26,7 @@ from plait import (
     race,
     shield,
 )
-from plait._core import WaitReason, current_thread, observe_parks, unobserve_parks
+from plait._core import WaitReason, call_deaf, current_thread, observe_parks, unobserve_parks
 from plait._originals import monotonic
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
@@ -1085,6 +1085,22 @@ def test_condition_wait_left_by_a_warning_holds_its_lock(where, make):
         assert not condition._waiters
 
     run_anywhere(where, body)
+
+
+@WHERE
+@pytest.mark.parametrize("make", [threading.Lock, threading.RLock])
+def test_condition_wait_of_who_hears_of_no_cancel(where, make):
+    """Who hears of no cancel hears of none after the wait, either: what it does in there is not torn apart."""
+    heard = []
+
+    def write():
+        condition = threading.Condition(make())
+        with condition:
+            condition.wait(0.001)
+        heard.append(current_thread().is_deaf)
+
+    run_anywhere(where, lambda: call_deaf(write))
+    assert heard == [True]
 
 
 def test_event_wait_left_by_a_warning_leaves_nothing_behind():

@@ -181,6 +181,50 @@ def test_excepthook_without_stderr():
     assert out == "ZeroDivisionError('division by zero')\n0\n"
 
 
+def test_reports_that_fail_harm_nobody():
+    """Where stderr and the log cannot be written to either, what they raise is for sys.unraisablehook."""
+    out, _ = run_program("""
+        import logging, plait, sys, threading, time
+        class Broken:
+            def write(self, text):
+                raise BrokenPipeError("nobody reads")
+            def flush(self):
+                pass
+        class BrokenHandler(logging.Handler):
+            def emit(self, record):
+                raise BaseException("no log")
+        class Unnoted(Exception):
+            def add_note(self, note):
+                raise SystemExit(3)
+        def fail():
+            raise Unnoted
+        logging.getLogger().addHandler(BrokenHandler())
+        lost = []
+        sys.unraisablehook = lambda report: lost.append(repr(report.exc_value))
+        sys.stderr = Broken()
+        def hook(future, error):
+            raise RuntimeError("hook")
+        failed = []
+        for plait.excepthook in [plait.excepthook, hook]:
+            failed.append(plait.spawn(fail))
+            print(repr(failed[-1].exception(20)))
+        gate = threading.Event()
+        future = plait.spawn(gate.wait)
+        future.add_done_callback(lambda future: 1 / 0)
+        gate.set()
+        print(future.result(20), plait.spawn(int).result(20))
+        while len(lost) < 3:
+            time.sleep(0.001)
+        print(sorted(lost))
+    """)
+    assert out.splitlines() == [
+        "Unnoted()",
+        "Unnoted()",
+        "True 0",
+        """["BaseException('no log')", "BrokenPipeError('nobody reads')", "BrokenPipeError('nobody reads')"]""",
+    ]
+
+
 @pytest.mark.parametrize("failure", ["SystemExit(3)", "KeyboardInterrupt()", "plait.Cancelled()", "BaseException()"])
 def test_done_callback_that_raises_a_base_exception_harms_nobody(failure):
     """Whatever a done-callback raises, the carrier and the group go on."""

@@ -61,6 +61,7 @@ from plait._core._platform import PlatformThread, wake_watchers
 from plait._core._poller import READ, WRITE, gather
 from plait._core._reactor import Descriptor, wait_descriptor
 from plait._core._runtime import (
+    call_contained,
     call_deaf,
     close_scope,
     current_thread,
@@ -118,6 +119,7 @@ __all__ = (
     "WaitReason",
     "Waiter",
     "await_socket",
+    "call_contained",
     "call_deaf",
     "caller_code",
     "caller_offset",

@@ -21,7 +21,16 @@ from plait._core._offload import Offload
 from plait._core._platform import PlatformThread, platform_thread
 from plait._core._vthread import VirtualThread
 from plait._core._watch import Watch
-from plait._native._native import Counter, Lock, Rundown, caller_code, caller_offset, copied_context, current
+from plait._native._native import (
+    Counter,
+    Lock,
+    Rundown,
+    caller_code,
+    caller_offset,
+    copied_context,
+    current,
+    write_unraisable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -300,7 +309,7 @@ def call_deaf(fn: Callable[..., object], *args: object) -> None:
     """Call `fn(*args)` on the calling thread, which hears of no cancel meanwhile.
 
     For what waits for a moment, and must not be torn apart there. Such as reports at a thread's end: they may be written
-    to what can be waited for, and nothing may leave a thread's end, since its carrier would end with it.
+    to what can be waited for.
     """
     me = current_thread()
     before = me.is_deaf
@@ -309,6 +318,14 @@ def call_deaf(fn: Callable[..., object], *args: object) -> None:
         fn(*args)
     finally:
         me.is_deaf = before
+
+
+def call_contained(fn: Callable[..., object], *args: object) -> None:
+    """As `call_deaf`, at a thread's end: what `fn` raises goes to `sys.unraisablehook`."""
+    try:
+        call_deaf(fn, *args)
+    except BaseException as error:  # noqa: BLE001 - a report may fail, as where the reader of stderr has gone
+        write_unraisable(error, fn)
 
 
 def leave_all_scopes() -> None:

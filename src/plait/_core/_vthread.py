@@ -377,7 +377,7 @@ class VirtualThread(Parker):
         else:
             self.status = FAILED
             self._error = error
-            with suppress(Exception):  # whatever the class of the error does with notes
+            with suppress(BaseException):  # whatever the class of the error does with notes
                 error.add_note(f"on {self.name!r}, spawned at {self.spawn_site}")
             if verdict is not Verdict.IGNORE:
                 self.group.child_failed(self, error)

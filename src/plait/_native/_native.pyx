@@ -13,7 +13,7 @@ here.h       the thread-local record that they share
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
+from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno, PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.contextvars cimport PyContext_CopyCurrent
 from cpython.list cimport PyList_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, ENOSYS, ENOTSOCK, EOPNOTSUPP, ETIMEDOUT, errno
@@ -214,6 +214,12 @@ cpdef untrack(thing):
 cpdef track(thing):
     """Give it back. Once for each `untrack`."""
     PyObject_GC_Track(thing)
+
+
+def write_unraisable(error, thing):
+    """Hand `error`, which nobody can be given, to `sys.unraisablehook`, as CPython does. Never raises."""
+    PyErr_SetObject(type(error), error)
+    PyErr_WriteUnraisable(thing)
 
 
 cpdef label_of(fn):

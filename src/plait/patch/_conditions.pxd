@@ -4,6 +4,6 @@ from plait._core._waiters cimport Waiter
 
 cdef Waiter _announce(event, Parker me)
 cdef bint _is_plain(condition) except -1
-cdef _take_back(Parker me, condition, state)
+cdef _take_back(condition, state)
 cdef bint _is_complete(Parker me, error) except -1
 cdef _leave(condition, Waiter waiter)

@@ -21,7 +21,7 @@ import threading
 from _thread import LockType
 from typing import TYPE_CHECKING, Any
 
-from plait._core import Counter
+from plait._core import Counter, call_deaf
 from plait._core._cancel import check_entry, retract
 from plait._core._waiters import Waiter
 from plait._errors import Cancelled
@@ -68,7 +68,7 @@ def wait(self: Any, timeout: float | None = None) -> bool:
     if is_plain:
         restore(me, self._lock)
     else:
-        _take_back(me, self, state)
+        _take_back(self, state)
     if is_notified is True:
         return True
     if waiter.is_given():
@@ -127,13 +127,9 @@ def _is_plain(condition: Any) -> bool:
     return cls is threading.Condition and type(condition._lock) is LockType
 
 
-def _take_back(me: Parker, condition: Any, state: Any) -> None:
+def _take_back(condition: Any, state: Any) -> None:
     """Take the condition's lock again, of whatever class it is: the caller counts on it (docs/adr/0004)."""
-    me.is_deaf = True
-    try:
-        condition._acquire_restore(state)
-    finally:
-        me.is_deaf = False
+    call_deaf(condition._acquire_restore, state)
 
 
 def _is_complete(me: Parker, error: Any) -> bool:
