@@ -93,19 +93,15 @@ class _Arrivals(Waiting):
         return taken[0]
 
 
-def _lending(wait: Callable[[Parker], T], lend: Callable[[Parker], Slots | None]) -> T:
-    """`wait(me)`, on the calling thread, which lends its slot meanwhile."""
+def _lending(wait: Callable[[Parker], T], lend: Callable[[Parker], Slots | None], deadline: float | None = None) -> T:
+    """`wait(me)`, on the calling thread, which lends its slot meanwhile; until the instant `deadline`."""
     me = current_thread()
     slots = lend(me)
-    is_late = False
     try:
         return wait(me)
-    except TimeoutError:
-        is_late = True
-        raise
     finally:
         if slots is not None:
-            slots.take_back(me, is_late)
+            slots.take_back(me, deadline)
 
 
 def _offer(me: Parker) -> Slots | None:
@@ -334,7 +330,7 @@ def _arriving(waiting: dict[F, None], span: float | None) -> Iterator[F]:
             future.add_done_callback(arrived)
         for count in range(len(waiting), 0, -1):
             try:
-                yield _lending(lambda me: arrivals.take(me, deadline), lend)
+                yield _lending(lambda me: arrivals.take(me, deadline), lend, deadline)
             except TimeoutError:
                 raise TimeoutError(f"{count} of {len(waiting)} futures are not done after {span} seconds") from None
     finally:

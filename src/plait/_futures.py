@@ -122,15 +122,14 @@ class _LendingEvent(threading.Event, Waiting):
         if self.is_set():
             return super().wait(timeout)
         self.waiter = me = current_thread()
-        slots = lend_slot_among(self.limits, me, timeout)
-        is_set = True
+        deadline = None if timeout is None else now() + timeout
+        slots = lend_slot_among(self.limits, me, deadline)
         try:
-            is_set = super().wait(timeout)
-            return is_set
+            return super().wait(timeout)
         finally:
             self.waiter = None
             if slots is not None:
-                slots.take_back(me, not is_set)
+                slots.take_back(me, deadline)
 
 
 class _Waiters:
@@ -327,12 +326,11 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
         if me is self:
             raise RuntimeError(f"{self!r} cannot wait for its own outcome")
         slots = lend_slot(me, self.group.slots, deadline)
-        is_done = True
         try:
             is_done = self.wait_done(me, deadline)
         finally:
             if slots is not None:
-                slots.take_back(me, not is_done)
+                slots.take_back(me, deadline)
         if not is_done:
             raise TimeoutError(f"{self!r} was not done after {timeout} seconds")
 

@@ -223,10 +223,14 @@ class Mutex(Shared[T]):
         me = current_thread()
         if me.scope is not None:
             check_entry(me)
-        slots = None if self._free.take() else self._wait(me, timeout)
+        slots: Slots | None = None
+        deadline: float | None = None
+        if not self._free.take():
+            deadline = None if timeout is None else now() + timeout
+            slots = self._wait(me, deadline, timeout)
         self._held = hold = new_hold(me, True)
         if slots is not None:
-            slots.take_back(me)  # once it is seen to hold the lock: others may wait for both
+            slots.take_back(me, deadline)  # once it is seen to hold the lock: others may wait for both
             self._held = hold = (
                 me,
                 hold[1],
@@ -237,8 +241,8 @@ class Mutex(Shared[T]):
             )  # it is not held for long because of that
         return hold
 
-    def _wait(self, me: Parker, timeout: float | None) -> Slots | None:
-        """Wait for the lock, and take it; the slots of which `me` has lent one meanwhile."""
+    def _wait(self, me: Parker, deadline: float | None, timeout: float | None) -> Slots | None:
+        """Wait for the lock until `deadline`, and take it; the slots of which `me` has lent one meanwhile."""
         hold = self._held
         if hold is not None and hold[0] is me:
             raise DeadlockError(
@@ -263,14 +267,13 @@ class Mutex(Shared[T]):
         try:
             begin_wait(wait)
             slots = lend_slot(me, None)
-            deadline = None if timeout is None else now() + timeout
             is_over = lot_wait(me, id(self), attempt, WaitReason.MUTEX, deadline)
             has_lock = is_over and not orphan
         finally:
             end_wait(wait)
             self._waiting.add(-1)
             if slots is not None and not has_lock:
-                slots.take_back(me, not is_over)
+                slots.take_back(me, deadline)
         if orphan:
             lot_wake_one(id(self))  # the next to be told
             raise orphaned(wait, orphan[0])

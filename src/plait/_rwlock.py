@@ -208,7 +208,6 @@ class RWLock(Shared[T]):
         deadline = None if timeout is None else now() + timeout
         reason = WaitReason.WRITE_LOCK if wait.is_writer else WaitReason.READ_LOCK
         slots: Slots | None = None
-        is_late = False
         try:
             while True:
                 epoch = me.arm()
@@ -228,7 +227,6 @@ class RWLock(Shared[T]):
                 if wait.is_granted:
                     return
                 if outcome == TIMED_OUT:
-                    is_late = True
                     raise TimeoutError(
                         f"{self!r} could not be {'written' if wait.is_writer else 'read'} within {timeout} seconds"
                     )
@@ -239,7 +237,7 @@ class RWLock(Shared[T]):
         finally:
             end_wait(wait)
             if slots is not None:
-                slots.take_back(me, is_late)
+                slots.take_back(me, deadline)
 
     def _queue(self, wait: Wait) -> bool:
         with self._lock:

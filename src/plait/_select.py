@@ -208,7 +208,7 @@ class _Selection:
             for future in self.futures:
                 future.unwatch(self.me)
             if slots is not None:
-                slots.take_back(self.me, self.is_late())
+                slots.take_back(self.me, self.deadline)
 
     def look(self) -> Selected | None:
         """Complete the first that is ready now, if one is."""

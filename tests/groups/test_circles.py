@@ -367,6 +367,45 @@ def test_limited_wait_for_a_sibling_is_kept(way):
     assert group.available == 2
 
 
+@pytest.mark.parametrize("way", ["result", "futures.wait", "as_completed", "select", "timeout"])
+def test_end_of_a_wait_whose_slot_is_used(way):
+    """At the end of its time it goes on, though one of those that it waits for has used its slot: the limit gives way."""
+    stop = threading.Event()
+
+    def use_slot():
+        user = group.spawn(stop.wait, 3)  # within the grace
+        stop.wait()
+        return user.result()
+
+    def member():
+        user = others.spawn(use_slot)
+        wait_a_moment(way, user)
+        stop.set()
+        assert user.result()
+
+    with ThreadGroup() as others, ThreadGroup(max_concurrency=1) as group:
+        group.spawn(member)
+    assert group.available == 1
+
+
+@pytest.mark.parametrize("way", ["timeout", "group"])
+def test_slot_that_does_not_come_back_in_time(way):
+    """The wait was over in time, but its slot is used for longer than the block around it has: it goes on at its end."""
+    stop = threading.Event()
+
+    def member():
+        user = others.spawn(group.spawn, stop.wait, 3).result  # done at once, and with it this wait
+        with pytest.raises(TimeoutError), timeout(0.1) if way == "timeout" else ThreadGroup(timeout=0.1):
+            used = user()
+            stop.wait(3)
+        stop.set()
+        assert used.result()
+
+    with ThreadGroup() as others, ThreadGroup(max_concurrency=1) as group:
+        group.spawn(member)
+    assert group.available == 1
+
+
 @pytest.mark.parametrize("kind", list(LOCKS))
 def test_limited_wait_for_a_lock_is_kept(kind):
     """At the end of its time it goes on, though the holder of the lock has used its slot: the limit gives way."""

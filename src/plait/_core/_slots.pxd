@@ -28,8 +28,8 @@ cdef class Slots:
     cpdef release(self)
     @cython.locals(waiter=SlotWaiter, is_wanted=bint)
     cpdef lend(self, Parker me, Slots awaited)
-    @cython.locals(epoch=uint64_t, waiter=SlotWaiter, is_taken=bint, is_offered=bint, is_over=bint, outcome=int, since=double)
-    cpdef take_back(self, Parker me, bint is_late=*)
+    @cython.locals(epoch=uint64_t, waiter=SlotWaiter, is_taken=bint, is_offered=bint, is_over=bint, is_late=bint, outcome=int, since=double)
+    cpdef take_back(self, Parker me, deadline=*)
     @cython.locals(waiter=SlotWaiter)
     cdef SlotWaiter _take_below(self, Parker me)
     cdef bint _is_wanted(self) except -1
@@ -42,5 +42,5 @@ cdef class Slots:
 cdef _tell_lookout(Slots slots)
 cdef Slots _slots_of(thread)
 @cython.locals(scope=Scope)
-cdef bint _is_in_a_hurry(Parker me) except -1
+cdef _own_limit(Parker me, deadline)
 cpdef Slots lend_slot(Parker me, Slots awaited, deadline=*)

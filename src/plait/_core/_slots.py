@@ -248,14 +248,17 @@ class Slots:
         with self._lock:
             return [waiter.who for waiter in (*self._returning, *self._waiting)]
 
-    def take_back(self, me: Parker, is_late: bool = False) -> None:  # noqa: FBT001, FBT002 - compiled
+    def take_back(self, me: Parker, deadline: float | None = None) -> None:
         """Have a slot again, before all others; none is needed if nobody has used the one offered. No cancel point.
 
-        Parks until there is one, or until a cancel's grace is over; not if the wait has ended by its own time, `is_late`.
+        Parks until there is one, or until a cancel's grace is over; not beyond `deadline`, the end of what the slot was
+        lent for, nor beyond the time of a block of its own.
         """
         me.has_lent = False
         since = now()
         while True:
+            limit = _own_limit(me, deadline)
+            is_late = limit is not None and now() >= limit
             epoch = me.arm()
             waiter = SlotWaiter(me, epoch, None, since)
             with self._lock:
@@ -275,6 +278,8 @@ class Slots:
                 _tell_lookout(self)
             # Looked at while armed: a cancel that comes later finds the wait, and ends it.
             until = patience(me, since)
+            if limit is not None and (until is None or limit < until):
+                until = limit
             outcome = park_shielded(me, epoch, WaitReason.SLOT, sooner(until, me))
             if outcome == WOKEN:
                 return
@@ -352,15 +357,15 @@ def lend_slot(me: Parker, awaited: Slots | None, deadline: float | None = None) 
     slots = None if me.has_lent else _slots_of(me)  # it has if it waits in the middle of another wait: in a report, say
     if slots is not None:
         me.has_lent = True
-        slots.lend(me, None if deadline is not None or _is_in_a_hurry(me) else awaited)
+        slots.lend(me, awaited if _own_limit(me, deadline) is None else None)
     return slots
 
 
-def _is_in_a_hurry(me: Parker) -> bool:
-    """Whether `me` is in a block of its own whose time is limited."""
+def _own_limit(me: Parker, deadline: float | None) -> float | None:
+    """`deadline`, or the end of a block of its own whose time is limited before that; None: neither. Calling thread only."""
     scope = me.scope
-    while scope is not None and scope is not me:
-        if scope.deadline:
-            return True
+    while scope is not None and scope is not me and not (scope.is_shield and now() < scope.shelter):
+        if scope.deadline and (deadline is None or scope.deadline < deadline):
+            deadline = scope.deadline
         scope = scope.parent
-    return False
+    return deadline
