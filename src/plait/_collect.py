@@ -40,7 +40,7 @@ from plait._futures import Future, Waiting, drop_callback, lend_slot_among, limi
 from plait._groups import ThreadGroup, note_failures
 from plait._native import cooperative
 from plait._scopes import move_on_after, shield
-from plait._spawning import add_child
+from plait._spawning import add_child, name_of, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -131,7 +131,7 @@ class _Calls:
                     error.add_note(f"raised by call {place} of {self.group.name}: {_shortened(what)}")
                 raise
 
-        call.__qualname__ = getattr(fn, "__qualname__", type(fn).__name__)  # the thread is called so
+        call.__qualname__ = name_of(fn)  # the thread is called so
         me = current_thread()
         if me.scope is not None:
             check_entry(me)
@@ -180,10 +180,12 @@ class _Host:
         self._thread = add_child(group, me, self._hold, (opened, until), {}, is_daemon=True)
         self._thread.add_done_callback(opened.put)  # cancelled before it could begin
         try:
-            opened.take(current_thread())
+            first = opened.take(me)
         except BaseException:
             self._thread.cancel()
             raise
+        if first is not self:
+            refuse(group, me)
 
     def _hold(self, opened: _Arrivals, until: float | None) -> None:
         limit = nullcontext() if until is None else move_on_after(max(0.0, until - now()))
@@ -277,7 +279,7 @@ def race(*fns: Callable[[], T]) -> T:
                 winner.append(result)
                 calls.group.cancel("the race is over")
 
-        run.__qualname__ = getattr(fn, "__qualname__", type(fn).__name__)  # the thread is called so
+        run.__qualname__ = name_of(fn)  # the thread is called so
         return run
 
     with _Calls("race") as calls:

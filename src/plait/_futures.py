@@ -95,20 +95,24 @@ class _Watchers:
             callbacks, self.callbacks = self.callbacks, []
             condition = self.condition
         if condition is not None:
-            with condition:
-                waiters = [] if self.is_told else self.waiters
-                self.is_told = True
-                for waiter in waiters:
-                    if future.status == SUCCEEDED:
-                        waiter.add_result(future)
-                    elif future.status == FAILED:
-                        waiter.add_exception(future)
-                    else:
-                        waiter.add_cancelled(future)
-                condition.notify_all()
+            call_contained(self._tell, condition, future)
         unpark_all(parked.items())
         for callback in callbacks:
             _call_back(callback, future)
+
+    def _tell(self, condition: threading.Condition, future: VirtualThread) -> None:
+        """Tell those who wait in the functions of `concurrent.futures`."""
+        with condition:
+            waiters = [] if self.is_told else self.waiters
+            self.is_told = True
+            for waiter in waiters:
+                if future.status == SUCCEEDED:
+                    waiter.add_result(future)
+                elif future.status == FAILED:
+                    waiter.add_exception(future)
+                else:
+                    waiter.add_cancelled(future)
+            condition.notify_all()
 
 
 class _LendingEvent(threading.Event, Waiting):

@@ -376,7 +376,7 @@ class ThreadGroup(Container):
         except Cancelled:
             return self._overtaken()
         except BaseException as failure:  # noqa: BLE001 - it leaves through the group, beside what it was asked about
-            self._fail(failure, f"on_error failed: {type(failure).__name__}")
+            self._fail(failure, f"on_error failed: {_class_of(failure)}")
             return Verdict.CANCEL
 
     def _overtaken(self) -> Verdict:
@@ -388,7 +388,7 @@ class ThreadGroup(Container):
 
     def child_failed(self, thread: VirtualThread, error: BaseException) -> None:
         """Keep the failure, and cancel everybody else."""
-        self._fail(error, f"{thread.name!r} failed: {type(error).__name__}")
+        self._fail(error, f"{thread.name!r} failed: {_class_of(error)}")
 
     def _fail(self, error: BaseException, reason: str) -> None:
         with self._lock:
@@ -451,7 +451,7 @@ class ThreadGroup(Container):
         # Asked again: if a scope further out was cancelled during the join, what the body was told goes on to that one.
         is_own = is_own and self._scope.absorbs(error)
         cut_by = pending(self.scope) if self._scope.is_shield else None  # its shelter, in clean-up, is over
-        self._scope.leave()
+        self._scope.leave(is_own)
         is_cut = cut_by is not None and cut_by is not self.scope
         return self._conclude(me, error, interrupt, is_own=is_own, is_cut=is_cut)
 
@@ -588,6 +588,13 @@ def _shown(error: BaseException) -> str:
         return repr(error)
     except Exception:  # noqa: BLE001 - its own
         return f"{type(error).__name__} (which has no repr)"
+
+
+def _class_of(error: BaseException) -> str:
+    try:
+        return type(error).__name__
+    except BaseException:  # noqa: BLE001 - its metaclass's
+        return "an exception"
 
 
 def _check_on_error(on_error: OnError) -> OnError:

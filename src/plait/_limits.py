@@ -81,9 +81,8 @@ class Limiter(Slots):
 
         Raises `RuntimeError` if none is taken.
         """
-        if not self.count_taken():
+        if not self.give():
             raise RuntimeError(f"{self!r} has no slot to release: each release gives back what one acquire has taken")
-        super().release()
 
     def __enter__(self) -> Self:
         """Take a slot. A cancel point."""

@@ -6,7 +6,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from plait._offload import call_on, check_executor
-from plait._spawning import checked, spawn, spawn_daemon, try_spawn
+from plait._spawning import checked, name_of, spawn, spawn_daemon, try_spawn
 from plait._starts import start
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Options:
         if on is not None:
             check_executor(on, "on")
         self._group = group
-        self._name = name
+        self._name = None if name is None else str.__str__(name)  # a subclass may print itself as it likes, or fail
         self._context = context
         self._on = on
 
@@ -71,5 +71,5 @@ class Options:
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
             return call_on(executor, called, args, kwargs)
 
-        call.__qualname__ = getattr(fn, "__qualname__", type(fn).__name__)  # the thread is called so
+        call.__qualname__ = name_of(fn)  # the thread is called so
         return call

@@ -52,7 +52,7 @@ class _TimeLimit(DeadlineScope):
     ) -> bool:
         """The clock stops. No cancel point."""
         is_mine = self.absorbs(error)
-        self.leave()
+        self.leave(is_mine)
         if is_mine:
             self.cancelled_caught = True
             return self._conclude(error)

@@ -40,6 +40,12 @@ def checked(fn: Callable[P, T], caller: str) -> Callable[P, T]:
     return watch_variables(fn) if is_development else fn
 
 
+def name_of(fn: object) -> str:
+    """What a thread is called whose function calls `fn`."""
+    name = getattr(fn, "__qualname__", None)
+    return name if isinstance(name, str) else type(fn).__name__
+
+
 def spawn(
     group: ThreadGroup,
     fn: Callable[..., T],
@@ -68,7 +74,7 @@ def try_spawn(
     fn = checked(fn, "try_spawn")
     child = launch(group, Future, fn, args, kwargs, label, context)
     if child is None and (group.owner is None or group.is_shut()):
-        _refuse(group, current_thread())
+        refuse(group, current_thread())
     return child
 
 
@@ -105,7 +111,7 @@ def add_child(
     if group.owner is not None and pending(group.scope) is None:
         child = start_child(group, Future, me, fn, args, kwargs, label, context, is_daemon)
     if child is None:
-        _refuse(group, me)
+        refuse(group, me)
     return child
 
 
@@ -121,7 +127,7 @@ def spawn_slowly(
     me = current_thread()
     slots = group.slots
     if slots is None or group.owner is None or group.is_shut():
-        _refuse(group, me)
+        refuse(group, me)
     child: Future[T] | None
     if slots.is_held_by(me):
         # Its own slot goes to the child, and it goes on when it has one again.
@@ -133,28 +139,27 @@ def spawn_slowly(
         own = lend_slot(me, None)  # of another limit
         try:
             if not slots.take(me, None, group):
-                _refuse(group, me)
+                refuse(group, me)
             if pending(group.scope) is not None:
-                slots.release()
-                _refuse(group, me)
+                slots.give()
+                refuse(group, me)
             # Before it waits for its own again, or two could keep from each other what they wait for.
             child = start_child(group, Future, me, fn, args, kwargs, label, context)
         finally:
             if own is not None:
                 own.take_back(me)
     if child is None:
-        _refuse(group, me)
+        refuse(group, me)
     return child
 
 
-def _refuse(group: ThreadGroup, me: Parker) -> NoReturn:
-    """Say why nothing can be spawned."""
+def refuse(group: ThreadGroup, me: Parker) -> NoReturn:
+    """Say why nothing can be spawned into `group`, or nothing that was spawned begins."""
     if group.owner is None:
         raise RuntimeError(f"{group!r} has not begun: spawn inside `with ThreadGroup() as group:`")
-    if not group.inside.count():
-        raise GroupClosed(f"{group!r} has ended: nothing can be spawned into it any more. {group.after_its_end}")
     scope = pending(group.scope)
-    assert scope is not None
+    if scope is None or not group.inside.count():
+        raise GroupClosed(f"{group!r} has ended: nothing can be spawned into it any more. {group.after_its_end}")
     if is_under(me.scope, group.scope):
         told = me.delivery
         if told is not None and (told.alive() is None or now() >= told.until):

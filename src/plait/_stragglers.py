@@ -10,7 +10,7 @@ import logging
 import traceback
 from typing import TYPE_CHECKING
 
-from plait._core import CancelScope, close_scope, now, open_scope, runtime, take_snapshot
+from plait._core import CancelScope, call_contained, close_scope, now, open_scope, runtime, take_snapshot
 from plait._errors import Cancelled
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def report_stragglers(me: Parker, group: ThreadGroup, failed: ThreadGroup, waite
     except Cancelled:  # it has taken too long
         pass
     except Exception:  # noqa: BLE001 - a filter's, say: whatever logging makes of it, it is not what the block raises
-        traceback.print_exc()
+        call_contained(traceback.print_exc)
     finally:
         close_scope(refuge)
 

@@ -19,7 +19,7 @@ def test_count():
     assert slots.try_take()
     assert not slots.try_take()
     assert slots.count_free() == 0
-    slots.release()
+    slots.give()
     assert slots.count_free() == 1
     assert slots.try_take()
 
@@ -31,10 +31,10 @@ def test_handed_to_the_first_who_waits():
     with ThreadGroup() as group:
         waiters = [wait_parked(group.spawn(lambda: slots.take(current_thread())), WaitReason.SLOT) for _ in range(4)]
         for waiter in waiters:
-            slots.release()
+            slots.give()
             assert not slots.try_take()
             until(waiter.done)
-        slots.release()
+        slots.give()
     assert slots.count_free() == 1
 
 
@@ -47,13 +47,13 @@ def test_take_back_goes_before_all_others():
     def take(how, name):
         how(current_thread())
         order.append(name)
-        slots.release()
+        slots.give()
 
     with ThreadGroup() as group:
         for number in range(3):
             wait_parked(group.spawn(take, slots.take, number), WaitReason.SLOT)
         wait_parked(group.spawn(take, slots.take_back, "member"), WaitReason.SLOT)
-        slots.release()
+        slots.give()
     assert order == ["member", 0, 1, 2]
     assert slots.count_free() == 1
 
@@ -67,7 +67,7 @@ def test_take_back_outlasts_a_cancel():
         group.cancel()
         wait_parked(holder, WaitReason.SLOT)
         assert slots.count_waiting() == 1
-        slots.release()
+        slots.give()
         until(holder.done)
     assert slots.count_free() == 0
 
@@ -83,10 +83,10 @@ def test_take_back_ends_with_the_grace():
     assert (slots.count_free(), slots.count_taken(), slots.count_waiting()) == (0, 2, 0)
     with ThreadGroup() as group:
         taker = wait_parked(group.spawn(lambda: slots.take(current_thread())), WaitReason.SLOT)
-        slots.release()
+        slots.give()
         assert slots.count_taken() == 1
         assert not taker.done()
-        slots.release()
+        slots.give()
         assert taker.result()
     assert slots.count_taken() == 1
 
@@ -103,9 +103,9 @@ def test_more_and_fewer_slots():
         assert wait_parked(takers[2]) and slots.count_waiting() == 1
         slots.resize(1)
         for _ in range(2):
-            slots.release()
+            slots.give()
             assert not takers[2].done()
-        slots.release()
+        slots.give()
         assert takers[2].result()
     assert (slots.count_taken(), slots.get_limit()) == (1, 1)
 
@@ -120,12 +120,12 @@ def test_slot_of_a_waiter_that_is_cancelled_goes_to_the_next():
             second = wait_parked(group.spawn(lambda: slots.take(current_thread())), WaitReason.SLOT)
             canceller = threading.Thread(target=first.cancel)
             canceller.start()
-            slots.release()
+            slots.give()
             until(lambda: first.done())
             canceller.join()
             if not first.cancelled():
                 assert not second.done()
-                slots.release()
+                slots.give()
             until(second.done)
         assert slots.count_free() == 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import math
 import random
 import threading
 import time
@@ -403,6 +404,93 @@ def test_slot_that_does_not_come_back_in_time(way):
 
     with ThreadGroup() as others, ThreadGroup(max_concurrency=1) as group:
         group.spawn(member)
+    assert group.available == 1
+
+
+def test_waits_one_after_the_other_use_one_slot_more_at_most():
+    """Who goes on with a slot that there is not has none to offer: the limit is exceeded once, not at each further wait."""
+    gauge = Gauge(1)
+    stop = threading.Event()
+    waiting = Counter()
+
+    def use_slot():
+        with gauge:
+            stop.wait()
+
+    def spawn_many():
+        for _ in range(10):
+            waiting.add(1)
+            group.spawn(use_slot)
+
+    def member():
+        feeder = others.spawn(spawn_many)
+        for _ in range(10):
+            with pytest.raises(TimeoutError):
+                feeder.result(timeout=0.01)
+        assert waiting.value() == 2  # one has a slot, and the next waits
+        stop.set()
+        feeder.result()
+
+    with ThreadGroup() as others, ThreadGroup(max_concurrency=1) as group:
+        group.spawn(member)
+    assert gauge.most == 1
+    assert group.available == 1
+
+
+@pytest.mark.parametrize("way", ["timeout", "rescheduled", "result"])
+def test_limit_without_an_end_is_none(way):
+    """A wait that may last for ever lends its slot, however that is written."""
+    gate = threading.Event()
+
+    def member(sibling):
+        if way == "timeout":
+            with timeout(math.inf):
+                assert sibling.result()
+        elif way == "rescheduled":
+            with timeout(3600) as limit:
+                limit.reschedule(None)
+                assert sibling.result()
+        else:
+            assert sibling.result(timeout=math.inf)
+
+    with ThreadGroup(max_concurrency=2) as group:
+        sibling = group.spawn(gate.wait)
+        wait_parked(group.spawn(member, sibling), WaitReason.FUTURE)
+        group.spawn(gate.set)
+
+
+def test_callback_of_a_group_with_a_limit_of_time_lends():
+    """That limit is not one of the callback's own wait."""
+    gate, go = threading.Event(), threading.Event()
+    with ThreadGroup(max_concurrency=2, timeout=3600) as group:
+        sibling = group.spawn(gate.wait)
+        other = group.spawn(go.wait)
+        other.add_done_callback(lambda other: sibling.result())
+        go.set()
+        wait_parked(other, WaitReason.FUTURE)
+        group.spawn(gate.set)
+
+
+@pytest.mark.parametrize("what", ["argument", "thread-local"])
+def test_finalizer_that_spawns_into_its_own_full_group(what):
+    """What a thread lets go of at its end may spawn: the slot goes to the child, as from any member."""
+    local = threading.local()
+    spawned = []
+
+    class Spawner:
+        def __del__(self):
+            spawned.append(group.spawn(int))
+
+    def keep(spawner):
+        local.spawner = spawner
+
+    with ThreadGroup(max_concurrency=1) as group:
+        if what == "argument":
+            group.spawn(lambda spawner: None, Spawner())
+        else:
+            group.spawn(lambda: keep(Spawner()))
+        until(lambda: spawned)
+    assert spawned[0].result() == 0
     assert group.available == 1
 
 

@@ -681,3 +681,19 @@ def test_coroutine_functions_are_pointed_out(call):
 
     with pytest.raises(TypeError, match=r"fetch has returned a coroutine that nobody runs"):
         call(fetch)
+
+
+class Oddly:
+    """A callable whose name is none."""
+
+    def __init__(self):
+        self.__qualname__ = 5
+
+    def __call__(self):
+        return 1
+
+
+def test_callable_with_an_odd_name():
+    """Whatever it says it is called."""
+    assert gather(Oddly()) == [1]
+    assert race(Oddly()) == 1

@@ -566,3 +566,26 @@ def test_wrong_timeout_of_result(timeout):
         with pytest.raises(TimeoutError):
             waiting.result(-1)
         waiting.cancel()
+
+
+def test_end_without_grace_while_the_condition_is_held():
+    """A thread that ends cancelled, with no grace left, waits nevertheless for who looks at its future just then."""
+    held, go, gate = threading.Event(), threading.Event(), threading.Event()
+
+    def look(future):
+        with future._condition:  # as the functions of concurrent.futures do
+            held.set()
+            go.wait()
+
+    with ThreadGroup() as others:
+        with ThreadGroup(grace=0.0) as group:
+            future = group.spawn(gate.wait)
+            others.spawn(look, future)
+            held.wait()
+            wait_parked(future)
+            group.cancel()
+            wait_parked(future, WaitReason.LOCK)
+            go.set()
+        assert others.spawn(int).result() == 0  # its carrier goes on
+    assert future.cancelled()
+    assert concurrent.futures.wait([future]).done == {future}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 import threading
 import time
 
@@ -294,3 +295,39 @@ def test_logging_that_fails_changes_nothing(reports, capfd):
         logging.getLogger("plait").removeFilter(refuse)
     assert caught.value.exceptions == (error,)
     assert "broken filter" in capfd.readouterr().err
+
+
+def test_report_that_cannot_be_made_at_all(reports, monkeypatch):
+    """Logging fails, and stderr, where that would be said, is closed: the block raises what has failed in it."""
+    lost = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda report: lost.append(str(report.exc_value)))
+    monkeypatch.setattr(sys, "stderr", ClosedFile())
+    gate = threading.Event()
+    monkeypatch.setattr("plait._stragglers._log", FailingLog(gate))
+    with pytest.raises(ExceptionGroup) as caught, ThreadGroup() as group:
+        wait_parked(group.spawn(refuse_to_end, gate))
+        raise Oops
+    [error] = caught.value.exceptions
+    assert isinstance(error, Oops)
+    assert lost == ["closed"]
+
+
+class ClosedFile:
+    """What cannot be written to."""
+
+    def write(self, text):
+        raise ValueError("closed")
+
+    def flush(self):
+        """Nothing."""
+
+
+class FailingLog:
+    """What cannot be logged to; it opens a gate first."""
+
+    def __init__(self, gate):
+        self.gate = gate
+
+    def error(self, *args):
+        self.gate.set()
+        raise RuntimeError("no log")

@@ -445,3 +445,29 @@ def test_block_left_by_another_thread(where, limit):
             assert current_thread().scope is block
 
     run_anywhere(where, body)
+
+
+def test_cancel_that_comes_at_the_end_of_a_limit(monkeypatch):
+    """The limit has found that the Cancelled is its own; a cancel just then is told at the next cancel point, as any other."""
+    told = []
+    items = queue.SimpleQueue()
+    items.put("item")
+
+    class Limit(move_on_after):
+        def absorbs(self, error):
+            is_own = super().absorbs(error)
+            if error is not None:
+                group.cancel()
+            return is_own
+
+    def child():
+        with Limit(0.001):
+            time.sleep(3600)
+        with pytest.raises(Cancelled) as caught:
+            items.get()  # which need not wait
+        told.append(caught.value.reason)
+        time.sleep(0.001)  # in clean-up, for it was told once
+
+    with ThreadGroup() as group:
+        group.spawn(child)
+    assert told == ["the group was cancelled"]

@@ -1,14 +1,16 @@
 """Locks and what is built on them: between virtual threads, and between virtual and platform threads."""
 
 import queue
+import signal
 import threading
 import time
 
 import pytest
 from patch.helpers import PlatformCall, carriers, described, is_parked, on_virtual, run_python, wait_parked, wait_until
 
-from plait import ThreadGroup, checkpoint
-from plait._core import WaitReason
+from plait import Limiter, ThreadGroup, checkpoint
+from plait._core import WaitReason, current_thread
+from plait._originals import sleep
 
 
 @pytest.fixture(params=["virtual", "platform"])
@@ -551,3 +553,64 @@ def test_objects_made_before_install():
         print([other.result() for other in others])
     """
     assert run_python(code, PLAIT_CARRIERS="1") == "[True, 'a', 'b']\n"
+
+
+@pytest.mark.parametrize("make", [threading.Lock, threading.RLock, lambda: queue.SimpleQueue()])
+def test_wake_that_a_signal_handler_has_come_across(make):
+    """A handler waits in the middle of a wait that was just woken, and raises: the wake goes to the next."""
+    waited_for = make()
+
+    class Hup(Exception):
+        """What the handler raises."""
+
+    def get():
+        if isinstance(waited_for, queue.SimpleQueue):
+            waited_for.get()
+        else:
+            waited_for.acquire()
+            waited_for.release()
+
+    held, go = threading.Event(), threading.Event()
+
+    def hold():
+        if isinstance(waited_for, queue.SimpleQueue):
+            held.set()
+            go.wait()
+            waited_for.put("for the main thread")  # which is gone by the time
+        else:
+            with waited_for:
+                held.set()
+                go.wait()
+        over.set()
+
+    over = threading.Event()
+    nothing = Limiter(1)
+    nothing.acquire()
+
+    def handler(number, frame):
+        go.set()
+        while not over.is_set():
+            sleep(0.001)  # no wait of plait's: leaves block here
+        nothing.acquire(timeout=0.001)  # but this is one
+        raise Hup
+
+    main = current_thread()
+
+    def ring():
+        wait_until(lambda: is_parked(main))
+        second.append(group.spawn(get))
+        wait_parked(second[0])
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+    second = []
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with ThreadGroup() as group:
+            group.spawn(hold)
+            held.wait()
+            group.spawn(ring)
+            with pytest.raises(Hup):
+                get()
+            second[0].result()
+    finally:
+        signal.signal(signal.SIGUSR1, before)

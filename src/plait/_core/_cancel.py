@@ -222,8 +222,11 @@ class CancelScope(Scope):
         self.owner = owner
         owner.set_scope(self)
 
-    def close(self) -> None:
-        """Stop being the innermost scope of the calling thread, which opened this one last."""
+    def close(self, is_absorbed: bool = False) -> None:  # noqa: FBT001, FBT002 - compiled
+        """Stop being the innermost scope of the calling thread, which opened this one last.
+
+        `is_absorbed`: what the thread was told ends here, even if a scope further out has been cancelled just now.
+        """
         owner = self.owner
         if owner is None:
             raise RuntimeError(f"{self!r} is not open: write `with`, which enters it and leaves it, once")
@@ -236,7 +239,7 @@ class CancelScope(Scope):
         self.opener = None
         if self.is_shield:
             owner.delivery = self._told
-        elif self.cancelled_at is not None and pending(self) is self:
+        elif is_absorbed or (self.cancelled_at is not None and pending(self) is self):
             owner.delivery = None  # what was delivered on behalf of this scope is settled
 
     def absorbs(self, error: BaseException | None) -> bool:

@@ -149,7 +149,7 @@ class Container:
                 self._daemons.discard(thread)
                 self._undismissed.discard(thread)
         elif self.slots is not None:
-            Slots.release(self.slots)
+            Slots.give(self.slots)
         if Rundown.leave(self.inside):
             if self._outsiders is not None:
                 self.turn_away()

@@ -61,10 +61,10 @@ class DeadlineScope(CancelScope):
             self._timer = me.add_timer(instant, self, 0)
         return True
 
-    def leave(self) -> None:
-        """Close it. Raises `RuntimeError` if it is not the calling thread's innermost scope."""
+    def leave(self, is_absorbed: bool = False) -> None:  # noqa: FBT001, FBT002 - compiled
+        """Close it. Raises `RuntimeError` if it is not the calling thread's innermost scope. As `close_scope`."""
         me = self.owner
-        close_scope(self)
+        close_scope(self, is_absorbed)
         if self.deadline:
             with cancelling:
                 self.deadline = 0.0

@@ -159,7 +159,7 @@ def _holder_waiting_for(
         todo += waits.get(thread, ())
         if isinstance(thread, VirtualThread):
             group = thread.group
-            if group.owner is not None:
+            if group.owner is not None and group.joining:
                 todo.append(group.owner)
             if group.slots is not None and group.slots not in seen:
                 seen.add(group.slots)

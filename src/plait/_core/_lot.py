@@ -68,9 +68,10 @@ def wait(
                     raise
                 retract(me)
                 return True
-            except BaseException:  # a signal handler's: the wake that this wait may have got is for somebody else
-                if me.outcome == WOKEN:
-                    wake_one(key)
+            except BaseException:
+                # A signal handler's. This wait may have got a wake, which is for somebody else then. Whether it has cannot be
+                # told: the handler may have waited, too, and that has changed the word.
+                wake_one(key)
                 raise
             finally:
                 _dequeue(key, me)
@@ -96,8 +97,7 @@ def wait_shielded(me: Parker, key: int, attempt: Callable[[], bool], reason: Wai
                     return
                 park_shielded(me, epoch, reason)
             except BaseException:  # as in `wait`
-                if me.outcome == WOKEN:
-                    wake_one(key)
+                wake_one(key)
                 raise
             finally:
                 _dequeue(key, me)

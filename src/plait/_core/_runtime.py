@@ -208,15 +208,18 @@ def open_scope(scope: CancelScope, shelter: float = 0.0) -> Parker:
     return me
 
 
-def close_scope(scope: CancelScope) -> None:
-    """End `scope`, the innermost of the calling thread. Raises `RuntimeError` if it is not that."""
+def close_scope(scope: CancelScope, is_absorbed: bool = False) -> None:  # noqa: FBT001, FBT002 - compiled
+    """End `scope`, the innermost of the calling thread. Raises `RuntimeError` if it is not that.
+
+    `is_absorbed`: the cancellation that has left its block was its own.
+    """
     me = scope.owner
     if me is not None and me is not current_thread():
         raise RuntimeError(
             f"{scope!r} must be left by the thread that entered it, {me!r}, not by {current_thread()!r}: write `with`, and "
             f"do not hand a generator that is suspended inside to another thread"
         )
-    scope.close()
+    scope.close(is_absorbed)
     if isinstance(me, PlatformThread):
         me.unbind()
 
@@ -275,9 +278,10 @@ def start_child(
     if isinstance(me, VirtualThread):
         spawner: VirtualThread = me
         carrier = spawner.carrier
-    else:
-        carrier = _runtime.carrier_for(me)
-    try:  # both run code of others: what the function is called, and a context's copy
+    try:
+        if not isinstance(me, VirtualThread):
+            carrier = _runtime.carrier_for(me)
+        # Both run code of others: what the function is called, and a context's copy.
         thread = make.__new__(make)
         if context is None:
             context = copied_context()
@@ -286,11 +290,11 @@ def start_child(
         thread.spawn_offset = caller_offset()
     except BaseException:
         if group.slots is not None and not is_daemon:
-            group.slots.release()
+            group.slots.give()
         raise
     if not Rundown.enter(group.inside):
         if group.slots is not None and not is_daemon:
-            group.slots.release()
+            group.slots.give()
         return None
     if is_daemon:
         thread.is_daemon = True

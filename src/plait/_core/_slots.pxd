@@ -25,7 +25,7 @@ cdef class Slots:
     @cython.locals(epoch=uint64_t, waiter=SlotWaiter, is_taken=bint, is_offered=bint, is_outsider=bint, is_raising=bint, outcome=int)
     cpdef bint take(self, Parker me, deadline=*, group=*) except -1
     @cython.locals(waiter=SlotWaiter)
-    cpdef release(self)
+    cpdef bint give(self) except -1
     @cython.locals(waiter=SlotWaiter, is_wanted=bint)
     cpdef lend(self, Parker me, Slots awaited)
     @cython.locals(epoch=uint64_t, waiter=SlotWaiter, is_taken=bint, is_offered=bint, is_over=bint, is_late=bint, outcome=int, since=double)

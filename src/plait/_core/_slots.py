@@ -29,12 +29,13 @@ exceeds the limit, and neither recursion nor waiting for each other can deadlock
 come is the first, so recursion goes depth by depth; but one that has waited for a while goes before it, or two that hand
 their slots on and on would keep it out. Taking back is patient, as mutual exclusion is: a cancel ends it once the grace is
 over, and the end of a wait's own time ends it at once. Then the holder goes on with a slot that there is not (`_free` below
-zero); whoever gives one back then pays for it.
+zero). Whoever gives one back then pays for it, or waits for others: a slot that there is not is not offered again.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from math import inf
 from typing import TYPE_CHECKING
 
 from plait._core._cancel import horizon, is_under, patience, sooner
@@ -184,19 +185,21 @@ class Slots:
                     group.drop_outsider(waiter)  # type: ignore[union-attr]
                 # Whose exception it is, and after which other waits, does not matter: only whether it has the slot.
                 if is_raising and waiter.is_served:
-                    Slots.release(self)
+                    Slots.give(self)
             if outcome == WOKEN:
                 return True
             if outcome == WAITING or (outcome == TIMED_OUT and group is None):
                 return False
 
-    def release(self) -> None:
-        """Give a slot to the first who waits, or back; never parks."""
+    def give(self) -> bool:
+        """Give a slot to the first who waits, or back; False if none is taken. Never parks."""
         with self._lock:
+            if self._free >= self._limit:
+                return False
             while True:
                 if self._free < 0 or not self._is_wanted():
                     self._free += 1
-                    return
+                    return True
                 waiter = self._take_first()
                 if waiter.serve():
                     break
@@ -204,13 +207,18 @@ class Slots:
             waiter.who.resume()
         else:
             waiter.who.resume_spawner()
+        return True
 
     def lend(self, me: Parker, awaited: Slots | None) -> None:
         """`me`, a holder, is about to wait for threads that have `awaited` slots. It calls `take_back` after that."""
         if awaited is self:
-            Slots.release(self)
+            Slots.give(self)
             return
         with self._lock:
+            if self._free < 0:
+                # It may be this one that went on without: offered at each of its waits, its slot would become many.
+                self._free += 1
+                return
             while True:
                 waiter = self._take_below(me)
                 if waiter is None:
@@ -364,8 +372,10 @@ def lend_slot(me: Parker, awaited: Slots | None, deadline: float | None = None) 
 def _own_limit(me: Parker, deadline: float | None) -> float | None:
     """`deadline`, or the end of a block of its own whose time is limited before that; None: neither. Calling thread only."""
     scope = me.scope
-    while scope is not None and scope is not me and not (scope.is_shield and now() < scope.shelter):
+    while (
+        scope is not None and scope.owner is me and scope is not me and not (scope.is_shield and now() < scope.shelter)
+    ):
         if scope.deadline and (deadline is None or scope.deadline < deadline):
             deadline = scope.deadline
         scope = scope.parent
-    return deadline
+    return None if deadline == inf else deadline

@@ -30,7 +30,18 @@ from plait._core._cancel import Victim, begin_clean_up, is_cancelled, pending
 from plait._core._container import Container
 from plait._core._parking import TIMED_OUT, Parker
 from plait._errors import Cancelled
-from plait._native._native import WaitWord, drop_locals, label_of, line_at, mount, switch_to, track, unmount, untrack
+from plait._native._native import (
+    WaitWord,
+    drop_locals,
+    label_of,
+    line_at,
+    mount,
+    switch_to,
+    track,
+    unmount,
+    untrack,
+    write_unraisable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -343,10 +354,11 @@ class VirtualThread(Parker):
     def _release(self) -> None:
         """Let go of what only the run needed; the future may live on for long."""
         Victim.set_scope(self, None)
-        self.owner = None
         self.delivery = None
+        # What these let go of may spawn into its group, and hands on the slot that it has: it is still the owner of itself.
         self._fn = self._args = self._kwargs = self.context = None  # type: ignore[assignment]
         drop_locals()
+        self.owner = None
 
     def _notify(self) -> None:
         """Tell the watchers. They run as members of the group, and if that is cancelled, as its clean-up."""
@@ -354,7 +366,10 @@ class VirtualThread(Parker):
         self.owner = self
         Victim.set_scope(self, scope)
         begin_clean_up(self)
-        self.watchers.notify(self)  # type: ignore[union-attr]
+        try:
+            self.watchers.notify(self)  # type: ignore[union-attr]
+        except BaseException as failure:  # noqa: BLE001 - nothing may keep the thread from its end
+            write_unraisable(failure, self)
         Victim.set_scope(self, None)
         self.owner = None
         self.delivery = None
@@ -380,4 +395,7 @@ class VirtualThread(Parker):
             with suppress(BaseException):  # whatever the class of the error does with notes
                 error.add_note(f"on {self.name!r}, spawned at {self.spawn_site}")
             if verdict is not Verdict.IGNORE:
-                self.group.child_failed(self, error)
+                try:
+                    self.group.child_failed(self, error)
+                except BaseException as failure:  # noqa: BLE001 - as in `_notify`
+                    write_unraisable(failure, self)

@@ -48,10 +48,11 @@ cdef extern from *:
             return Py_NewRef(((PyFunctionObject *)fn)->func_qualname);
     #endif
         PyObject *name = PyObject_GetAttrString(fn, "__qualname__");
-        if (name == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
-            PyErr_Clear();
-            name = PyUnicode_InternFromString("thread");
-        }
+        if (name == NULL && !PyErr_ExceptionMatches(PyExc_AttributeError))
+            return NULL;
+        PyErr_Clear();
+        if (name == NULL || !PyUnicode_CheckExact(name)) /* others may print themselves as they like, or fail */
+            Py_XSETREF(name, PyUnicode_InternFromString("thread"));
         return name;
     }
     """

@@ -111,16 +111,16 @@ class cancel_at_park(CancelScope):  # noqa: N801 - read as words: with cancel_at
         """Counting ends."""
         owner = self.owner
         is_mine = self.absorbs(error)
-        close_scope(self)
+        close_scope(self, is_mine)
         if is_mine:
             self.cancelled_caught = True
         elif error is None and owner is not None and owner.scope is not None:
             check_entry(owner)
         return is_mine
 
-    def close(self) -> None:
+    def close(self, is_absorbed: bool = False) -> None:  # noqa: FBT001, FBT002 - as `CancelScope.close`
         """Be no scope any more, and count no more."""
-        super().close()
+        super().close(is_absorbed)
         unobserve_parks(self._parks)
 
     def _parks(self, thread: Parker, reason: WaitReason) -> None:
