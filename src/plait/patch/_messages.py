@@ -14,6 +14,7 @@ is of no use any more, as after any exception there.
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 from plait._core import READ, WRITE, Parker, check_entry, now, wait_descriptor
@@ -29,6 +30,15 @@ if TYPE_CHECKING:
 _MODULE = "multiprocessing.connection"
 _RECEIVE = f"{_MODULE}.Connection._recv_bytes"
 _SEND = f"{_MODULE}.Connection._send_bytes"
+
+
+class _Tally(threading.local):
+    """What the calling thread has moved."""
+
+    owed = 0  # messages that it has begun to send, less those that it has received as a whole
+
+
+tally = _Tally()
 
 
 def _await_beginning(me: Parker, fd: int, events: int) -> None:
@@ -58,7 +68,9 @@ def _connections(module: Any) -> Sequence[ClassPatch]:
         if me is None:
             return receive(self, maxsize)
         _await_beginning(me, self._handle, READ)
-        return _patiently(me, receive, self, maxsize)
+        message = _patiently(me, receive, self, maxsize)
+        tally.owed -= 1
+        return message
 
     def send_bytes(self: Any, buf: Any) -> None:
         me: Parker | None = cooperative()
@@ -66,6 +78,7 @@ def _connections(module: Any) -> Sequence[ClassPatch]:
             send(self, buf)
             return
         _await_beginning(me, self._handle, WRITE)
+        tally.owed += 1
         _patiently(me, send, self, buf)
 
     return [ClassPatch(_RECEIVE, cls, "_recv_bytes", recv_bytes), ClassPatch(_SEND, cls, "_send_bytes", send_bytes)]
