@@ -5,6 +5,7 @@ import _socket
 import _thread
 import importlib
 import os
+import queue
 import select
 import socket
 import sys
@@ -12,10 +13,11 @@ import threading
 import time
 
 import pytest
-from patch.helpers import PlatformCall, on_virtual, run_python, wait_parked
+from patch.helpers import PlatformCall, is_parked, on_virtual, run_python, wait_parked, wait_until
 
 import plait
 from plait import ThreadGroup, _native
+from plait._core import current_thread
 
 TARGETS = {
     "time.sleep": time.sleep,
@@ -254,6 +256,62 @@ def test_uninstall_while_threads_are_parked():
             plait.patch.install()
         event.set()
     assert futures[1].result() is True
+
+
+def _held(lock):
+    lock.acquire()
+    return lock
+
+
+UNTOLD = {
+    "lock": lambda: (_held(threading.Lock()), lambda lock: lock.acquire(), lambda lock: lock.release()),
+    "lock with a timeout": lambda: (
+        _held(threading.Lock()),
+        lambda lock: lock.acquire(timeout=20),
+        lambda lock: lock.release(),
+    ),
+    "RLock": lambda: (_held(threading.RLock()), lambda lock: lock.acquire(), lambda lock: lock.release()),
+    "SimpleQueue": lambda: (queue.SimpleQueue(), lambda box: box.get(), lambda box: box.put(True)),
+}
+
+
+@pytest.mark.parametrize("where", ["virtual", "platform"])
+@pytest.mark.parametrize("name", UNTOLD)
+def test_uninstall_while_others_wait_for_what_is_freed_afterwards(name, where):
+    """Nobody tells them any more: they find out by themselves."""
+    thing, wait, free = UNTOLD[name]()
+    box, parked = [], []
+
+    def body():
+        with ThreadGroup():
+            parked.append(current_thread())
+            box.append(wait(thing))
+
+    with ThreadGroup() as group:
+        call = group.spawn(body) if where == "virtual" else PlatformCall(body)
+        wait_until(lambda: parked and is_parked(parked[0]))
+        plait.patch.uninstall()
+        try:
+            free(thing)
+            wait_until(lambda: box)
+        finally:
+            plait.patch.install()
+        call.result()
+    assert box == [True]
+
+
+def test_limit_of_a_wait_that_goes_on_after_uninstall():
+    """It is kept, though the wait looks again and again meanwhile."""
+    lock = _held(threading.Lock())
+    with ThreadGroup() as group:
+        future = group.spawn(lock.acquire, timeout=0.2)
+        wait_parked(future)
+        plait.patch.uninstall()
+        try:
+            wait_until(future.done)
+        finally:
+            plait.patch.install()
+    assert future.result() is False
 
 
 class Secretive(socket.socket):

@@ -38,6 +38,7 @@ from plait._core._clock import now
 from plait._core._container import Container
 from plait._core._deadline import DeadlineScope, check_seconds
 from plait._core._lookout import lock_waits
+from plait._core._lot import set_told as lot_set_told
 from plait._core._lot import wait as lot_wait
 from plait._core._lot import wait_shielded as lot_wait_shielded
 from plait._core._lot import wake_all as lot_wake_all
@@ -140,6 +141,7 @@ __all__ = (
     "lend_slot",
     "line_at",
     "lock_waits",
+    "lot_set_told",
     "lot_wait",
     "lot_wait_shielded",
     "lot_wake_all",

@@ -4,5 +4,6 @@ from plait._native._native cimport WaitWord, uint64_t
 cpdef bint wait(Parker me, key, attempt, reason, deadline=*, bint patient=*) except -1
 cpdef wait_shielded(Parker me, key, attempt, reason)
 cdef int _park_patiently(Parker me, uint64_t epoch, reason, deadline, double since) except -1
-cdef _enqueue(key, Parker me, uint64_t epoch)
+cdef bint _enqueue(key, Parker me, uint64_t epoch) except -1
+cdef _next_attempt(deadline)
 cdef _dequeue(key, Parker me)

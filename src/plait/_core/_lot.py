@@ -11,6 +11,9 @@ Either the waiter's step 3 sees the primitive free, or the waker's step 2 sees t
 hash of the key (`_native/here.h`), so that who frees what nobody waits for is not held up by those who wait elsewhere.
 Barging: a running thread may get the primitive before the woken one, which then queues again. A wake that reaches a
 waiter who got what it wanted by itself is passed on to the next.
+
+Step 2 of the waker is the leaves'. Once they are taken out nobody does it (`set_told`), and whoever is in the lot tries
+by itself after each pause. Either a waiter's step 2 sees that, or it is queued before, and is woken to see it.
 """
 
 from __future__ import annotations
@@ -29,7 +32,10 @@ from plait._native._native import WaitWord
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_lock = Lock()  # guards _queues
+_PAUSE = 0.01  # seconds between the attempts of who is not told
+
+_lock = Lock()  # guards what follows
+_is_told = True  # whether who frees what others wait for says so
 # Waiters in order of arrival, with the epoch of their wait; a single one, which is the rule, without a queue.
 _queues: dict[int, OrderedDict[Parker, int] | tuple[Parker, int]] = {}
 
@@ -51,16 +57,16 @@ def wait(
     try:
         while True:
             epoch = WaitWord.arm(me)
-            _enqueue(key, me, epoch)
+            limit = deadline if _enqueue(key, me, epoch) else _next_attempt(deadline)
             try:
                 if attempt():
                     if me.withdraw() == WOKEN:
                         wake_one(key)
                     return True
                 if patient:
-                    outcome = _park_patiently(me, epoch, reason, deadline, since)
+                    outcome = _park_patiently(me, epoch, reason, limit, since)
                 else:
-                    outcome = park(me, epoch, reason, deadline)
+                    outcome = park(me, epoch, reason, limit)
             except Cancelled:
                 # A completed wait is never turned into a cancellation, and this one may be complete: whoever freed the
                 # primitive before the cancel saw nobody else to wake.
@@ -77,7 +83,7 @@ def wait(
                 _dequeue(key, me)
             if attempt():
                 return True
-            if outcome == TIMED_OUT:
+            if outcome == TIMED_OUT and limit is deadline:
                 return False
     finally:
         lot_leave(key)
@@ -89,13 +95,13 @@ def wait_shielded(me: Parker, key: int, attempt: Callable[[], bool], reason: Wai
     try:
         while True:
             epoch = WaitWord.arm(me, True)
-            _enqueue(key, me, epoch)
+            limit = None if _enqueue(key, me, epoch) else _next_attempt(None)
             try:
                 if attempt():
                     if me.withdraw() == WOKEN:
                         wake_one(key)
                     return
-                park_shielded(me, epoch, reason)
+                park_shielded(me, epoch, reason, limit)
             except BaseException:  # as in `wait`
                 wake_one(key)
                 raise
@@ -154,15 +160,33 @@ def wake_all(key: int) -> None:
         who.unpark(epoch)
 
 
-def _enqueue(key: int, me: Parker, epoch: int) -> None:
+def set_told(is_told: bool) -> None:  # noqa: FBT001 - compiled
+    """Whether those who free what others wait for say so from now on, by `wake_one`. Any thread."""
+    global _is_told  # noqa: PLW0603 - of the process, as the leaves are
+    with _lock:
+        _is_told = is_told
+        keys = [] if is_told else list(_queues)
+    for key in keys:
+        wake_all(key)
+
+
+def _enqueue(key: int, me: Parker, epoch: int) -> bool:
+    """Queue a wait; whether it will be told."""
     with _lock:
         queue = _queues.get(key)
         if queue is None:
             _queues[key] = (me, epoch)
-            return
+            return _is_told
         if type(queue) is tuple:
             queue = _queues[key] = OrderedDict([queue])
         queue[me] = epoch  # type: ignore[index]
+        return _is_told
+
+
+def _next_attempt(deadline: float | None) -> float:
+    """When to try again by oneself: soon, or at the instant `deadline` itself."""
+    instant = now() + _PAUSE
+    return instant if deadline is None or instant < deadline else deadline
 
 
 def _dequeue(key: int, me: Parker) -> None:

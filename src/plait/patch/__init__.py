@@ -106,7 +106,11 @@ def install(*, virtual_threads: bool = False) -> None:
 
 
 def uninstall() -> None:
-    """Put the originals back; harmless if they are. Any thread. Threads parked in a leaf come out of it as ever.
+    """Put the originals back; harmless if they are. Any thread.
+
+    Threads parked in a leaf come out of it as ever. Those that wait for a lock or a queue look at it every 10 ms, since
+    nobody tells them any more; and if a descriptor is closed while others wait in it, they are not told either, no more
+    than kernel threads are.
 
     Every leaf is then what it was, the very same object with the very same C function behind it. What others have put
     over a replacement of ours, in a Python class, is left to them. Virtual threads that go on running block their

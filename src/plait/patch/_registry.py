@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from plait import _native
-from plait._core import Counter, Lock
+from plait._core import Counter, Lock, lot_set_told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -155,6 +155,7 @@ def put_all(families: Iterable[Family]) -> None:
             for patch in reversed(done):
                 patch.take()
             raise
+        lot_set_told(True)
 
 
 def take_all() -> None:
@@ -163,6 +164,7 @@ def take_all() -> None:
         for patches in reversed(_patches.values()):
             for patch in reversed(patches):
                 patch.take()
+        lot_set_told(False)
 
 
 def leaves_by_family() -> dict[str, list[tuple[str, bool, int | None]]]:
