@@ -617,3 +617,37 @@ def test_handlers_made_before(caplog):
     with caplog.at_level(logging.INFO):
         on_virtual(logging.getLogger("x").info, "hello")
     assert caplog.messages == ["hello"]
+
+
+@pytest.mark.parametrize("again", ["", "plait.patch.uninstall(), plait.patch.install()"])
+def test_kernel_thread_that_is_inside_since_before(again):
+    """Nobody has counted it in, and it tells nobody when it comes out: who waits for a turn looks, and parks."""
+    code = f"""
+        import os, threading, time, plait
+        from plait._native import gate_owner
+        plait.patch.uninstall()
+        reader, writer = os.pipe()
+        file = open(reader, "rb")
+        stranger = threading.Thread(target=file.readline)
+        stranger.start()
+        while not gate_owner(file):
+            time.sleep(0.001)
+        plait.patch.install()
+        {again}
+        with plait.ThreadGroup() as group:
+            children = [group.spawn(file.readline), group.spawn(lambda: next(file)), group.spawn(file.readline)]
+            group.spawn(time.sleep, 0).result()  # on the same carrier
+            while not all(child.waits_for and child.is_waiting() for child in children):
+                time.sleep(0.001)
+            assert gate_owner(file)
+            with plait.ThreadGroup(grace=0.01) as inner:
+                given_up = inner.spawn(file.readline)
+                while not (given_up.waits_for and given_up.is_waiting()):
+                    time.sleep(0.001)
+                inner.cancel()
+            assert given_up.cancelled()
+            os.write(writer, b"1\\n2\\n3\\n4\\n")
+        stranger.join()
+        print(sorted(child.result() for child in children))
+    """
+    assert run_python(code) == "[b'2\\n', b'3\\n', b'4\\n']\n"

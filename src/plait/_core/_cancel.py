@@ -43,7 +43,7 @@ import threading
 import warnings
 import weakref
 from sys import exc_info
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from plait._core._atomics import Lock
 from plait._core._clock import now
@@ -54,6 +54,8 @@ from plait._native._native import WaitWord, caller_code, caller_offset, cooperat
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import FrameType
+
+R = TypeVar("R")
 
 DEADLINE_PASSED = "deadline passed"  # the reason of a cancel by time, told from others by identity
 GRACE = 5.0  # seconds that clean-up may take, unless the scope says otherwise
@@ -430,6 +432,16 @@ def check_patient(me: Victim, since: float) -> float | None:
     if until is None or now() < until:
         return sooner(until, me)
     raise deliver(me, pending(me.scope))  # type: ignore[arg-type]
+
+
+def patiently(me: Victim, call: Callable[..., R], *args: Any) -> R:
+    """`call(*args)`, whose waits a cancel does not end before the grace is over: for what must not be left half done."""
+    before = me.patient_since
+    me.patient_since = now()
+    try:
+        return call(*args)
+    finally:
+        me.patient_since = before
 
 
 def deliver(me: Victim, scope: Scope) -> Cancelled:

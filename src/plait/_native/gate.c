@@ -15,6 +15,10 @@
  * So while somebody has the turn, CPython's lock is free but for itself, and never waits. Those without a turn go on as
  * before: they are many, and CPython's lock is for them. With a GIL a step is an ordinary store: nothing runs in between.
  *
+ * A kernel thread that has been inside since before the leaves were put in place is counted nowhere, and tells nobody when
+ * it comes out: a stranger. Who has taken the turn sees it as the owner of CPython's lock, gives the turn back, and tries
+ * again after pauses. (Of several strangers that wait for each other in that lock only the one inside is seen.)
+ *
  * A turn lasts for the whole of a call, in which CPython may call back: `close` flushes. Who has it goes straight in. So
  * whose it is has to be known, and is in a table, by a hash of the object; a thread may have turns at several objects, one
  * inside the other. Where nothing may park (a finalizer that the collector runs, say) the call is CPython's, too.
@@ -65,9 +69,26 @@ bucket_of(PyObject *file)
     return plait_lot_bucket((uintptr_t)file) - plait_lot_waiters;
 }
 
-/* Whether the turn is the caller's now; if not, `seen` is how the gate was. */
+/* Let others in again, and tell one who waits for that. */
+static inline void
+give(PyObject *file)
+{
+    __atomic_store_n(&((BufferedWords *)file)->gate, 0, GIVING);
+    if (plait_lot_is_busy((uintptr_t)file))
+        plait_gate_wake(file);
+}
+
+/* Whether a kernel thread other than this one is in CPython's lock. */
 static inline int
-take(PyObject *file, uint16_t *seen)
+is_held_elsewhere(PyObject *file)
+{
+    unsigned long owner = __atomic_load_n(&((BufferedWords *)file)->owner, __ATOMIC_RELAXED);
+    return owner != 0 && owner != PyThread_get_thread_ident();
+}
+
+/* Shut the gate, if nobody is inside that it knows of; if somebody is, `seen` is how it was. */
+static inline int
+shut(PyObject *file, uint16_t *seen)
 {
     uint16_t *gate = &((BufferedWords *)file)->gate;
     *seen = 0;
@@ -82,10 +103,19 @@ take(PyObject *file, uint16_t *seen)
 #endif
 }
 
-static inline void
-give(PyObject *file)
+enum { STRANGER = -1, OTHERS, MINE };
+
+/* Try to take the turn: whose it is. If others are there, who will tell, `seen` is how the gate was; of a stranger it is 0. */
+static int
+take(PyObject *file, uint16_t *seen)
 {
-    __atomic_store_n(&((BufferedWords *)file)->gate, 0, GIVING);
+    if (!shut(file, seen))
+        return OTHERS;
+    *seen = 0;
+    if (__builtin_expect(!is_held_elsewhere(file), 1))
+        return MINE;
+    give(file);
+    return STRANGER;
 }
 
 /* Whether this very kernel thread is in CPython's lock. */
@@ -114,8 +144,6 @@ enter(PyObject *file, PyObject *who, Turn **entered)
     Turn *turn = *entered = PyMem_RawMalloc(sizeof(Turn));
     if (turn == NULL) {
         give(file);
-        if (plait_lot_is_busy((uintptr_t)file))
-            plait_gate_wake(file);
         PyErr_NoMemory();
         return -1;
     }
@@ -139,7 +167,7 @@ plait_gate_begin(PyObject *file, Turn **turn)
     uint16_t seen = GATE_TURN;
     *turn = NULL;
     if (me != NULL) {
-        if (take(file, &seen))
+        if (take(file, &seen) == MINE)
             return enter(file, me, turn);
         /* Without a turn it is a signal handler or a finalizer, or a raw file that calls its buffer: nothing to wait for. */
         if (seen & GATE_TURN ? has_turn(file, me) : is_inside(file))
@@ -170,11 +198,8 @@ plait_gate_end(Turn *turn, PyObject *result)
     }
     UNLOCK(bucket);
     PyMem_RawFree(turn);
-    if (is_known) {
+    if (is_known)
         give(file);
-        if (plait_lot_is_busy((uintptr_t)file))
-            plait_gate_wake(file);
-    }
     return result;
 }
 
@@ -182,7 +207,14 @@ static PyObject *
 gate_try(PyObject *Py_UNUSED(module), PyObject *file)
 {
     uint16_t seen;
-    return PyBool_FromLong(take(file, &seen));
+    switch (take(file, &seen)) {
+    case MINE:
+        Py_RETURN_TRUE;
+    case OTHERS:
+        Py_RETURN_FALSE;
+    default:
+        Py_RETURN_NONE;
+    }
 }
 
 static PyObject *
@@ -312,7 +344,8 @@ gate_iteration(PyObject *Py_UNUSED(module), PyObject *args)
 static PyMethodDef gate_functions[] = {
     {"gate_open", gate_open, METH_VARARGS,
      PyDoc_STR("gate_open(wait, wake): before the first gated leaf is installed.")},
-    {"gate_try", gate_try, METH_O, PyDoc_STR("gate_try(file): take the turn without waiting; whether that succeeded.")},
+    {"gate_try", gate_try, METH_O,
+     PyDoc_STR("gate_try(file): take the turn without waiting; whether that succeeded, None if a stranger is inside.")},
     {"gate_is_held", gate_is_held, METH_VARARGS, PyDoc_STR("gate_is_held(file, who): whether `who` has the turn.")},
     {"gate_owner", gate_owner, METH_O, PyDoc_STR("gate_owner(file): the kernel thread in CPython's lock, or 0.")},
     {"gate_forget", gate_forget, METH_NOARGS,

@@ -18,7 +18,7 @@ import io
 import os
 from typing import TYPE_CHECKING, Any
 
-from plait._core import Parker, WaitReason, current_thread, lot_wait, lot_wake_one
+from plait._core import Parker, WaitReason, current_thread, lot_wait, lot_wake_one, patiently, sleep
 from plait._errors import Cancelled, InternalError
 from plait._native import (
     cooperative,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 _READING = ("read", "read1", "readinto", "readinto1", "readline", "peek")
 _WRITING = ("write", "flush")
 _EITHER = ("seek", "truncate", "detach", "close")
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.05  # seconds
 
 
 def wait(file: Any) -> Parker | None:
@@ -49,8 +50,29 @@ def wait(file: Any) -> Parker | None:
     me = current_thread()  # a platform thread, too: CPython's lock would not be left to who has the turn
     if gate_is_held(file, me):
         return None
-    lot_wait(me, id(file), lambda: gate_try(file), WaitReason.FILE, None, True)
+    is_mine: bool | None = False
+
+    def attempt() -> bool:
+        nonlocal is_mine
+        is_mine = gate_try(file)
+        return is_mine is not False
+
+    while not is_mine:
+        lot_wait(me, id(file), attempt, WaitReason.FILE, None, True)
+        if is_mine is None:
+            if cooperative() is None:
+                return None  # a kernel thread waits for another: CPython's lock is for both
+            is_mine = patiently(me, _try_behind_stranger, file)
     return me
+
+
+def _try_behind_stranger(file: Any) -> bool | None:
+    """Try to take the turn when the kernel thread that is inside has come out, which the gate does not know of."""
+    pause = _FIRST_PAUSE
+    while (is_mine := gate_try(file)) is None:
+        sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+    return is_mine
 
 
 def wake(file: Any) -> None:

@@ -17,13 +17,13 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from plait._core import READ, WRITE, Parker, check_entry, now, wait_descriptor
+from plait._core import READ, WRITE, Parker, check_entry, patiently, wait_descriptor
 from plait._native import cooperative, poll_now
 from plait.patch._late import late_leaves
 from plait.patch._registry import ClassPatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from plait.patch._registry import Patch
 
@@ -49,16 +49,6 @@ def _await_beginning(me: Parker, fd: int, events: int) -> None:
         wait_descriptor(me, fd, events)
 
 
-def _patiently(me: Parker, call: Callable[..., Any], *args: Any) -> Any:
-    """`call(*args)`, whose waits a cancel does not end before the grace is over."""
-    before = me.patient_since
-    me.patient_since = now()
-    try:
-        return call(*args)
-    finally:
-        me.patient_since = before
-
-
 def _connections(module: Any) -> Sequence[ClassPatch]:
     cls = module.Connection
     receive, send = cls._recv_bytes, cls._send_bytes  # each moves one message
@@ -68,7 +58,7 @@ def _connections(module: Any) -> Sequence[ClassPatch]:
         if me is None:
             return receive(self, maxsize)
         _await_beginning(me, self._handle, READ)
-        message = _patiently(me, receive, self, maxsize)
+        message = patiently(me, receive, self, maxsize)
         tally.owed -= 1
         return message
 
@@ -79,7 +69,7 @@ def _connections(module: Any) -> Sequence[ClassPatch]:
             return
         _await_beginning(me, self._handle, WRITE)
         tally.owed += 1
-        _patiently(me, send, self, buf)
+        patiently(me, send, self, buf)
 
     return [ClassPatch(_RECEIVE, cls, "_recv_bytes", recv_bytes), ClassPatch(_SEND, cls, "_send_bytes", send_bytes)]
 
