@@ -4,6 +4,8 @@ import errno
 import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -23,7 +25,7 @@ from patch.helpers import (
 )
 
 import plait
-from plait import ThreadGroup, _originals
+from plait import ThreadGroup, _originals, move_on_after
 from plait.lowlevel import wait_readable, wait_writable
 from plait.patch import _sockets
 
@@ -164,6 +166,52 @@ def test_short_read_then_more_data():
             far.sendall(text)
             assert far.recv(100) == text
         far.shutdown(socket.SHUT_WR)
+
+
+def _send_descriptor(far):
+    socket.send_fds(far, [b"one"], [far.fileno()])
+    far.send(b"two")
+
+
+def _send_from_two_processes(far):
+    far.send(b"one")
+    code = f"import os; os.write({far.fileno()}, b'two')"
+    subprocess.run([sys.executable, "-c", code], pass_fds=[far.fileno()], check=True)
+
+
+def _send_urgent(far):
+    far.send(b"one")
+    far.send(b"!", socket.MSG_OOB)
+    far.send(b"two")
+
+
+@pytest.mark.parametrize("method", ["recv", "recv_into"])
+@pytest.mark.parametrize("send", [_send_descriptor, _send_from_two_processes, _send_urgent])
+def test_short_read_in_the_middle(send, method):
+    """What ends a read early in the middle of a stream does not make the next one wait for more to come."""
+    near, far = tcp_pair() if send is _send_urgent else socket.socketpair()
+    if send is _send_from_two_processes:
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+
+    def body():
+        with move_on_after(0.01):
+            _take(near, method, 100)  # the stream is known to be empty
+        send(far)
+        wait_until(lambda: _originals.sock_recv(near, 100, socket.MSG_PEEK) == b"one")
+        return _take(near, method, 100), _take(near, method, 100)
+
+    with near, far:
+        assert on_virtual(body) == (b"one", b"two")
+
+
+def test_short_read_before_a_mark_whose_byte_was_taken():
+    """So it is where urgent data has been taken by others, before the thread's carrier was told of any."""
+    near, far = tcp_pair()
+    with near, far:
+        _send_urgent(far)
+        wait_until(lambda: described(near.recv, 1, socket.MSG_OOB) == ("returned", b"!"))
+        wait_until(lambda: len(_originals.sock_recv(near, 100, socket.MSG_PEEK)) == 3)
+        assert on_virtual(lambda: (near.recv(100), near.recv(100))) == (b"one", b"two")
 
 
 @pytest.mark.parametrize("timeout", [None, 30])

@@ -11,7 +11,7 @@ from plait._native._native cimport send as _native_send
 from plait._native._native cimport socket_fd as _fileno
 from plait._native._native cimport socket_timeout as _gettimeout
 
-cdef int READ, WRITE, TROUBLE, _SOCK_STREAM, _POLLERR, _PEEK, _DONTWAIT, _NEVER_WAITS, _WAITALL, _UNUSUAL
+cdef int READ, WRITE, TROUBLE, _SOCK_STREAM, _SOL_SOCKET, _SO_PROTOCOL, _TCP, _POLLERR, _PEEK, _DONTWAIT, _NEVER_WAITS, _WAITALL, _UNUSUAL
 cdef object now
 
 @cython.locals(thread=VirtualThread, reactor=Reactor)
@@ -21,7 +21,10 @@ cdef bint _await_more(Parker me, sock, int fd, int events) except -1
 @cython.locals(entry=Descriptor, reactor=Reactor)
 cdef Descriptor _entry(VirtualThread me, sock, int fd)
 cdef bint _is_stream(sock) except -1
+@cython.locals(protocol=int)
+cdef bint _is_tcp(sock) except -1
 cdef _closed()
+cdef _note_empty(Descriptor entry)
 cdef _note_short(Descriptor entry, int flags)
 @cython.locals(me=Parker, entry=Descriptor, total=Py_ssize_t, is_worth_a_try=cython.bint)
 cdef Py_ssize_t _receive_all(sock, int fd, buffer, Py_ssize_t size, int flags) except -1

@@ -2,8 +2,9 @@
 
 Here, not among the leaves, because the core compiles them; each has the signature of the method that it stands in for.
 
-A read that came back short has emptied a stream, so the next one parks first instead of asking for EAGAIN; not after
-the peer has hung up, when no further edge would come.
+A read that came back short has emptied a TCP stream, so the next one parks first instead of asking for EAGAIN. Not after
+the peer has hung up, when no further edge would come; and not where urgent data may be: reads stop short at its mark. Other
+streams have more such places (on Unix sockets: descriptors, and credentials of another sender), so there it proves nothing.
 
 On a socket without a timeout the kernel moves everything in one call: `send` takes all, MSG_WAITALL gives all. What
 ends such a call early ends ours the same way, and a cancel counts as the signal that it stands for: once bytes have
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 _type = Socket.type.__get__
 _SOCK_STREAM = 1
+_SOL_SOCKET, _SO_PROTOCOL, _TCP = 1, 38, 6
 _POLLERR = 0x008
 _PEEK = 0x02  # MSG_PEEK
 _DONTWAIT = 0x40  # MSG_DONTWAIT: the caller would rather have BlockingIOError
@@ -124,8 +126,8 @@ def _entry(me: VirtualThread, sock: Any, fd: int) -> Descriptor:
     """What the reactor of a virtual thread knows of the socket."""
     reactor = me.carrier.reactor  # type: ignore[union-attr]
     entry = reactor.owned(fd, sock)
-    if entry.is_stream is None:  # it is new
-        entry.is_stream = _is_stream(sock)
+    if entry.is_tcp is None:  # it is new
+        entry.is_tcp = _is_tcp(sock)
         if _fileno(sock) != fd:
             reactor.forget(entry)
             raise _closed()
@@ -135,6 +137,17 @@ def _entry(me: VirtualThread, sock: Any, fd: int) -> Descriptor:
 def _is_stream(sock: Any) -> bool:
     kind: int = _type(sock)
     return kind & 0xF == _SOCK_STREAM
+
+
+def _is_tcp(sock: Any) -> bool:
+    """Whether the kernel says so: `socket.fromfd` believes what it is told of a descriptor."""
+    if not _is_stream(sock):
+        return False
+    try:
+        protocol: int = sock.getsockopt(_SOL_SOCKET, _SO_PROTOCOL)
+    except OSError:  # closed
+        return False
+    return protocol == _TCP
 
 
 # ---- receive ----
@@ -165,14 +178,20 @@ def recv(sock: Any, size: int, flags: int = 0, /) -> bytes:
                     _note_short(entry, flags)
                 return got
             if entry is not None:
-                entry.readable = False
+                _note_empty(entry)
         await_socket(me, sock, fd, READ, deadline)
         is_worth_a_try = True  # whatever `entry` says: another may have taken its place meanwhile
 
 
+def _note_empty(entry: Descriptor) -> None:
+    """A read met EAGAIN."""
+    entry.readable = False
+    entry.is_marked = False
+
+
 def _note_short(entry: Descriptor, flags: int) -> None:
-    """A read came back with less than was asked for: nothing is left, if this is a stream that has not ended."""
-    if entry.is_stream and not flags and not entry.has_ended:
+    """A read came back with less than was asked for: nothing is left, if that is all that can end a read early here."""
+    if entry.is_tcp and not flags and not entry.is_marked and not entry.has_ended:
         entry.readable = False
 
 
@@ -203,7 +222,7 @@ def recv_into(sock: Any, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
                     _note_short(entry, flags)
                 return got
             if entry is not None:
-                entry.readable = False
+                _note_empty(entry)
         await_socket(me, sock, fd, READ, deadline)
         is_worth_a_try = True  # whatever `entry` says: another may have taken its place meanwhile
 
@@ -238,7 +257,7 @@ def _receive_all(sock: Any, fd: int, buffer: Any, size: int, flags: int) -> int:
                 if not is_peek:
                     continue
             elif entry is not None:
-                entry.readable = False
+                _note_empty(entry)
         if total and not is_peek:
             if not _await_more(me, sock, fd, READ):
                 return total

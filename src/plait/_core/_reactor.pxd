@@ -4,7 +4,7 @@ from plait._core._parking cimport Parker, park
 from plait._core._vthread cimport VirtualThread
 from plait._native._native cimport Ready, WaitWord
 
-cdef int READ, WRITE, TROUBLE, TIMED_OUT, WOKEN
+cdef int READ, URGENT, WRITE, TROUBLE, TIMED_OUT, WOKEN
 cdef object _READABLE, _WRITABLE
 
 @cython.final
@@ -14,7 +14,8 @@ cdef class Descriptor:
     cdef public list waiters
     cdef public bint readable
     cdef public bint has_ended
-    cdef public object is_stream
+    cdef public bint is_marked
+    cdef public object is_tcp
     @cython.locals(who=VirtualThread)
     cpdef wake(self, int events)
 

@@ -4,7 +4,7 @@ Owner: the carrier; only its kernel thread touches a reactor, except that `forge
 kinds of entry:
 
 * *Owned*: the descriptor of an object whose life we see (a socket). It is registered once, edge-triggered, in both
-  directions. `readable` says whether a read is worth trying: an edge sets it; EAGAIN, or a read that came back short,
+  directions. `readable` says whether a read is worth trying: an edge sets it; EAGAIN, or a read that emptied the socket,
   clears it. No edge can be lost between the failed attempt and the wait, since only this
   kernel thread takes events out of the kernel, and it does not do so in between.
 * *Bare*: a number that anybody may close. Each wait orders one event (one-shot), so nothing is known of it between
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from plait._core._parking import TIMED_OUT, WOKEN, Parker, WaitReason, park
 from plait._core._platform import Owner, PlatformThread
-from plait._core._poller import READ, TROUBLE, WRITE, Poller
+from plait._core._poller import READ, TROUBLE, URGENT, WRITE, Poller
 from plait._core._vthread import VirtualThread
 from plait._native import poll_now
 from plait._native._native import Ready, WaitWord
@@ -43,7 +43,7 @@ _WRITABLE = WaitReason.WRITABLE
 class Descriptor:
     """One entry: who waits for it, and what was last heard of it."""
 
-    __slots__ = ("fd", "has_ended", "is_stream", "owner", "readable", "waiters")
+    __slots__ = ("fd", "has_ended", "is_marked", "is_tcp", "owner", "readable", "waiters")
 
     def __init__(self, fd: int, owner: weakref.ref[Owner] | None) -> None:
         self.fd = fd
@@ -51,7 +51,10 @@ class Descriptor:
         self.waiters: list[VirtualThread] = []  # in a wait for the events that each `awaits`
         self.readable = True  # owned: whether reading is worth a try
         self.has_ended = False  # owned: the peer has hung up, so no further edge will come
-        self.is_stream: bool | None = None  # owned: for who reads it, who finds out
+        self.is_marked = (
+            True  # owned: urgent data may be in what is there, with or without its byte; not once it was empty
+        )
+        self.is_tcp: bool | None = None  # owned: for who reads it, who finds out
 
     def wake(self, events: int) -> None:
         """End the waits for any of `events`."""
@@ -182,6 +185,8 @@ class Reactor:
             if happened & TROUBLE:
                 happened |= READ | WRITE
                 entry.has_ended = True
+            if happened & URGENT:
+                entry.is_marked = True
             if happened & READ:
                 entry.readable = True
             entry.wake(happened)

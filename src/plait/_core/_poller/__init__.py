@@ -16,17 +16,18 @@ if TYPE_CHECKING:
     from plait._native import Ready
 
 READ = 0x001  # POLLIN: there is something to read, or the end
+URGENT = 0x002  # POLLPRI: there is something out of the ordinary, such as TCP's urgent data
 WRITE = 0x004  # POLLOUT: there is room to write
 TROUBLE = 0x2018  # POLLERR | POLLHUP | POLLRDHUP: the end; whoever waits for anything shall look
 
-__all__ = ("READ", "TROUBLE", "WRITE", "Gathering", "Poller", "gather", "open_poller")
+__all__ = ("READ", "TROUBLE", "URGENT", "WRITE", "Gathering", "Poller", "gather", "open_poller")
 
 
 class Poller(Protocol):
     """The contract of a backend."""
 
     def watch(self, fd: int) -> None:
-        """Report every change of `fd` in either direction from now on, and its present state once (edge-triggered).
+        """Report every change of `fd` in either direction, and urgent data, from now on; its present state once (edges).
 
         Raises `OSError`: EPERM if the kernel cannot poll such a file (a regular one is always ready).
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from functools import partial
-from select import EPOLLET, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP, epoll
+from select import EPOLLET, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, epoll
 from typing import TYPE_CHECKING
 
 from plait import _originals
@@ -14,7 +14,7 @@ from plait._native._native import Ready
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_BOTH = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
+_EVERYTHING = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET
 
 
 def together(watched: dict[int, int]) -> epoll:
@@ -53,7 +53,7 @@ class Epoll:
 
     def watch(self, fd: int) -> None:
         """Report every change of `fd`."""
-        self._order(fd, _BOTH)
+        self._order(fd, _EVERYTHING)
 
     def watch_once(self, fd: int, events: int) -> None:
         """Report the next readiness of `fd` for `events`."""
