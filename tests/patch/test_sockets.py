@@ -963,6 +963,36 @@ def test_number_of_a_closed_socket_comes_back_as_a_file(tmp_path):
             assert group.spawn(another.fileno).result() > 0
 
 
+@pytest.mark.parametrize("is_adopted", [False, True])
+def test_number_of_a_detached_socket_comes_back_as_a_pipe(is_adopted):
+    """It is waited for as a pipe, while the object that it was taken from is still there."""
+    near, far = socket.socketpair()
+
+    def body():
+        """On one thread, so that all of it is seen by the same carrier."""
+        with move_on_after(0.01):
+            near.recv(1)
+        number = near.detach()
+        if is_adopted:
+            with open(number, "rb", buffering=0) as file:
+                far.send(b"x")
+                assert file.read(1) == b"x"
+        else:
+            os.close(number)
+        reader, writer = os.pipe()
+        assert reader == number
+        with ThreadGroup() as group:
+            child = group.spawn(lambda: os.write(writer, b"hello"))
+            got = os.read(reader, 10)
+            child.result()
+        for fd in (reader, writer):
+            os.close(fd)
+        return got
+
+    with far:
+        assert on_virtual(body) == b"hello"
+
+
 def test_number_that_is_closed_while_two_wait_for_it():
     """A number closed under two waiters, with a duplicate that goes on, harms nobody else."""
     near, far = socket.socketpair()

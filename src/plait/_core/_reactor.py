@@ -109,9 +109,11 @@ class Reactor:
         entry = self._descriptors.get(fd)
         if entry is None:
             entry = self._descriptors[fd] = Descriptor(fd, None)
-        elif entry.owner is not None and entry.owner() is None:
-            self._replace(entry)
-            entry = self._descriptors[fd] = Descriptor(fd, None)
+        elif entry.owner is not None:
+            owner = entry.owner()
+            if owner is None or owner.fileno() != fd:
+                self._replace(entry)
+                entry = self._descriptors[fd] = Descriptor(fd, None)
         return entry
 
     def _replace(self, entry: Descriptor) -> None:
