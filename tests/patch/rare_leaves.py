@@ -124,7 +124,7 @@ NEVER = {
     **dict.fromkeys([f"multiprocessing.SemLock.{name}" for name in ("release", "__exit__")], _ENDS),
     **dict.fromkeys([f"queue.SimpleQueue.{name}" for name in ("put", "put_nowait")], _ENDS),
     "socket.socket.close": _ENDS,
-    **dict.fromkeys(["os.close", "os.dup2", "os.closerange", "io.FileIO.close"], _ENDS),
+    **dict.fromkeys(["os.close", "os.dup2", "os.closerange", "io.FileIO.close", "select.epoll.close"], _ENDS),
     "threading.Thread._delete": _ENDS,
     **dict.fromkeys([f"_thread.RLock.{name}" for name in ("_is_owned", "_recursion_count")], _IDENTITY),
     "multiprocessing.SemLock._is_mine": _IDENTITY,

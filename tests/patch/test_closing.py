@@ -3,12 +3,16 @@
 import errno
 import fcntl
 import io
+import multiprocessing
 import os
+import select
+import socket
+import threading
 
 import pytest
-from patch.helpers import PlatformCall, described, fill_pipe, on_virtual, outcome, wait_parked, wait_until
+from patch.helpers import PlatformCall, described, fill, fill_pipe, on_virtual, outcome, wait_parked, wait_until
 
-from plait import ThreadGroup, timeout
+from plait import ThreadGroup, _core, timeout
 from plait.patch import _closing
 
 
@@ -76,6 +80,158 @@ def test_who_waits_is_told(pipe, wait, closer, runner):
     assert all(kind == "raised" and error.errno == errno.EBADF for kind, error in results)
     if closer == "os.dup2":
         assert os.read(fd, 10) == b"other"
+
+
+SOCKET_CLOSERS = {
+    **{name: CLOSERS[name] for name in ("os.close", "os.closerange", "os.dup2")},
+    "after detach": None,
+}
+SOCKET_WAITS = {
+    "recv": lambda near: near.recv(10),
+    "recv with a timeout": lambda near: _limited(near).recv(10),
+    "recvfrom": lambda near: near.recvfrom(10),
+    "recvmsg": lambda near: near.recvmsg(10),
+    "sendall": lambda near: near.sendall(b"x"),
+    "select": lambda near: select.select([near], [], []),
+}
+
+
+def _limited(sock):
+    sock.settimeout(20)
+    return sock
+
+
+@pytest.mark.parametrize("where", ["virtual", "platform"])
+@pytest.mark.parametrize("closer", SOCKET_CLOSERS)
+@pytest.mark.parametrize("wait", SOCKET_WAITS)
+def test_socket_that_is_closed_by_its_number(wait, closer, where):
+    """The object hears nothing of it, but who waits there is told, and does not wait for what has the number next."""
+    near, far = socket.socketpair()
+    if wait == "sendall":
+        fill(near)
+    number = near.fileno()
+    with far, ThreadGroup() as group:
+        if where == "virtual":
+            waiter = group.spawn(outcome, SOCKET_WAITS[wait], near)
+            wait_parked(waiter)
+        else:
+            waiter = PlatformCall(outcome, _with_a_limit, SOCKET_WAITS[wait], near)
+            wait_until(
+                lambda: number in _core.watched_numbers() or any(w.epoch for w in _closing._waits.get(number, ()))
+            )
+        if closer == "after detach":
+            os.close(near.detach())
+        else:
+            SOCKET_CLOSERS[closer](number)
+        if closer == "os.dup2" and (where == "platform" or wait == "select"):
+            far.close()  # these look at what has the number now
+        kind, error = waiter.result()
+        near.detach()
+    if closer == "os.dup2":
+        os.close(number)
+        if where == "platform" or wait == "select":
+            return
+    assert kind == "raised"
+    assert isinstance(error, ValueError) or error.errno == errno.EBADF
+
+
+def _with_a_limit(fn, *args):
+    with timeout(20):
+        return fn(*args)
+
+
+def test_listener_that_is_closed_by_its_number():
+    """So is who accepts."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadGroup() as group:
+        waiter = group.spawn(outcome, listener.accept)
+        wait_parked(waiter)
+        os.close(listener.fileno())
+        assert waiter.result()[1].errno == errno.EBADF
+        listener.detach()
+
+
+def test_message_whose_connection_is_closed():
+    """`multiprocessing`'s connections are closed by number."""
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    with writer, ThreadGroup() as group:
+        waiter = group.spawn(outcome, reader.recv)
+        wait_parked(waiter)
+        reader.close()
+        assert waiter.result()[1].errno == errno.EBADF
+
+
+def test_full_eventfd_that_is_closed():
+    """Who waits for room is told, whether it can be polled for or not."""
+    for value in (1, 5):
+        counter = os.eventfd(0)
+        os.eventfd_write(counter, 2**64 - 2 if value == 1 else 2**64 - 4)
+        with ThreadGroup() as group:
+            waiter = group.spawn(outcome, os.eventfd_write, counter, value)
+            wait_parked(waiter)
+            os.close(counter)
+            assert waiter.result()[1].errno == errno.EBADF
+
+
+def _select(fd):
+    return select.select([fd], [], [])
+
+
+def _poll(fd):
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return poll.poll()
+
+
+@pytest.mark.parametrize("ask", [_select, _poll])
+def test_closed_while_it_is_polled(pipe, ask):
+    """`select` and `poll` say what the kernel says of a number that is not open."""
+    reader, _ = pipe
+    with ThreadGroup() as group:
+        waiter = group.spawn(outcome, ask, reader)
+        wait_parked(waiter)
+        os.close(reader)
+        kind, value = waiter.result()
+    if ask is _select:
+        assert value.errno == errno.EBADF
+    else:
+        assert (kind, value) == ("returned", [(reader, select.POLLNVAL)])
+
+
+def test_socket_that_is_closed_while_it_is_selected():
+    """At once, though the time is not over."""
+    near, far = socket.socketpair()
+    with far, ThreadGroup() as group:
+        waiter = group.spawn(outcome, select.select, [near], [], [], 1000)
+        wait_parked(waiter)
+        near.close()
+        assert isinstance(waiter.result()[1], ValueError)  # as for any socket that is closed
+
+
+def test_epoll_that_is_closed():
+    """Who asks it is told that it is."""
+    epoll = select.epoll()
+    with ThreadGroup() as group:
+        waiter = group.spawn(outcome, epoll.poll)
+        wait_parked(waiter)
+        epoll.close()
+        assert isinstance(waiter.result()[1], ValueError)
+
+
+def test_close_that_is_heard_of_late_harms_no_socket():
+    """A number that is a socket's again by the time that its closing is told: who waits there waits on."""
+    near, far = socket.socketpair()
+    with near, far, ThreadGroup() as group:
+        waiter = group.spawn(near.recv, 10)
+        wait_parked(waiter)
+        epoch = waiter.epoch()
+        reactor = waiter.carrier.reactor
+        heard = threading.Event()
+        waiter.carrier.call(lambda: (reactor.forget(reactor.find(near.fileno())), heard.set()))
+        assert heard.wait(20)
+        wait_parked(waiter)
+        assert waiter.epoch() == epoch
+        far.send(b"hello")
+    assert waiter.result() == b"hello"
 
 
 def test_number_that_comes_back(pipe):

@@ -59,7 +59,7 @@ from plait._core._parking import (
     unobserve_parks,
     unpark_all,
 )
-from plait._core._platform import PlatformThread, wake_watchers
+from plait._core._platform import PlatformThread, wake_watchers, watched_numbers
 from plait._core._poller import READ, WRITE, gather
 from plait._core._reactor import Descriptor, wait_descriptor
 from plait._core._runtime import (
@@ -175,4 +175,5 @@ __all__ = (
     "wait_descriptor",
     "wait_socket",
     "wake_watchers",
+    "watched_numbers",
 )

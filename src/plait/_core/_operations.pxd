@@ -14,8 +14,9 @@ from plait._native._native cimport socket_timeout as _gettimeout
 cdef int READ, WRITE, TROUBLE, _SOCK_STREAM, _SOL_SOCKET, _SO_PROTOCOL, _TCP, _POLLERR, _PEEK, _DONTWAIT, _NEVER_WAITS, _WAITALL, _UNUSUAL
 cdef object now
 
-@cython.locals(thread=VirtualThread, reactor=Reactor)
+@cython.locals(thread=VirtualThread, entry=Descriptor, reactor=Reactor)
 cpdef await_socket(Parker me, sock, int fd, int events, deadline)
+@cython.locals(entry=Descriptor)
 cpdef bint wait_socket(Parker me, sock, int fd, int events, deadline, publish) except -1
 cdef bint _await_more(Parker me, sock, int fd, int events) except -1
 @cython.locals(entry=Descriptor, reactor=Reactor)

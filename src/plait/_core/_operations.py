@@ -61,15 +61,17 @@ def late() -> TimeoutError:
 
 def await_socket(me: Parker, sock: Any, fd: int, events: int, deadline: float | None) -> None:
     """Park until `sock` may be ready; `TimeoutError` if the instant `deadline` comes first."""
+    entry: Descriptor | None = None
     if isinstance(me, VirtualThread):
         thread: VirtualThread = me
         reactor = thread.carrier.reactor  # type: ignore[union-attr]
-        is_in_time = reactor.wait(thread, _entry(thread, sock, fd), events, deadline)
+        entry = _entry(thread, sock, fd)
+        is_in_time = reactor.wait(thread, entry, events, deadline)
     else:
         is_in_time = wait_descriptor(me, fd, events, deadline, sock)
     if not is_in_time:
         raise late()
-    if _fileno(sock) != fd:
+    if _fileno(sock) != fd or (entry is not None and entry.is_over):
         _refuse(me)
 
 
@@ -77,10 +79,9 @@ def wait_socket(
     me: Parker, sock: Any, fd: int, events: int, deadline: float | None, publish: Callable[[int], bool]
 ) -> bool:
     """As `await_socket`, for who waits for other things, too: see `wait_descriptor`. False if it is too late."""
-    if isinstance(me, VirtualThread):
-        _entry(me, sock, fd)
+    entry = _entry(me, sock, fd) if isinstance(me, VirtualThread) else None
     is_in_time = wait_descriptor(me, fd, events, deadline, sock, None, publish)
-    if _fileno(sock) != fd:
+    if _fileno(sock) != fd or (entry is not None and entry.is_over):
         _refuse(me)
     return is_in_time
 

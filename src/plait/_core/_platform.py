@@ -14,10 +14,11 @@ the owner has still to silence it and looks after that, when the claim is there.
 
 poll(2) does not notice that its descriptor is closed by another thread, so who closes one tells those who wait for it:
 
-    Waiter: 1. enters itself in `_watchers`      2. arms [fence]      3. looks whether the owner is still open      4. polls
+    Waiter: 1. enters itself in `_watchers`, is counted by the number, and arms [fence]
+            2. looks whether the owner is still open     3. polls, which looks whether the number is
     Closer: 1. closes [fence: the system call]   2. reads `_watchers`, and nudges those that wait for this number
 
-Either the waiter's step 3 sees that it is closed, or the closer finds it armed. Whoever is nudged looks again by itself.
+Either the waiter sees that it is closed, or the closer finds it armed. Whoever is nudged looks again by itself.
 
 A deadline of a scope that is opened here is kept twice. While the thread waits it looks for itself, whatever keeps the
 carriers busy. While it does not, a carrier sees to those below the scope. Both may come: the second finds it done.
@@ -215,6 +216,7 @@ class PlatformThread(Parker):
         interrupted = self._watched, self._owner  # by the signal handler that waits here
         self._watched = (fd, events)
         self._owner = owner
+        _native.closing_enter(fd)
         try:
             _watchers[self] = fd
             epoch = self.arm()
@@ -225,6 +227,7 @@ class PlatformThread(Parker):
         finally:
             self._watched, self._owner = interrupted
             _watchers.pop(self, None)
+            _native.closing_leave(fd)
             self._end_outer_wait()
 
 
@@ -234,6 +237,11 @@ def wake_watchers(fd: int) -> None:
         for who, watched in _watchers.copy().items():
             if watched == fd:
                 who.nudge()
+
+
+def watched_numbers() -> set[int]:
+    """Which descriptors platform threads wait for. Any thread."""
+    return set(_watchers.copy().values())
 
 
 def platform_thread() -> PlatformThread:

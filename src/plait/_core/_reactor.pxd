@@ -15,6 +15,7 @@ cdef class Descriptor:
     cdef public bint readable
     cdef public bint has_ended
     cdef public bint is_marked
+    cdef public bint is_over
     cdef public object is_tcp
     @cython.locals(who=VirtualThread)
     cpdef wake(self, int events)
@@ -30,6 +31,7 @@ cdef class Reactor:
     @cython.locals(entry=Descriptor)
     cdef Descriptor _bare(self, int fd)
     cdef _replace(self, Descriptor entry)
+    cdef _drop(self, Descriptor entry)
     cpdef bint wait(self, VirtualThread me, Descriptor entry, int events, deadline) except -1
     @cython.locals(entry=Descriptor)
     cpdef bint wait_bare(self, VirtualThread me, int fd, int events, deadline, reason, publish=*) except -1

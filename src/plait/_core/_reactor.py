@@ -4,21 +4,24 @@ Owner: the carrier; only its kernel thread touches a reactor, except that `forge
 kinds of entry:
 
 * *Owned*: the descriptor of an object whose life we see (a socket). It is registered once, edge-triggered, in both
-  directions. `readable` says whether a read is worth trying: an edge sets it; EAGAIN, or a read that emptied the socket,
-  clears it. No edge can be lost between the failed attempt and the wait, since only this
-  kernel thread takes events out of the kernel, and it does not do so in between.
+  directions. `readable` says whether a read is worth trying: an edge sets it; EAGAIN, or a read that emptied it
+  clears it. No edge can be lost between the failed attempt and the wait, since only this kernel thread takes events
+  out of the kernel, and it does not do so in between.
 * *Bare*: a number that anybody may close. Each wait orders one event (one-shot), so nothing is known of it between
   waits and a number that comes back as another file starts afresh.
 
-A number that comes back with another owner replaces the entry; threads that still wait on the old one are woken, and
-find out by themselves what has become of their descriptor. Two objects over one open descriptor share an entry, or they
-would wake each other for ever.
+A number that comes back with another owner replaces the entry; threads that still wait on the old one are woken, and find
+out by themselves, or by `is_over`, what has become of their descriptor. Two objects over one open descriptor share an
+entry, or they would wake each other for ever.
 
-Closing. Any thread may close a descriptor that threads of this carrier wait for, or are about to.
-    Waiter: 1. enters the entry in `_descriptors` [fence: the dictionary's lock]   2. looks whether the owner is open
-    Closer: 1. closes [fence: the system call]      2. looks for an entry, and has the carrier forget it
-Either the waiter sees that it is closed, or the closer sees the entry. Step 2 is taken by who makes an entry, at once:
-later waits find one that every closer can see.
+Closing. Any thread may close a descriptor that threads of this carrier wait for, or are about to: by the object that owns
+it, or by its number, of which the object hears nothing.
+    Waiter: 1. enters the entry in `_descriptors`, and is counted by its number [fence]
+            2. has the kernel watch the number      3. looks whether the owner is open
+    Closer: 1. closes [fence: the system call]      2. if anybody is counted: looks for an entry, and has the carrier forget it
+Either the closer sees the entry, or the kernel refuses the number, or watches the next file: it is as if the waiter had
+come later. Only who makes an entry takes these steps: later waits find one that every closer can see. The entry that a
+closer finds may be the next file's; the kernel tells whether it is (`is_watched`), and that one stays.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from plait._core._parking import TIMED_OUT, WOKEN, Parker, WaitReason, park
 from plait._core._platform import Owner, PlatformThread
 from plait._core._poller import READ, TROUBLE, URGENT, WRITE, Poller
 from plait._core._vthread import VirtualThread
-from plait._native import poll_now
+from plait._native import closing_enter, closing_leave, poll_now
 from plait._native._native import Ready, WaitWord
 
 if TYPE_CHECKING:
@@ -43,7 +46,7 @@ _WRITABLE = WaitReason.WRITABLE
 class Descriptor:
     """One entry: who waits for it, and what was last heard of it."""
 
-    __slots__ = ("fd", "has_ended", "is_marked", "is_tcp", "owner", "readable", "waiters")
+    __slots__ = ("fd", "has_ended", "is_marked", "is_over", "is_tcp", "owner", "readable", "waiters")
 
     def __init__(self, fd: int, owner: weakref.ref[Owner] | None) -> None:
         self.fd = fd
@@ -52,8 +55,9 @@ class Descriptor:
         self.readable = True  # owned: whether reading is worth a try
         self.has_ended = False  # owned: the peer has hung up, so no further edge will come
         self.is_marked = (
-            True  # owned: urgent data may be in what is there, with or without its byte; not once it was empty
+            True  # owned: urgent data may be in what is there, or may have been; not once it was found empty
         )
+        self.is_over = False  # owned: closed, as far as the threads are concerned that wait here
         self.is_tcp: bool | None = None  # owned: for who reads it, who finds out
 
     def wake(self, events: int) -> None:
@@ -94,15 +98,18 @@ class Reactor:
                 previous = entry.owner()
                 if previous is owner:
                     return entry
-                if previous is not None and previous.fileno() == fd:
-                    # Another object over the same descriptor; unless that was closed behind its back, and is new.
-                    self._poller.watch(fd)
+                if previous is not None and previous.fileno() == fd and self._poller.is_watched(fd):
                     entry.readable = True
-                    return entry
+                    return entry  # another object over the same descriptor
             self._replace(entry)
         entry = Descriptor(fd, weakref.ref(owner))
-        self._poller.watch(fd)
         self._descriptors[fd] = entry
+        closing_enter(fd)
+        try:
+            self._poller.watch(fd)
+        except BaseException:
+            self._drop(entry)
+            raise
         return entry
 
     def _bare(self, fd: int) -> Descriptor:
@@ -117,9 +124,15 @@ class Reactor:
         return entry
 
     def _replace(self, entry: Descriptor) -> None:
-        del self._descriptors[entry.fd]
+        self._drop(entry)
         self._poller.forget(entry.fd)
         entry.wake(-1)
+
+    def _drop(self, entry: Descriptor) -> None:
+        del self._descriptors[entry.fd]
+        entry.is_over = True
+        if entry.owner is not None:
+            closing_leave(entry.fd)
 
     def wait(self, me: VirtualThread, entry: Descriptor, events: int, deadline: float | None) -> bool:
         """Park until an owned descriptor may be ready for `events`; False if the instant `deadline` came first."""
@@ -202,9 +215,17 @@ class Reactor:
         """The entry of `fd`, if there is one. Any thread."""
         return self._descriptors.get(fd)
 
+    def numbers(self) -> list[int]:
+        """Of which descriptors there are entries. Any thread."""
+        return list(self._descriptors)
+
     def forget(self, entry: Descriptor) -> None:
-        """The descriptor was closed: whoever waits for it shall look."""
-        if self._descriptors.get(entry.fd) is entry:
+        """What had its number was closed: unless that was another file, whoever waits for it shall look."""
+        if (
+            entry.owner is not None
+            and self._descriptors.get(entry.fd) is entry
+            and not self._poller.is_watched(entry.fd)
+        ):
             self._replace(entry)
 
 

@@ -25,10 +25,11 @@
  * finds somebody else's turn there, waits for a turn of its own, for which the original is called; the replacement, if
  * there is one, where something may park in that turn.
  *
- * A CLOSING leaf closes descriptors. Once it has, and while anybody waits in any descriptor (they are counted in the lot,
- * under PLAIT_CLOSING), its replacement is called with the same arguments, or `after` with the file and the number that it
- * had, for a FileIO; that number is the first thing in it. Not while this kernel thread holds a lock of the core, which
- * the call may need: there only the collector closes anything, and what it collects nobody waits in by name.
+ * A CLOSING leaf closes a descriptor. Once it has, and if anybody may be waiting in it (they are counted by its number, in
+ * `awaited`), its replacement is called with the same arguments, or `after` with the object and the number that it had, for
+ * a method; that number is the first thing in the object. A function says which of its arguments is the number; if that is
+ * not told by the call itself, or there are several, everybody is asked. Not while this kernel thread holds a lock of the
+ * core, which the call may need: there only the collector closes anything, and what it collects nobody waits in by name.
  *
  * How often a leaf has parked. Each thread counts its own parks, where it parks anyway. A trampoline that diverts compares
  * that count before and after, and adds the difference to the leaf's: two loads for a call that did not park, one atomic
@@ -49,7 +50,7 @@
 
 #define LEAVES 240
 
-#define PLAIT_CLOSING 1 /* a key of the lot; no object has this address */
+#define SOME_NUMBER (-2) /* of a descriptor: which, the call does not tell */
 
 enum { COOPERATIVE, IDENTITY, ALWAYS, GATED, CLOSING };
 
@@ -61,7 +62,8 @@ typedef struct {
     PyCFunction attempt;    /* takes the lock that self is, if it is free, when called with False; NULL: none */
     int attempt_signature;
     PyObject *after;        /* called with self after a success while somebody waits for it in the lot; NULL: none */
-    Py_ssize_t key_at;      /* where in self the key of the lot is; 0: the address of self is the key */
+    Py_ssize_t key_at;      /* where in self the key of the lot is; 0: the address of self is the key. Of a function that
+                             * closes: which argument is the number; negative: several are closed */
     int flags;
     int when;               /* one of the above */
     int is_method;          /* self is passed on to the replacement */
@@ -77,6 +79,15 @@ Py_ssize_t plait_parks_at;
 static PyInterpreterState *home; /* the interpreter that plait is imported in */
 
 Py_ssize_t plait_lot_waiters[1 << PLAIT_LOT_BITS];
+
+/* By number, modulo the size: how many may be waiting in that descriptor, or will without saying so again. */
+static Py_ssize_t awaited[1 << 14];
+
+static Py_ssize_t *
+awaited_at(int number)
+{
+    return &awaited[(unsigned)number % Py_ARRAY_LENGTH(awaited)];
+}
 
 int
 plait_is_home(void)
@@ -119,12 +130,26 @@ call_after(Leaf *leaf, PyObject *self, PyObject *result)
     return result;
 }
 
-/* Whether those who wait in descriptors must be told that one was closed. */
+/* What a CLOSING leaf that is called like this is about to close. */
 static int
-is_awaited(Leaf *leaf, PyObject *self, PyObject *result)
+number_of(Leaf *leaf, PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (leaf->is_method)
+        return *(int *)(self + 1);
+    if (leaf->key_at < 0 || leaf->key_at >= nargs || !PyLong_CheckExact(args[leaf->key_at]))
+        return SOME_NUMBER;
+    int overflow;
+    long number = PyLong_AsLongAndOverflow(args[leaf->key_at], &overflow);
+    return number < 0 || number > INT_MAX ? SOME_NUMBER : (int)number;
+}
+
+/* Whether those who wait in descriptors must be told that this one was closed. */
+static int
+is_awaited(Leaf *leaf, PyObject *self, int number, PyObject *result)
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    return result != NULL && plait_lot_is_busy(PLAIT_CLOSING) && !plait_here.held && is_known(leaf, self);
+    return result != NULL && (number == SOME_NUMBER || __atomic_load_n(awaited_at(number), __ATOMIC_RELAXED) != 0) &&
+           !plait_here.held && is_known(leaf, self);
 }
 
 /* The result of a leaf that closes, once they have been `told`. */
@@ -268,7 +293,7 @@ call_pair(Leaf *leaf, PyObject *self, PyObject *arg)
 
 /* One signature: the trampoline that diverts, the one that also looks for waiters afterwards, the one that always
  * diverts, the one that goes through a gate, the one that closes. */
-#define SIGNATURE(kind, i, type, PARAMS, ARGS, REPLACED)                                                               \
+#define SIGNATURE(kind, i, type, PARAMS, ARGS, POSITIONAL, COUNT, REPLACED)                                            \
     static PyObject *kind##_##i PARAMS                                                                                 \
     {                                                                                                                  \
         Leaf *leaf = &leaves[i];                                                                                       \
@@ -305,25 +330,26 @@ call_pair(Leaf *leaf, PyObject *self, PyObject *arg)
     static PyObject *kind##_closing_##i PARAMS                                                                         \
     {                                                                                                                  \
         Leaf *leaf = &leaves[i];                                                                                       \
-        int fd = leaf->is_method ? *(int *)(self + 1) : -1;                                                            \
+        int number = number_of(leaf, self, POSITIONAL, COUNT);                                                         \
         PyObject *result = ORIGINAL(type, leaf) ARGS;                                                                  \
-        if (__builtin_expect(!is_awaited(leaf, self, result), 1))                                                      \
+        if (__builtin_expect(!is_awaited(leaf, self, number, result), 1))                                              \
             return result;                                                                                             \
         return after_telling(result,                                                                                   \
-                             leaf->is_method ? PyObject_CallFunction(leaf->after, "Oi", self, fd) : REPLACED);         \
+                             leaf->is_method ? PyObject_CallFunction(leaf->after, "Oi", self, number) : REPLACED);     \
     }
 
 #define TRAMPOLINES(i)                                                                                                 \
-    SIGNATURE(pair, i, pair_t, (PyObject * self, PyObject * arg), (self, arg), call_pair(leaf, self, arg))             \
+    SIGNATURE(pair, i, pair_t, (PyObject * self, PyObject * arg), (self, arg), NULL, 0,                                \
+              call_pair(leaf, self, arg))                                                                              \
     SIGNATURE(keywords, i, keywords_t, (PyObject * self, PyObject * args, PyObject * kwargs), (self, args, kwargs),    \
-              call_tuple(leaf, self, args, kwargs))                                                                    \
+              NULL, 0, call_tuple(leaf, self, args, kwargs))                                                                    \
     SIGNATURE(fast, i, fast_t, (PyObject * self, PyObject *const *args, Py_ssize_t n), (self, args, n),                \
-              call_vector(leaf, self, args, n, NULL))                                                                  \
+              args, n, call_vector(leaf, self, args, n, NULL))                                                                  \
     SIGNATURE(fastkw, i, fastkw_t, (PyObject * self, PyObject *const *args, Py_ssize_t n, PyObject *names),            \
-              (self, args, n, names), call_vector(leaf, self, args, n, names))                                         \
+              (self, args, n, names), args, n, call_vector(leaf, self, args, n, names))                                \
     SIGNATURE(method, i, method_t,                                                                                     \
               (PyObject * self, PyTypeObject * cls, PyObject *const *args, Py_ssize_t n, PyObject *names),             \
-              (self, cls, args, n, names), call_vector(leaf, self, args, n, names))
+              (self, cls, args, n, names), args, n, call_vector(leaf, self, args, n, names))
 
 #define ROW(i)                                                                                                         \
     {{(void (*)(void))pair_##i, (void (*)(void))keywords_##i, (void (*)(void))fast_##i, (void (*)(void))fastkw_##i,    \
@@ -415,7 +441,14 @@ leaf_install(PyObject *Py_UNUSED(module), PyObject *args)
         PyErr_Format(PyExc_TypeError, "%R has a calling convention in which it cannot be tried", tried);
         return NULL;
     }
-    if (key != Py_None && !Py_IS_TYPE(key, &PyMemberDescr_Type)) {
+    Py_ssize_t key_at = 0;
+    if (Py_IS_TYPE(key, &PyMemberDescr_Type)) {
+        key_at = ((PyMemberDescrObject *)key)->d_member->offset;
+    }
+    else if (when == CLOSING && PyLong_Check(key)) {
+        key_at = PyLong_AsSsize_t(key);
+    }
+    else if (key != Py_None) {
         PyErr_Format(PyExc_TypeError, "the key of a leaf is a member of its objects, not %R", key);
         return NULL;
     }
@@ -452,7 +485,7 @@ leaf_install(PyObject *Py_UNUSED(module), PyObject *args)
     leaf->attempt_signature = attempt_signature;
     leaf->replacement = replacement == Py_None ? NULL : Py_NewRef(replacement);
     leaf->after = after == Py_None ? NULL : Py_NewRef(after);
-    leaf->key_at = key == Py_None ? 0 : ((PyMemberDescrObject *)key)->d_member->offset;
+    leaf->key_at = key_at;
     leaf->when = when;
     leaf->is_installed = 1;
     PyCFunction trampoline = trampoline_of(leaf, index);
@@ -545,6 +578,29 @@ static PyObject *
 lot_reset(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     memset(plait_lot_waiters, 0, sizeof plait_lot_waiters);
+    memset(awaited, 0, sizeof awaited);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+closing_enter(PyObject *Py_UNUSED(module), PyObject *number)
+{
+    __atomic_add_fetch(awaited_at((int)PyLong_AsUnsignedLongMask(number)), 1, __ATOMIC_SEQ_CST);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+closing_leave(PyObject *Py_UNUSED(module), PyObject *number)
+{
+    __atomic_sub_fetch(awaited_at((int)PyLong_AsUnsignedLongMask(number)), 1, __ATOMIC_SEQ_CST);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+closing_fence(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
     Py_RETURN_NONE;
 }
 
@@ -561,7 +617,12 @@ static PyMethodDef leaf_functions[] = {
     {"lot_is_busy", lot_is_busy, METH_O,
      PyDoc_STR("lot_is_busy(key): whether anybody may be parked under this key; a full fence comes first.")},
     {"lot_count", lot_count, METH_NOARGS, PyDoc_STR("How many are parked in the lot.")},
-    {"lot_reset", lot_reset, METH_NOARGS, PyDoc_STR("Nobody is parked: in a child process after fork.")},
+    {"lot_reset", lot_reset, METH_NOARGS, PyDoc_STR("Nobody is parked, nor waits in a descriptor: in a child process after fork.")},
+    {"closing_enter", closing_enter, METH_O,
+     PyDoc_STR("closing_enter(fd): one more is to be told when the descriptor is closed; a full fence.")},
+    {"closing_leave", closing_leave, METH_O, PyDoc_STR("closing_leave(fd): one less.")},
+    {"closing_fence", closing_fence, METH_NOARGS,
+     PyDoc_STR("A full fence, between what a waiter writes and reads, or one who closes.")},
     {NULL, NULL, 0, NULL},
 };
 

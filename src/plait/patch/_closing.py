@@ -3,12 +3,17 @@
 A thread that waits for a pipe, say, would else wait for ever, or wake for whatever file has the number by then. Told, it
 raises OSError (EBADF), and does not try again. (Threads that wait in the kernel go on there, in a file that is closed.)
 
-    Waiter: 1. is among the waits of its number, and counted in the lot [fence]   2. has the kernel watch the number
+    Waiter: 1. is among the waits of its number, and counted by it [fence]   2. has the kernel watch the number
             3. publishes the epoch of its wait [fence]   4. looks whether it is over   5. parks
     Closer: 1. closes [fence]   2. looks at the count, then for waits of the number; for each: 3. marks it as over [fence]
             4. ends the wait of the epoch, if there is one
 If the closer finds no wait in step 2, its step 1 came before the waiter's step 2, which fails, or has the next file: it
 is as if the waiter had called later. Neither side takes a lock: files are also closed by the collector, anywhere.
+
+Who waits by trying again and again, with pauses, is told at the end of the pause: it leaves out 2, 3 and 5.
+
+Methods of sockets, whose waits are too many to be entered one by one, are told by the reactors, which count each socket
+that they know; and on platform threads by `wake_watchers`.
 """
 
 from __future__ import annotations
@@ -16,42 +21,61 @@ from __future__ import annotations
 import errno
 import io
 import os
+import select
+from functools import partial
 from operator import index
 from typing import TYPE_CHECKING, Any
 
-from plait._core import Parker, wait_descriptor
-from plait._native import lot_enter, lot_is_busy, lot_leave
+from plait._core import Parker, runtime, wait_descriptor, wake_watchers, watched_numbers
+from plait._native import closing_enter, closing_fence, closing_leave
 from plait.patch._registry import CLOSING, Leaf, method
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
 
-_KEY = 1  # PLAIT_CLOSING in leaf.c
 _waits: dict[int, dict[Wait, None]] = {}  # by number; what is empty stays, for others may be about to fill it
 
 
 class Wait:
-    """One wait for a descriptor."""
+    """A wait for files, in the block that it is entered for, known by the numbers of their descriptors."""
 
-    __slots__ = ("epoch", "is_over", "who")
+    __slots__ = ("_numbers", "epoch", "is_over", "who")
 
-    def __init__(self, who: Parker) -> None:
+    def __init__(self, who: Parker, *numbers: int) -> None:
         self.who = who
         self.epoch = 0  # 0: not armed. Written by the waiter
-        self.is_over = False  # the number was closed. Written by closers
+        self.is_over = False  # one of the numbers was closed. Written by closers
+        self._numbers = numbers
+
+    def __enter__(self) -> Self:
+        for number in self._numbers:
+            _waits.setdefault(number, {})[self] = None
+            closing_enter(number)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number in self._numbers:
+            closing_leave(number)
+            _waits[number].pop(self, None)
 
     def publish(self, epoch: int) -> bool:
         """The wait is armed: whether there is anything to wait for."""
         self.epoch = epoch
-        lot_is_busy(_KEY)  # the fence
+        closing_fence()
         return not self.is_over
 
     def end(self) -> None:
-        """The number has been closed. Any thread."""
+        """A number has been closed. Any thread."""
         self.is_over = True
-        lot_is_busy(_KEY)  # the fence
+        closing_fence()
         if self.epoch:
             self.who.unpark(self.epoch)
+
+    def check(self) -> None:
+        """Raise OSError (EBADF) if it is over."""
+        if self.is_over:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
 def wait_open(me: Parker, fd: int, events: int, deadline: float | None = None, number: int | None = None) -> bool:
@@ -61,24 +85,22 @@ def wait_open(me: Parker, fd: int, events: int, deadline: float | None = None, n
 
     `number`: by which the caller knows the file, if `fd` is a descriptor of our own for it.
     """
-    waits = _waits.setdefault(fd if number is None else number, {})
-    wait = Wait(me)
-    waits[wait] = None
-    lot_enter(_KEY)
-    try:
+    with Wait(me, fd if number is None else number) as wait:
         is_ready = wait_descriptor(me, fd, events, deadline, publish=wait.publish)
-    finally:
-        lot_leave(_KEY)
-        waits.pop(wait, None)
-    if wait.is_over:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        wait.check()
     return is_ready
 
 
 def closed(fd: int) -> None:
     """`os.close` has succeeded: tell who waits there. Any thread."""
-    for wait in list(_waits.get(index(fd), ())):
+    fd = index(fd)
+    for wait in list(_waits.get(fd, ())):
         wait.end()
+    wake_watchers(fd)
+    for carrier in runtime.started_carriers:
+        entry = carrier.reactor.find(fd)
+        if entry is not None:
+            carrier.call(partial(carrier.reactor.forget, entry))
 
 
 def _replaced(fd: int, fd2: int, inheritable: bool = True) -> None:  # noqa: FBT001, FBT002 - as `os.dup2`
@@ -87,7 +109,8 @@ def _replaced(fd: int, fd2: int, inheritable: bool = True) -> None:  # noqa: FBT
 
 
 def _range_closed(low: int, high: int) -> None:
-    for fd in list(_waits):
+    numbers = {*_waits, *watched_numbers()}.union(*(carrier.reactor.numbers() for carrier in runtime.started_carriers))
+    for fd in numbers:
         if low <= fd < high:
             closed(fd)
 
@@ -97,14 +120,20 @@ def _file_closed(file: Any, fd: int) -> None:
         closed(fd)
 
 
+def _epoll_closed(epoll: Any, fd: int) -> None:
+    if fd >= 0:
+        closed(fd)
+
+
 os.register_at_fork(after_in_child=_waits.clear)  # no other thread is left
 
 
 def leaves() -> Sequence[Leaf]:
     """What this file watches."""
     return [
-        Leaf("os.close", os.close, closed, when=CLOSING),
-        Leaf("os.dup2", os.dup2, _replaced, when=CLOSING),
-        Leaf("os.closerange", os.closerange, _range_closed, when=CLOSING),
+        Leaf("os.close", os.close, closed, when=CLOSING, key=0),
+        Leaf("os.dup2", os.dup2, _replaced, when=CLOSING, key=1),
+        Leaf("os.closerange", os.closerange, _range_closed, when=CLOSING, key=-1),
         Leaf("io.FileIO.close", method(io.FileIO, "close"), None, _file_closed, when=CLOSING),
+        Leaf("select.epoll.close", method(select.epoll, "close"), None, _epoll_closed, when=CLOSING),
     ]

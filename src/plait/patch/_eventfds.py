@@ -12,8 +12,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from plait import _originals
-from plait._core import WRITE, Parker, check_entry, sleep, wait_descriptor
+from plait._core import WRITE, Parker, check_entry, sleep
 from plait._native import cooperative, poll_now
+from plait.patch._closing import Wait, wait_open
 from plait.patch._descriptors import read_some
 from plait.patch._registry import Leaf
 
@@ -49,10 +50,13 @@ def write(fd: Any, value: Any) -> None:
     if isinstance(fd, int) and fd >= 0 and isinstance(value, int) and 0 < value <= _FULL and os.get_blocking(fd):
         pause = _FIRST_PAUSE
         while not poll_now(fd, WRITE):
-            wait_descriptor(me, fd, WRITE)
-        while value > 1 and _count_of(fd) + value > _FULL:
-            sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            wait_open(me, fd, WRITE)
+        if value > 1:
+            with Wait(me, fd) as wait:
+                while _count_of(fd) + value > _FULL:
+                    sleep(pause)
+                    wait.check()
+                    pause = min(2 * pause, _LONGEST_PAUSE)
     _originals.eventfd_write(fd, value)
 
 

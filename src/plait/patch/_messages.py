@@ -17,8 +17,9 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from plait._core import READ, WRITE, Parker, check_entry, patiently, wait_descriptor
+from plait._core import READ, WRITE, Parker, check_entry, patiently
 from plait._native import cooperative, poll_now
+from plait.patch._closing import wait_open
 from plait.patch._late import late_leaves
 from plait.patch._registry import ClassPatch
 
@@ -46,7 +47,7 @@ def _await_beginning(me: Parker, fd: int, events: int) -> None:
     if me.scope is not None:
         check_entry(me)
     while not poll_now(fd, events) and os.get_blocking(fd):
-        wait_descriptor(me, fd, events)
+        wait_open(me, fd, events)
 
 
 def _connections(module: Any) -> Sequence[ClassPatch]:

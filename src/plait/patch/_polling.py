@@ -1,7 +1,8 @@
 """`select`, `poll` and `epoll`, and so `selectors`, servers' loops, and asyncio's own.
 
 Each asks once without waiting. If nothing is ready it parks on one descriptor: an epoll descriptor can be polled
-itself, and for `select` and `poll` one is made for the length of the wait.
+itself, and for `select` and `poll` one is made for the length of the wait. Who closes one of the descriptors, or the epoll
+object, ends the wait.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from plait._core import READ, Parker, check_entry, now, wait_descriptor
 from plait._errors import InternalError
 from plait._native import cooperative, poll_registered
 from plait._originals import epoll_poll, poll_poll, select_select
+from plait.patch._closing import Wait
 from plait.patch._registry import ClassPatch, Leaf, method
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 _IN = select.EPOLLIN
 _OUT = select.EPOLLOUT
@@ -26,15 +28,22 @@ _LEAST_INT, _MOST_INT = -(1 << 31), (1 << 31) - 1  # poll(2) and epoll_wait(2) t
 _MOST_SECONDS = (1 << 63) // 10**9  # CPython keeps time in nanoseconds, in 64 bits
 
 
-def _repeat(ask: Callable[[], Any], is_empty: Callable[[Any], bool], fd: int, timeout: float | None) -> Any:
-    """Ask, and park on `fd` in between, until there is something or `timeout` seconds have passed."""
+def _repeat(
+    ask: Callable[[], Any], is_empty: Callable[[Any], bool], fd: int, timeout: float | None, numbers: Iterable[int]
+) -> Any:
+    """Ask, and park on `fd` in between, until there is something or `timeout` seconds have passed.
+
+    If one of `numbers` is closed it asks, too. Where that says nothing the number is another file already: EBADF.
+    """
     me: Parker = cooperative()
     deadline = None if timeout is None else now() + timeout
-    while True:
-        wait_descriptor(me, fd, READ, deadline)
-        found = ask()
-        if not is_empty(found) or (deadline is not None and now() >= deadline):
-            return found
+    with Wait(me, *numbers) as wait:
+        while True:
+            wait_descriptor(me, fd, READ, deadline, publish=wait.publish)
+            found = ask()
+            if not is_empty(found) or (deadline is not None and now() >= deadline):
+                return found
+            wait.check()
 
 
 def _repeat_on_all(
@@ -46,7 +55,7 @@ def _repeat_on_all(
                 together.register(fd, events)
             except PermissionError:  # a regular file: always ready, as `ask` would have said
                 continue
-        return _repeat(ask, is_empty, together.fileno(), timeout)
+        return _repeat(ask, is_empty, together.fileno(), timeout, watched)
 
 
 def _nothing(found: tuple[list[Any], ...]) -> bool:
@@ -129,7 +138,8 @@ def epoll_leaf(epoll: Any, timeout: float | None = None, maxevents: int = -1) ->
     if found or timeout == 0:
         return found
     seconds = None if timeout is None or timeout < 0 else timeout
-    return _repeat(lambda: epoll_poll(epoll, 0, maxevents), _empty, epoll.fileno(), seconds)
+    fd = epoll.fileno()
+    return _repeat(lambda: epoll_poll(epoll, 0, maxevents), _empty, fd, seconds, (fd,))
 
 
 def check_layout() -> None:

@@ -49,7 +49,7 @@ class Leaf:
     replacement: Callable[..., Any] | None  # called instead, with the same arguments (self first)
     after: Callable[..., None] | None = None  # called with self after a success, while anybody waits for it in the lot
     when: int = COOPERATIVE
-    key: object = None  # the member of self that is its key in the lot; None: its address is
+    key: object = None  # the member of self that is its key in the lot; None: its address is. Closing: see leaf.c
     attempt: object = None  # the method that takes self, a lock, if it is called with False: tried first, in C
     number: int | None = field(default=None, init=False)  # in the native table; None: not installed
     _last: int | None = field(default=None, init=False)  # the number, kept when it is taken out again

@@ -38,7 +38,6 @@ from plait._core import (
     sendall,
     sleep,
     wait_descriptor,
-    wake_watchers,
 )
 from plait._native import (
     cooperative,
@@ -50,6 +49,7 @@ from plait._native import (
     size_of,
 )
 from plait._originals import Socket, poll_poll
+from plait.patch._closing import closed
 from plait.patch._names import is_numeric, lookup
 from plait.patch._registry import ALWAYS, ClassPatch, Leaf, method
 
@@ -420,11 +420,7 @@ def close(sock: Any) -> None:
     fd = _fileno(sock)
     _originals.sock_close(sock)
     if fd >= 0 and runtime.is_started:
-        wake_watchers(fd)
-        for carrier in runtime.carriers:
-            entry = carrier.reactor.find(fd)
-            if entry is not None:
-                carrier.call(lambda reactor=carrier.reactor, entry=entry: reactor.forget(entry))  # type: ignore[misc]
+        closed(fd)
 
 
 def leaves() -> Sequence[Leaf | ClassPatch]:

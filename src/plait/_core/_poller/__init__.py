@@ -32,6 +32,9 @@ class Poller(Protocol):
         Raises `OSError`: EPERM if the kernel cannot poll such a file (a regular one is always ready).
         """
 
+    def is_watched(self, fd: int) -> bool:
+        """Whether the number still stands for the file that `watch` was called for. Reports its present state anew."""
+
     def watch_once(self, fd: int, events: int) -> None:
         """Report the next time that `fd` is ready for any of `events`, once. Replaces an earlier order for `fd`."""
 

@@ -55,6 +55,14 @@ class Epoll:
         """Report every change of `fd`."""
         self._order(fd, _EVERYTHING)
 
+    def is_watched(self, fd: int) -> bool:
+        """Whether `fd` is still what it was."""
+        try:
+            self._epoll.modify(fd, _EVERYTHING)
+        except OSError:  # closed (EBADF), or another file by now (ENOENT)
+            return False
+        return True
+
     def watch_once(self, fd: int, events: int) -> None:
         """Report the next readiness of `fd` for `events`."""
         self._order(fd, events | EPOLLONESHOT)
