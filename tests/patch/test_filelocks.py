@@ -81,6 +81,22 @@ fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_number_that_comes_back_as_another_file(path, holder, name, tmp_path):
+    """Who waits for a lock on a file that is closed is told so, and does not lock what has the number next."""
+    file = open(path, "r+b")  # noqa: SIM115 - closed below
+    with ThreadGroup() as group:
+        child = group.spawn(described, CALLS[name], file)
+        wait_parked(child)
+        number = file.fileno()
+        file.close()
+        with open(tmp_path / "other", "w+b") as other:
+            assert other.fileno() == number
+            assert child.result() == ("raised", "OSError", "[Errno 9] Bad file descriptor")
+            code = f"import fcntl; file = open({other.name!r}, 'r+b'); fcntl.flock(file, 6); fcntl.lockf(file, 6)"
+            subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_many_threads_exclude_each_other(path):
     """With an open file each, virtual threads hold the lock one at a time."""
     inside = []

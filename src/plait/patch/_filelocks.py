@@ -7,6 +7,8 @@ the lock; one that got it does not hear of the cancel.
 They are mutual exclusion, and yet not patient: who holds one is another process, which our cancel does not reach, and for
 as long as it likes. Clean-up that locks a file may wait for it within its grace, as for anything.
 
+Who waits for a lock on a descriptor that is closed meanwhile gets EBADF: what has its number by then is another file.
+
 The kernel finds deadlocks (EDEADLK) among those who wait in it alone.
 """
 
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait._core import Parker, check_entry, sleep
 from plait._native import cooperative, original
+from plait.patch._closing import Wait
 from plait.patch._registry import ClassPatch, Leaf
 
 if TYPE_CHECKING:
@@ -33,20 +36,25 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.05  # seconds
 _NOT_WAITING = {fcntl.F_SETLKW: fcntl.F_SETLK, 38: 37}  # F_OFD_SETLKW: F_OFD_SETLK
 
 
-def _attempts(call: Callable[..., Any], *args: Any) -> Any:
-    """`call(*args)`, which does not wait, until it succeeds."""
+def _attempts(call: Callable[..., Any], fd: Any, *args: Any) -> Any:
+    """`call(fd, *args)`, which does not wait, until it succeeds, or `fd` is closed."""
     me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
+    number = fd if isinstance(fd, int) or not hasattr(fd, "fileno") else fd.fileno()  # asked for once, as in C
+    if not isinstance(number, int):
+        return call(fd, *args)  # refuses
     pause = _FIRST_PAUSE
-    while True:
-        try:
-            return call(*args)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-        sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
+    with Wait(me, number) as wait:
+        while True:
+            try:
+                return call(number, *args)
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+            sleep(pause)
+            wait.check()  # before the number may mean another file
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def _waits(operation: Any) -> bool:
@@ -71,7 +79,7 @@ def lockf(fd: Any, cmd: Any, *args: Any) -> None:
 
 def os_lockf(fd: Any, command: Any, length: Any, /) -> None:
     """`os.lockf`."""
-    if isinstance(command, int) and command == os.F_LOCK:
+    if isinstance(fd, int) and isinstance(command, int) and command == os.F_LOCK:
         _attempts(_os_lockf, fd, os.F_TLOCK, length)
     else:
         _os_lockf(fd, command, length)
