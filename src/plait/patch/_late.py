@@ -1,7 +1,8 @@
 """Leaves of modules that the program may import later, or never: put in place when it does, by watching the import.
 
 Importing them here would cost every program what few need. A finder stands in front of the others while such leaves are
-wanted; it knows one module, finds it by the others, and loads it by the loader that they name.
+wanted; it knows one module, finds it by the others, and has it loaded by the loader that they name. What is made of its
+spec and is not the module that others import, such as a copy that `runpy` runs, is left alone.
 """
 
 from __future__ import annotations
@@ -20,13 +21,12 @@ if TYPE_CHECKING:
     from plait.patch._registry import Patch
 
 
-class _Arrival(MetaPathFinder, Loader):
+class _Arrival(MetaPathFinder):
     """The import of one module."""
 
     def __init__(self, module: str, make: Callable[[Any], Iterable[Patch]]) -> None:
         self._module = module
         self._make = make
-        self._loader: Loader | None = None  # the module's own, while it loads
         self._wanted: set[str] = set()  # leaves to be put in place then. Under install_lock, as is all below
         self.leaves: dict[str, Patch] | None = None  # by name, once the module is there
 
@@ -65,34 +65,46 @@ class _Arrival(MetaPathFinder, Loader):
         for name in self._wanted & leaves.keys():
             leaves[name].put()
 
-    # ---- the import
-
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """Only for this module: the spec that would be found, loaded by us."""
         if name != self._module:
             return None
         for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(name, path, target)
+            find = None if finder is self else getattr(finder, "find_spec", None)
+            spec: ModuleSpec | None = None if find is None else find(name, path, target)
             if spec is not None and spec.loader is not None:
-                self._loader = spec.loader
-                spec.loader = self
+                spec.loader = _ArrivalLoader(self, spec.loader)
                 return spec
         return None
 
+    def complete(self, module: ModuleType) -> None:
+        """The module has been loaded: put its leaves in place, unless that is no longer wanted, or it is a copy."""
+        if sys.modules.get(self._module) is module:
+            leaves = self.look_at(module)
+            with install_lock:
+                self.settle(leaves)
+
+
+class _ArrivalLoader(Loader):
+    """The module's own loader, for all that others ask of it; and who says that the module has come."""
+
+    def __init__(self, arrival: _Arrival, loader: Loader) -> None:
+        self._arrival = arrival
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__.get("_loader"), name)  # not yet there in a copy that is being made
+
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """As the real loader does."""
-        assert self._loader is not None
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """As the real loader does; then its leaves are put in place, unless that is no longer wanted."""
-        assert self._loader is not None
+        """As the real loader does; then the leaves are put in place."""
         assert module.__spec__ is not None
         module.__loader__ = module.__spec__.loader = self._loader
         self._loader.exec_module(module)
-        leaves = self.look_at(module)
-        with install_lock:
-            self.settle(leaves)
+        self._arrival.complete(module)
 
 
 class _LateLeaf:
