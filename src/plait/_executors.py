@@ -145,9 +145,11 @@ class VirtualThreadPoolExecutor(Executor):
 
     def _work(self, call: _Call) -> None:
         """What each virtual thread does."""
-        if call.future.set_running_or_notify_cancel() and self._is_ready(call):
-            call.run()
-        self._end()
+        try:
+            if call.future.set_running_or_notify_cancel() and self._is_ready(call):
+                call.run()
+        finally:  # a callback of the future may raise SystemExit, say
+            self._end()
 
     def _is_ready(self, call: _Call) -> bool:
         """Whether the initializer has succeeded here; if not, the executor is broken."""

@@ -159,6 +159,23 @@ def test_failure_interrupts_who_waits_in_shutdown():
     executor.shutdown()
 
 
+def test_shutdown_after_a_callback_has_raised_what_ends_a_thread():
+    """A callback that raises SystemExit ends its call all the same: the next begins, and nobody waits for it."""
+    code = """
+        import sys, threading, plait
+        gate = threading.Event()
+        sys.unraisablehook = plait.excepthook = lambda *args: None
+        executor = plait.VirtualThreadPoolExecutor(1)
+        calls = [executor.submit(gate.wait) for _ in range(3)]
+        for call in calls:
+            call.add_done_callback(lambda _: sys.exit(1))
+        gate.set()
+        print([call.result() for call in calls])
+        executor.shutdown()
+    """
+    assert run_python(code) == "[True, True, True]\n"
+
+
 def test_initializer():
     """It runs on each thread before its call, with its arguments; if it fails, the executor is broken."""
     local = threading.local()
