@@ -23,6 +23,7 @@ cdef class Victim(Scope):
     cdef public Delivery delivery
     cdef public bint is_deaf
     cdef public double patient_since
+    cdef public Scope patient_for
     cpdef set_scope(self, Scope scope)
     cpdef nudge(self)
 

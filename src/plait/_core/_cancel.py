@@ -156,12 +156,13 @@ class Scope(WaitWord):
 class Victim(Scope):
     """A thread as cancellation sees it: it has an innermost scope, and may have been told."""
 
-    __slots__ = ("delivery", "is_deaf", "patient_since", "scope")
+    __slots__ = ("delivery", "is_deaf", "patient_for", "patient_since", "scope")
 
     scope: Scope | None  # the innermost. Written by the owner, read by cancellers: both under the latch
     delivery: Delivery | None  # what it was told of its cancellation. The owner's alone
     is_deaf: bool  # it hears of no cancel now: it takes back a lock that its caller counts on. Likewise
     patient_since: float  # since when it does what must not be left half done; 0.0: it does not. Likewise
+    patient_for: Scope | None  # below this scope it hears of cancels as ever meanwhile; None: nowhere. Likewise
 
     def set_scope(self, scope: Scope | None) -> None:
         """Make `scope` the innermost. Owner only."""
@@ -389,8 +390,9 @@ def check_park(me: Victim) -> float | Cancelled | None:
     if told.alive() is not None:
         if now() < told.until and not _is_hurried(me.scope):
             return sooner(told.until, me)
-        # If it has left all handlers it has kept the exception: this is no clean-up any more. But callbacks have none.
-        is_swallowed = exc_info()[1] is None and told.alive is not _always
+        # If it has left all handlers it has kept the exception: this is no clean-up any more. But callbacks have none, and
+        # C, where something is closed patiently, goes on with an exception in hand.
+        is_swallowed = exc_info()[1] is None and told.alive is not _always and not me.patient_since
     else:
         is_swallowed = True
     if is_swallowed and not told.is_reported:
@@ -422,6 +424,10 @@ def patience(me: Victim, since: float) -> float | None:
 
 def _is_patient(me: Victim) -> bool:
     """Whether `me`, which is cancelled, still has the time to end what must not be left half done."""
+    if me.patient_for is not None:
+        scope = pending(me.scope)
+        if scope is not me.patient_for and is_under(scope, me.patient_for):
+            return False
     until = patience(me, me.patient_since)
     return until is None or now() < until
 
@@ -436,12 +442,23 @@ def check_patient(me: Victim, since: float) -> float | None:
 
 def patiently(me: Victim, call: Callable[..., R], *args: Any) -> R:
     """`call(*args)`, whose waits a cancel does not end before the grace is over: for what must not be left half done."""
-    before = me.patient_since
-    me.patient_since = now()
+    before = be_patient(me, None)
     try:
         return call(*args)
     finally:
-        me.patient_since = before
+        me.patient_since, me.patient_for = before
+
+
+def be_patient(me: Victim, scope: Scope | None) -> tuple[float, Scope | None]:
+    """Have `me` do something that must not be left half done: by cancels below `scope`, if that is given, it may be.
+
+    Gives what its fields for that were.
+    """
+    before = me.patient_since, me.patient_for
+    if not me.patient_since or me.patient_for is not scope:
+        me.patient_since = now()
+        me.patient_for = scope
+    return before
 
 
 def deliver(me: Victim, scope: Scope) -> Cancelled:

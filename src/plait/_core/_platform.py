@@ -73,6 +73,7 @@ class PlatformThread(Parker):
         self.delivery = None
         self.is_deaf = False
         self.patient_since = 0.0
+        self.patient_for = None
         self.waits_for = None
         self.holds = 0
         self.has_lent = False

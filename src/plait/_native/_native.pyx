@@ -78,6 +78,7 @@ cdef extern from "here.h":
     int plait_words_init(object module) except -1
     int plait_gate_init(object module) except -1
     int plait_opening_init(object module) except -1
+    int plait_around_init(object module) except -1
     int plait_tls_init(object module) except -1
     int plait_socket_fd(object sock) except -2
     object plait_socket_timeout(object sock)
@@ -324,4 +325,5 @@ plait_leaf_init(_module)
 plait_words_init(_module)
 plait_gate_init(_module)
 plait_opening_init(_module)
+plait_around_init(_module)
 plait_tls_init(_module)

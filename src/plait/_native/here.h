@@ -118,6 +118,7 @@ int plait_words_init(PyObject *module);
 extern Py_ssize_t plait_parks_at; /* where in a WaitWord its count of parks is */
 int plait_gate_init(PyObject *module);
 int plait_opening_init(PyObject *module);
+int plait_around_init(PyObject *module);
 int plait_tls_init(PyObject *module);
 void plait_chunks_install(void);
 _PyStackChunk *plait_chunk_lend(PyThreadState *ts);                   /* to a stack that begins; NULL: none */

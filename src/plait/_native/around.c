@@ -1,0 +1,58 @@
+/* A function with something before and after it, where something may park: without a frame, so that tracebacks, and those
+ * who look at them, see what they have always seen. Elsewhere it is the function alone.
+ */
+#include "here.h"
+
+/* `self` is (function, begin, end): end(begin()) is called when the function has returned, or raised. */
+static PyObject *
+call_around(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names)
+{
+    PyObject *function = PyTuple_GET_ITEM(self, 0);
+    if (plait_here.cooperative == NULL || !plait_is_home())
+        return PyObject_Vectorcall(function, args, n, names);
+    PyObject *begun = PyObject_CallNoArgs(PyTuple_GET_ITEM(self, 1));
+    if (begun == NULL)
+        return NULL;
+    PyObject *result = PyObject_Vectorcall(function, args, n, names);
+    PyObject *kind, *error, *traceback;
+    PyErr_Fetch(&kind, &error, &traceback);
+    PyObject *ended = PyObject_CallOneArg(PyTuple_GET_ITEM(self, 2), begun);
+    Py_DECREF(begun);
+    if (ended == NULL) {
+        Py_CLEAR(result);
+        Py_XDECREF(kind);
+        Py_XDECREF(error);
+        Py_XDECREF(traceback);
+        return NULL;
+    }
+    Py_DECREF(ended);
+    PyErr_Restore(kind, error, traceback);
+    return result;
+}
+
+static PyObject *
+around(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    static PyMethodDef def = {"around", (PyCFunction)(void (*)(void))call_around, METH_FASTCALL | METH_KEYWORDS, NULL};
+    PyObject *function, *begin, *end;
+    if (!PyArg_ParseTuple(args, "OOO:around", &function, &begin, &end))
+        return NULL;
+    PyObject *made = PyCFunction_New(&def, args);
+    if (made == NULL || PyCFunction_Check(function))
+        return made;
+    PyObject *method = PyInstanceMethod_New(made); /* binds in a class, as a function of Python's does */
+    Py_DECREF(made);
+    return method;
+}
+
+static PyMethodDef around_functions[] = {
+    {"around", around, METH_VARARGS,
+     PyDoc_STR("around(function, begin, end): the function, with end(begin()) called after it, where something may park.")},
+    {NULL, NULL, 0, NULL},
+};
+
+int
+plait_around_init(PyObject *module)
+{
+    return PyModule_AddFunctions(module, around_functions);
+}
