@@ -492,8 +492,9 @@ def test_close_that_is_cancelled_while_it_flushes(pipe):
     with ThreadGroup() as group:
         child = group.spawn(work)
         wait_parked(child)
+        parks = child.park_count
         child.cancel()
-        wait_until(lambda: is_parked(child) and child.delivery is not None)
+        wait_until(lambda: child.park_count > parks and is_parked(child))
         call = drain(reader)
     assert child.cancelled()
     assert reached == [True]

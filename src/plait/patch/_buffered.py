@@ -19,7 +19,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from plait._core import Parker, WaitReason, current_thread, lot_wait, lot_wake_one, patiently, sleep
-from plait._errors import Cancelled, InternalError
+from plait._errors import InternalError
 from plait._native import (
     cooperative,
     gate_fits,
@@ -32,10 +32,11 @@ from plait._native import (
     kernel_ident,
     original,
 )
+from plait.patch._patience import patient
 from plait.patch._registry import GATED, Leaf, method
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from plait.patch._registry import Patch
 
@@ -78,41 +79,6 @@ def _try_behind_stranger(file: Any) -> bool | None:
 def wake(file: Any) -> None:
     """A turn at `file` is over, or the last one without a turn has come out."""
     lot_wake_one(id(file))
-
-
-def _closing(call: Callable[..., Any], flush: Callable[..., Any]) -> Callable[..., Any]:
-    """`close` of an object that writes, in its turn."""
-
-    def close(file: Any) -> Any:
-        me: Parker = cooperative()
-        if me.scope is None:
-            return call(file)
-        told = me.delivery
-        alive = None if told is None else told.alive
-        try:
-            _attempt(flush, file)
-        except Cancelled:
-            try:
-                _attempt(flush, file)  # the exception is alive, so this may park until the grace is over
-            except Cancelled:
-                return call(file)  # which cannot write it either, and says so
-            me.delivery = told  # nothing is lost, and the cancel comes at the next point
-            if told is not None:
-                told.alive = alive  # type: ignore[assignment]
-        except BaseException:  # a signal handler's
-            call(file)
-            raise
-        return call(file)
-
-    return close
-
-
-def _attempt(flush: Callable[..., Any], file: Any) -> None:
-    """Flush; where that fails, the flush in `close` fails again, and says so."""
-    try:
-        flush(file)
-    except Exception:  # noqa: BLE001 - see above
-        pass
 
 
 class _Iteration:
@@ -174,9 +140,9 @@ def leaves() -> Sequence[Patch]:
     }.items():
         for name in names:
             target = method(cls, name)
-            leaf = None
+            leaf: Any = None
             if name == "close" and cls is not io.BufferedReader:
-                leaf = _closing(original(target), original(method(cls, "flush")))
+                leaf = patient(original(target))
             found.append(Leaf(f"io.{cls.__name__}.{name}", target, leaf, when=GATED))
     return found
 
