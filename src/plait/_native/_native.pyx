@@ -79,6 +79,7 @@ cdef extern from "here.h":
     int plait_gate_init(object module) except -1
     int plait_opening_init(object module) except -1
     int plait_around_init(object module) except -1
+    int plait_hashes_init(object module) except -1
     int plait_tls_init(object module) except -1
     int plait_socket_fd(object sock) except -2
     object plait_socket_timeout(object sock)
@@ -326,4 +327,5 @@ plait_words_init(_module)
 plait_gate_init(_module)
 plait_opening_init(_module)
 plait_around_init(_module)
+plait_hashes_init(_module)
 plait_tls_init(_module)

@@ -119,11 +119,13 @@ extern Py_ssize_t plait_parks_at; /* where in a WaitWord its count of parks is *
 int plait_gate_init(PyObject *module);
 int plait_opening_init(PyObject *module);
 int plait_around_init(PyObject *module);
+int plait_hashes_init(PyObject *module);
 int plait_tls_init(PyObject *module);
 void plait_chunks_install(void);
 _PyStackChunk *plait_chunk_lend(PyThreadState *ts);                   /* to a stack that begins; NULL: none */
 void plait_chunk_return(PyThreadState *ts, _PyStackChunk *chunk);     /* from a stack that ends, on itself */
 PyObject *plait_chunk_counts(void);
+PyCFunction plait_leaf_before(PyMethodDef *def); /* what the entry of a leaf held before; NULL: it is none */
 int plait_is_home(void);                        /* this is the interpreter that plait is imported in */
 int plait_socket_fd(PyObject *sock);            /* -2 with an exception */
 PyObject *plait_socket_timeout(PyObject *sock); /* as gettimeout() */

@@ -1,7 +1,7 @@
 /* Leaves: functions and methods of CPython, made cooperative in their own method tables.
  *
  * CPython reads PyMethodDef.ml_meth at every call of a builtin. install() stores a trampoline of the same C signature
- * there, so no Python object changes: every object follows, however old, every name however imported, every bound
+ * there, so no Python object is replaced: every object follows, however old, every name however imported, every bound
  * method however cached. Each leaf has a trampoline of its own for each of the five C signatures, since a C function
  * carries no data; they are generated below.
  *
@@ -76,6 +76,9 @@ static int leaf_count; /* under the install lock of plait.patch */
 
 Py_ssize_t plait_parks_at;
 
+#define PLACES 512 /* a power of two, more than the leaves */
+static Leaf *places[PLACES]; /* leaves by a hash of their table entries, each behind the others of its hash; never emptied */
+
 static PyInterpreterState *home; /* the interpreter that plait is imported in */
 
 Py_ssize_t plait_lot_waiters[1 << PLAIT_LOT_BITS];
@@ -93,6 +96,30 @@ int
 plait_is_home(void)
 {
     return PyInterpreterState_Get() == home;
+}
+
+static inline size_t
+place_of(PyMethodDef *def)
+{
+    return ((uint64_t)(uintptr_t)def * 0x9E3779B97F4A7C15u) >> (64 - 9);
+}
+
+/* The leaf of this table entry, or NULL. Any thread. */
+static Leaf *
+leaf_of(PyMethodDef *def)
+{
+    for (size_t place = place_of(def);; place = (place + 1) % PLACES) {
+        Leaf *leaf = __atomic_load_n(&places[place], __ATOMIC_ACQUIRE);
+        if (leaf == NULL || leaf->def == def)
+            return leaf;
+    }
+}
+
+PyCFunction
+plait_leaf_before(PyMethodDef *def)
+{
+    Leaf *leaf = leaf_of(def);
+    return leaf == NULL ? NULL : leaf->original;
 }
 
 /* Whether this call is of what the replacement was made for. */
@@ -418,11 +445,8 @@ def_of(PyObject *target)
 static PyCFunction
 original_of(PyMethodDef *def)
 {
-    for (int i = 0; i < leaf_count; i++) {
-        if (leaves[i].def == def)
-            return leaves[i].original;
-    }
-    return def->ml_meth;
+    PyCFunction before = plait_leaf_before(def);
+    return before == NULL ? def->ml_meth : before;
 }
 
 static PyObject *
@@ -457,14 +481,13 @@ leaf_install(PyObject *Py_UNUSED(module), PyObject *args)
         PyErr_Format(PyExc_TypeError, "%R has a calling convention that no trampoline knows", target);
         return NULL;
     }
-    int index = 0;
-    while (index < leaf_count && leaves[index].def != def)
-        index++;
+    Leaf *leaf = leaf_of(def);
+    int index = leaf == NULL ? leaf_count : (int)(leaf - leaves);
     if (index == LEAVES) {
         PyErr_SetString(PyExc_RuntimeError, "more leaves than trampolines: raise LEAVES in leaf.c");
         return NULL;
     }
-    Leaf *leaf = &leaves[index];
+    leaf = &leaves[index];
     if (leaf->is_installed) {
         PyErr_Format(PyExc_RuntimeError, "%R is installed already", target);
         return NULL;
@@ -476,6 +499,10 @@ leaf_install(PyObject *Py_UNUSED(module), PyObject *args)
         leaf->is_method = Py_IS_TYPE(target, &PyMethodDescr_Type);
         leaf->cls = leaf->is_method ? (PyTypeObject *)Py_NewRef(PyDescr_TYPE(target)) : NULL;
         leaf_count++;
+        size_t place = place_of(def);
+        while (places[place] != NULL)
+            place = (place + 1) % PLACES;
+        __atomic_store_n(&places[place], leaf, __ATOMIC_RELEASE);
     }
     else if (def->ml_meth != leaf->original) {
         PyErr_Format(PyExc_RuntimeError, "somebody else has changed the method table entry of %R", target);

@@ -25,6 +25,7 @@ from plait.patch import (
     _eventfds,
     _filelocks,
     _files,
+    _hashes,
     _identity,
     _imports,
     _locks,
@@ -52,6 +53,7 @@ from plait.patch._status import LeafStatus, PatchStatus, current_status
 __all__ = ("LeafStatus", "PatchStatus", "install", "status", "uninstall")
 
 _families = (
+    _hashes,
     _time,
     _locks,
     _rlocks,

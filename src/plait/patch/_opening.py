@@ -128,22 +128,6 @@ class _Opening:
         self.is_in_place = False
 
 
-class _Open(Leaf):
-    """`os.open` is found in a set of the `os` module by its hash, which comes from the entry that is replaced."""
-
-    def put(self) -> None:
-        """See `Patch`."""
-        os.supports_dir_fd.discard(os.open)
-        Leaf.put(self)
-        os.supports_dir_fd.add(os.open)
-
-    def take(self) -> None:
-        """See `Patch`."""
-        os.supports_dir_fd.discard(os.open)
-        Leaf.take(self)
-        os.supports_dir_fd.add(os.open)
-
-
 def leaves() -> Sequence[Patch]:
     """What this file makes cooperative."""
-    return [_Open("os.open", os.open, os_open), _Opening()]
+    return [Leaf("os.open", os.open, os_open), _Opening()]
