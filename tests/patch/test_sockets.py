@@ -26,6 +26,7 @@ from patch.helpers import (
 
 import plait
 from plait import ThreadGroup, _originals, move_on_after
+from plait._core import WaitReason
 from plait.lowlevel import wait_readable, wait_writable
 from plait.patch import _sockets
 
@@ -1592,3 +1593,22 @@ def test_socket_of_a_parent_thread_is_closed_by_the_end_of_a_with_block():
         server = group.spawn(serve)
         wait_parked(server)
     assert stopped.is_set()
+
+
+def test_close_that_lingers():
+    """A socket with SO_LINGER on is closed on a worker: it waits until what was sent has arrived."""
+    near, far = tcp_pair()
+    closed = []
+    with far:
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 30))
+        sent = fill(near)
+        with ThreadGroup() as group:
+            child = group.spawn(lambda: closed.append(near.close()))
+            wait_parked(child)
+            assert child.waits_for is WaitReason.OFFLOAD
+            child.cancel()  # close is no cancel point
+            while sent:
+                sent -= len(far.recv(sent))
+            wait_until(child.done)
+        assert closed == [None]
+        assert near.fileno() == -1

@@ -18,6 +18,7 @@ import select
 from contextlib import contextmanager, suppress
 from functools import partial
 from operator import index
+from struct import unpack
 from typing import TYPE_CHECKING, Any
 
 from plait import _originals
@@ -30,6 +31,7 @@ from plait._core import (
     keeping,
     late,
     now,
+    patiently,
     recv,
     recv_into,
     runtime,
@@ -66,7 +68,7 @@ _SOCK_STREAM, _SOCK_DGRAM = 1, 2
 _TCP = 6
 _PEEK, _CTRUNC, _DONTWAIT, _WAITALL = 0x02, 0x08, 0x40, 0x100
 _NEVER_WAITS = 0x2041  # MSG_DONTWAIT | MSG_OOB | MSG_ERRQUEUE
-_SOL_SOCKET, _SO_ERROR, _SO_RCVTIMEO, _SO_ACCEPTCONN = 1, 4, 20, 30
+_SOL_SOCKET, _SO_ERROR, _SO_LINGER, _SO_RCVTIMEO, _SO_ACCEPTCONN = 1, 4, 13, 20, 30
 _recvmsg_into = original(Socket.recvmsg_into)
 _sendmsg_afalg: Any = original(Socket.sendmsg_afalg) if hasattr(Socket, "sendmsg_afalg") else None
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between attempts to connect to a Unix listener that is full
@@ -418,9 +420,24 @@ def connect_ex(sock: Any, address: Any, /) -> int:
 def close(sock: Any) -> None:
     """`socket.close`: wakes those who are parked on it, on whatever thread. They find it closed."""
     fd = _fileno(sock)
-    _originals.sock_close(sock)
+    me: Parker | None = cooperative()
+    if me is not None and fd >= 0 and _lingers(sock):
+        patiently(me, runtime.offload.call, me, _originals.sock_close, sock)
+    else:
+        _originals.sock_close(sock)
     if fd >= 0 and runtime.is_started:
         closed(fd)
+
+
+def _lingers(sock: Any) -> bool:
+    """Whether its end may wait until what was sent has arrived: SO_LINGER, which is inherited from a listener, too."""
+    if _family(sock) not in (_AF_INET, _AF_INET6):
+        return False
+    try:
+        is_on, seconds = unpack("ii", Socket.getsockopt(sock, _SOL_SOCKET, _SO_LINGER, 8))
+    except OSError:
+        return False
+    return bool(is_on and seconds)
 
 
 def leaves() -> Sequence[Leaf | ClassPatch]:
