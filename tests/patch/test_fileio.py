@@ -547,3 +547,38 @@ def test_file_that_was_opened_elsewhere_and_before():
         print(next(file), open in (open, io.open), os.open in os.supports_dir_fd)
     """
     assert run_python(code) == "[b'a\\n', b'b\\n']\nb'c\\n' True True\n"
+
+
+def test_open_of_what_is_no_fifo_is_as_ever(tmp_path):
+    """Errors name what was given, be it an object of whatever class; an audit hook hears of one `open`."""
+    code = """
+        import io, os, sys, plait
+        from plait import ThreadGroup
+
+        class Path:
+            def __fspath__(self):
+                return "/nowhere/at all"
+
+        heard = []
+        def hook(event, args):
+            if event == "open" and args[0] == os.devnull:
+                heard.append(args[1])
+
+        def named(path):
+            try:
+                io.FileIO(path)
+            except OSError as error:
+                return error.filename
+
+        def body():
+            path = Path()
+            with open(os.devnull, "rb"):
+                return named(path) is path, named(b"/nowhere")
+
+        print(body())
+        sys.addaudithook(hook)
+        with ThreadGroup() as group:
+            child = group.spawn(body)
+        print(child.result(), heard)
+    """
+    assert run_python(code) == "(True, b'/nowhere')\n(True, b'/nowhere') ['r']\n"

@@ -9,7 +9,7 @@ as open(2) does at first, and looked at with growing pauses:
     For writing: open until it succeeds. It does as soon as somebody reads, or waits in open(2) for us.
 
 Then the descriptor gets the blocking mode that was asked for. Who is cancelled closes it. Any other file is opened as
-ever: a directory entry is in memory as a rule. `FileIO` opens through its `opener`, which becomes our `os.open`.
+ever: a directory entry is in memory as a rule. `FileIO` opens a FIFO through its `opener`, which becomes our `os.open`.
 """
 
 from __future__ import annotations
@@ -43,14 +43,17 @@ def os_open(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = No
     me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
-    if isinstance(flags, int) and not flags & (os.O_NONBLOCK | os.O_PATH) and flags & os.O_ACCMODE != os.O_RDWR:
-        try:
-            is_fifo = stat.S_ISFIFO(os.stat(path, dir_fd=dir_fd).st_mode)
-        except (OSError, TypeError, ValueError):
-            is_fifo = False  # the original says what is wrong
-        if is_fifo:
-            return _open_fifo(me, path, flags, mode, dir_fd)
+    waits = isinstance(flags, int) and not flags & (os.O_NONBLOCK | os.O_PATH) and flags & os.O_ACCMODE != os.O_RDWR
+    if waits and _is_fifo(path, dir_fd):
+        return _open_fifo(me, path, flags, mode, dir_fd)
     return _open(path, flags, mode, dir_fd=dir_fd)  # type: ignore[no-any-return]
+
+
+def _is_fifo(path: Any, dir_fd: int | None = None) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(path, dir_fd=dir_fd).st_mode)
+    except (OSError, TypeError, ValueError):
+        return False  # the original says what is wrong
 
 
 def _open_fifo(me: Parker, path: Any, flags: int, mode: int, dir_fd: int | None) -> int:
@@ -93,9 +96,12 @@ def init(file: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Non
     if len(args) == 4 and args[3] is None:
         args, has_opener = args[:3], False
     closefd = args[2] if len(args) > 2 else named.get("closefd", True)
-    if not has_opener and closefd and isinstance(name, (str, bytes, os.PathLike)):
-        named["opener"] = _opener
     me: Parker = cooperative()
+    if not has_opener and closefd and isinstance(name, (str, bytes, os.PathLike)):
+        if me.scope is not None:
+            check_entry(me)
+        if _is_fifo(name):
+            named["opener"] = _opener
     before = me.park_count
     try:
         opening_call(file, args, named)
