@@ -115,6 +115,14 @@ WAITS = {
 _ENDS = "ends the waits of others, and never waits itself"
 _IDENTITY = "says who a thread is, or is handed a thread: no wait"
 _DISK = "waits for the disk alone: on a worker, for as long as the disk takes, which no test can choose"
+_ENDINGS = (
+    *(
+        f"{name}.close"
+        for name in ("io.TextIOWrapper", "gzip.GzipFile", "bz2.BZ2File", "lzma.LZMAFile", "zipfile.ZipFile")
+    ),
+    *(f"{name}.close" for name in ("zipfile._ZipWriteFile", "tarfile.TarFile", "tarfile._Stream")),
+    *("tempfile.TemporaryDirectory.cleanup", "weakref.finalize.__call__", "multiprocessing.util.Finalize.__call__"),
+)
 _DRIVER = "a driver's, which need not be installed: tests/patch/test_drivers.py"
 
 # Leaf, and why no test makes it wait.
@@ -134,6 +142,10 @@ NEVER = {
     "threading._DummyThread.__init__": _IDENTITY,
     "asyncio running loop": _IDENTITY,
     "decimal.getcontext": "no wait",
+    "types.BuiltinFunctionType.__hash__": "no wait",
+    "multiprocessing.managers.BaseProxy._callmethod": "sends and receives, by leaves of their own: test_managers.py",
+    "importlib._bootstrap._find_and_load": "what the module waits for: test_imports.py",
+    **dict.fromkeys(_ENDINGS, "what they end waits in leaves of its own: test_endings.py"),
     "_thread.RLock._acquire_restore": "the end of Condition.wait, which nothing interrupts: the caller counts on the lock",
     "threading.Thread.start": "no cancel point: waits for the thread's first step alone",
     "subprocess.Popen._execute_child": "no cancel point: waits until the program is loaded",
