@@ -117,6 +117,46 @@ def test_queued_call_of_a_caller_that_leaves(monkeypatch):
     assert (called, pool.counts().queued, pool.counts().abandoned_total) == ([], 0, 0)
 
 
+@WHERE
+def test_whole_call_is_waited_for(where):
+    """A cancel that comes while it runs does not end it: the caller gets its result, and the cancel at the next point."""
+
+    def body():
+        gate = threading.Event()
+        begun = []
+
+        def cancel(group, me):
+            until(lambda: begun)
+            group.cancel()
+            until(me.is_waiting)
+            gate.set()
+
+        with ThreadGroup() as group:
+            me = current_thread()
+            group.spawn(cancel, group, me)
+            assert runtime.offload.call_whole(me, wait_late, gate, begun) == "late"
+            with pytest.raises(Cancelled):
+                time.sleep(60)
+
+    run_anywhere(where, body)
+
+
+def test_whole_call_that_has_not_begun(monkeypatch):
+    """It never runs when its caller is cancelled."""
+    monkeypatch.setattr(_offload, "_MOST_WORKERS", 1)
+    pool = Offload()
+    gate = threading.Event()
+    called = []
+    with ThreadGroup() as group:
+        group.spawn(lambda: pool.call(current_thread(), gate.wait))
+        until(lambda: pool._workers and not pool._jobs)
+        with move_on_after(0.001) as scope:
+            pool.call_whole(current_thread(), called.append, 1)
+        assert scope.cancelled_caught
+        gate.set()
+    assert (called, pool.counts().queued, pool.counts().abandoned_total) == ([], 0, 0)
+
+
 def test_cancelled_before_the_call():
     """A caller that is cancelled already does not wait."""
     with ThreadGroup() as group:

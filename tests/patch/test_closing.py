@@ -297,3 +297,28 @@ def test_platform_thread_with_a_time_limit(pipe):
     wait_until(lambda: any(wait.epoch for wait in list(_closing._waits.get(reader, ()))))
     os.close(reader)
     assert waiter.result()[1].errno == errno.EBADF
+
+
+def test_file_is_closed_while_it_is_sent(tmp_path):
+    """sendfile() ends with what it has sent: nothing of the file that is opened next."""
+    (tmp_path / "sent").write_bytes(b"A" * (4 << 20))
+    (tmp_path / "next").write_bytes(b"B" * (4 << 20))
+    near, far = socket.socketpair()
+
+    def send(fd):
+        try:
+            return os.sendfile(near.fileno(), fd, None, 4 << 20)
+        finally:
+            near.shutdown(socket.SHUT_WR)
+
+    with near, far, ThreadGroup() as group:
+        fd = os.open(tmp_path / "sent", os.O_RDONLY)
+        sender = group.spawn(send, fd)
+        wait_parked(sender)
+        os.close(fd)
+        got = b""
+        with open(tmp_path / "next", "rb"):
+            while part := far.recv(1 << 16):
+                got += part
+    assert got == b"A" * sender.result()
+    assert sender.result() < 4 << 20

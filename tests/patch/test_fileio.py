@@ -1,22 +1,31 @@
 """io.FileIO, open() and the rarer calls of os: raw files of every kind, on virtual threads as on others."""
 
 import errno
+import fcntl
 import io
 import os
+import pty
+import socket
 import stat
+import termios
 import threading
 import time
+import tty
 import warnings
+from itertools import chain
 
 import pytest
 from patch.helpers import (
     PlatformCall,
     described,
+    drain,
+    fill,
     fill_pipe,
     is_parked,
     on_virtual,
     outcome,
     run_python,
+    tcp_pair,
     wait_parked,
     wait_until,
 )
@@ -328,6 +337,77 @@ def test_call_that_hangs_does_not_keep_a_cancelled_thread(path, monkeypatch):
     wait_until(lambda: runtime.offload.counts().abandoned == abandoned)
     assert read_on == [path.stat().st_ino]
     wait_until(lambda: descriptors() == before)
+
+
+def test_writers_to_terminals_leave_the_workers_to_others():
+    """The master side of a terminal that nobody reads is waited for on workers that do not count."""
+
+    def busy():
+        counts = runtime.offload.counts()
+        return counts.workers - counts.idle
+
+    pairs = [pty.openpty() for _ in range(3)]
+    try:
+        for _, slave in pairs:
+            tty.setraw(slave)
+        with ThreadGroup() as group:
+            writers = [group.spawn(os.write, master, bytes(1 << 18)) for master, _ in pairs]
+            wait_parked(*writers)
+            wait_until(lambda: not busy())
+            group.cancel()
+        assert all(writer.cancelled() for writer in writers)
+    finally:
+
+        def flush():
+            for _, slave in pairs:
+                termios.tcflush(slave, termios.TCIOFLUSH)
+
+        wait_until(lambda: flush() or not runtime.offload.counts().abandoned)
+        for fd in chain(*pairs):
+            os.close(fd)
+
+
+# ---- splice ----
+
+
+@pytest.mark.parametrize("make", [socket.socketpair, tcp_pair], ids=["unix", "tcp"])
+def test_splice_into_a_full_socket(make):
+    """It parks until there is room, and the socket stays in blocking mode."""
+    near, far = make()
+    reader, writer = os.pipe()
+    with near, far:
+        os.write(writer, b"spliced")
+        filled = fill(near)
+        with ThreadGroup() as group:
+            child = group.spawn(os.splice, reader, near.fileno(), 7)
+            wait_parked(child)
+            drain(far, until=child.done)
+            assert os.get_blocking(near.fileno())
+        assert child.result() == 7
+        assert filled
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.parametrize("make", [socket.socketpair, tcp_pair], ids=["unix", "tcp"])
+def test_splice_of_more_than_a_socket_takes(make):
+    """It moves what there is room for."""
+    near, far = make()
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 20)
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    with near, far:
+        os.write(writer, bytes(1 << 20))
+        with ThreadGroup(timeout=20) as group:
+            child = group.spawn(os.splice, reader, near.fileno(), 1 << 20)
+        assert 0 < child.result() < 1 << 20
+        near.close()
+        got = 0
+        while part := far.recv(1 << 16):
+            got += len(part)
+        assert got == child.result()
+    os.close(reader)
+    os.close(writer)
 
 
 # ---- FIFOs ----

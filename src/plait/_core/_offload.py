@@ -8,6 +8,8 @@ for a while ends. Workers carry no context of whoever first needed them: each st
 Queue, mark and epoch are under the pool's lock, so either the caller's step 2 sees the mark or the worker's step 3 sees
 the epoch.
 
+A caller whose job must not be left half done waits for it, shielded, if it has begun when the cancel comes.
+
 A caller that goes before the job is done leaves it. One that is still queued never runs. One that runs is *abandoned*:
 it goes on by itself, and its outcome is given to `abandoned`, or dropped. Its worker does not count against the limit
 from then on, or calls that never end would keep all others from beginning; it ends when the call does.
@@ -29,9 +31,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from plait import _originals
 from plait._core._atomics import Lock
 from plait._core._cancel import check_entry
+from plait._core._cancel import retract as take_back
 from plait._core._clock import LONGEST_WAIT, now
-from plait._core._parking import TIMED_OUT, WOKEN, Parker, WaitReason, park
+from plait._core._parking import TIMED_OUT, WOKEN, Parker, WaitReason, park, park_shielded
+from plait._errors import Cancelled
 from plait._native import kernel_ident
+from plait._native._native import WaitWord
 from plait._originals import lock_acquire, lock_release
 
 if TYPE_CHECKING:
@@ -153,6 +158,29 @@ class Offload:
             raise
         return job.outcome()
 
+    def call_whole(self, me: Parker, fn: Callable[..., Any], *args: Any, is_apart: bool = False) -> Any:
+        """As `call`, for what ends by itself and must not be left half done: once it has begun, it is waited for.
+
+        A cancel that comes in the meantime comes at the next point; what a signal handler raises, when the call is done.
+        """
+        if me.scope is not None:
+            check_entry(me)
+        job = OffloadJob(me, fn, args)
+        job.is_apart = is_apart
+        self.submit(job)
+        try:
+            self.wait(me, job)
+        except Cancelled:
+            if self.retract(job) and not job.is_done:
+                raise
+            take_back(me)
+            self._wait_shielded(me, job)
+        except BaseException:
+            if not self.retract(job):
+                self._wait_shielded(me, job)
+            raise
+        return job.outcome()
+
     def submit(self, job: OffloadJob) -> None:
         """Queue `job`. Its caller, once; never waits."""
         with self._lock:
@@ -192,6 +220,19 @@ class Offload:
                 return True
             if outcome == TIMED_OUT:
                 return False
+
+    def _wait_shielded(self, me: Parker, job: OffloadJob) -> None:
+        """As `wait`, whatever the scopes of `me` say."""
+        while True:
+            epoch = WaitWord.arm(me, True)
+            with self._lock:
+                job.epoch = epoch
+                is_done = job.is_done
+            if is_done:
+                me.withdraw()
+                return
+            if park_shielded(me, epoch, WaitReason.OFFLOAD) == WOKEN:
+                return
 
     def retract(self, job: OffloadJob) -> bool:
         """Keep `job` from running if it has not begun; whether it will not run any more. Its caller; never waits."""

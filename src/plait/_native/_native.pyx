@@ -5,6 +5,7 @@ atomics.pxi  wait words, counts, locks and queues, included here
 calls.pxi    the system calls, likewise
 stack.c      Stack, the switch
 leaf.c       the method tables
+holds.c      numbers of descriptors that workers use
 words.c      RLock, poll objects, sockets and SemLock, opened
 tls.c        TLS connections, opened
 frames.c     suspended frames for the collector of free-threaded 3.14
@@ -80,6 +81,7 @@ cdef extern from "here.h":
     int plait_opening_init(object module) except -1
     int plait_around_init(object module) except -1
     int plait_hashes_init(object module) except -1
+    int plait_holds_init(object module) except -1
     int plait_tls_init(object module) except -1
     int plait_socket_fd(object sock) except -2
     object plait_socket_timeout(object sock)
@@ -328,4 +330,5 @@ plait_gate_init(_module)
 plait_opening_init(_module)
 plait_around_init(_module)
 plait_hashes_init(_module)
+plait_holds_init(_module)
 plait_tls_init(_module)

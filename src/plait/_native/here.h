@@ -121,6 +121,7 @@ int plait_opening_init(PyObject *module);
 int plait_around_init(PyObject *module);
 int plait_hashes_init(PyObject *module);
 int plait_tls_init(PyObject *module);
+int plait_holds_init(PyObject *module);
 void plait_chunks_install(void);
 _PyStackChunk *plait_chunk_lend(PyThreadState *ts);                   /* to a stack that begins; NULL: none */
 void plait_chunk_return(PyThreadState *ts, _PyStackChunk *chunk);     /* from a stack that ends, on itself */

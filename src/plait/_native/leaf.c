@@ -12,7 +12,7 @@
  *   IDENTITY     plait is at work here, whether it may park or not: who a thread is does not depend on that
  *   ALWAYS       anywhere: only where all threads must be seen, such as closing a descriptor others wait for
  *   GATED        something may park here; of other threads, none (see below)
- *   CLOSING      nowhere: the original is called, and those who wait in the descriptor that it closed are told (see below)
+ *   CLOSING      nowhere, as a rule: the original is called, and those who wait in what it closed are told (see below)
  * A leaf that ends a wait of others (release, put) may have an `after` hook instead of or beside the
  * replacement: it is called with self once the original has succeeded, on every thread, while anybody may be parked in
  * the parking lot for this object (`plait_lot_waiters`): under its address, or under a member of it that is named.
@@ -26,10 +26,12 @@
  * there is one, where something may park in that turn.
  *
  * A CLOSING leaf closes a descriptor. Once it has, and if anybody may be waiting in it (they are counted by its number, in
- * `awaited`), its replacement is called with the same arguments, or `after` with the object and the number that it had, for
- * a method; that number is the first thing in the object. A function says which of its arguments is the number; if that is
- * not told by the call itself, or there are several, everybody is asked. Not while this kernel thread holds a lock of the
- * core, which the call may need: there only the collector closes anything, and what it collects nobody waits in by name.
+ * `awaited`), its `after` is called: with the same arguments, or for a method with the object and the number that it had,
+ * which is the first thing in it. A function says which of its arguments is the number; if that is not told by the call
+ * itself, or there are several, everybody is asked. Not while this kernel thread holds a lock of the core, which the call
+ * may need: there only the collector closes anything, and what it collects nobody waits in by name.
+ * While workers use any numbers (holds.c), the replacement is called instead of the original, and tells by itself. A
+ * method has none: if its number is held, that is closed as holds.c does it, and taken away before the original comes.
  *
  * How often a leaf has parked. Each thread counts its own parks, where it parks anyway. A trampoline that diverts compares
  * that count before and after, and adds the difference to the leaf's: two loads for a call that did not park, one atomic
@@ -45,7 +47,9 @@
  */
 #include "here.h"
 #include "gate.h"
+#include "holds.h"
 
+#include <limits.h>
 #include <structmember.h> /* PyMemberDef, before 3.12 */
 
 #define LEAVES 240
@@ -54,7 +58,7 @@
 
 enum { COOPERATIVE, IDENTITY, ALWAYS, GATED, CLOSING };
 
-typedef struct {
+typedef struct Leaf {
     PyMethodDef *def;       /* the table entry; NULL: the slot is free */
     PyCFunction original;
     PyTypeObject *cls;      /* whose method it is; NULL for a function */
@@ -62,6 +66,7 @@ typedef struct {
     PyCFunction attempt;    /* takes the lock that self is, if it is free, when called with False; NULL: none */
     int attempt_signature;
     PyObject *after;        /* called with self after a success while somebody waits for it in the lot; NULL: none */
+    struct Leaf *teller;    /* of a function that closes: the same with `after` as its replacement; else NULL */
     Py_ssize_t key_at;      /* where in self the key of the lot is; 0: the address of self is the key. Of a function that
                              * closes: which argument is the number; negative: several are closed */
     int flags;
@@ -177,6 +182,29 @@ is_awaited(Leaf *leaf, PyObject *self, int number, PyObject *result)
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     return result != NULL && (number == SOME_NUMBER || __atomic_load_n(awaited_at(number), __ATOMIC_RELAXED) != 0) &&
            !plait_here.held && is_known(leaf, self);
+}
+
+static inline int
+are_numbers_held(void)
+{
+    return __builtin_expect(__atomic_load_n(&plait_holds, __ATOMIC_RELAXED) != 0, 0);
+}
+
+/* A FileIO is about to be closed while numbers are held: if its own is, close that as holds.c does, and take it away. */
+static __attribute__((noinline)) void
+close_held_file(PyObject *self)
+{
+    int *number = (int *)(self + 1);
+    int fd = *number;
+    PyObject *is_owner = fd < 0 || !plait_is_home() ? NULL : PyObject_GetAttrString(self, "closefd");
+    if (is_owner == Py_True) {
+        *number = -1; /* others may come while the file is closed */
+        int outcome = plait_close_held(fd);
+        if (outcome <= 0)
+            *number = outcome == 0 ? fd : INT_MAX; /* of which close(2) will say that it is not open */
+    }
+    Py_XDECREF(is_owner);
+    PyErr_Clear();
 }
 
 /* The result of a leaf that closes, once they have been `told`. */
@@ -358,9 +386,17 @@ call_pair(Leaf *leaf, PyObject *self, PyObject *arg)
     {                                                                                                                  \
         Leaf *leaf = &leaves[i];                                                                                       \
         int number = number_of(leaf, self, POSITIONAL, COUNT);                                                         \
+        if (are_numbers_held()) {                                                                                      \
+            if (leaf->is_method)                                                                                       \
+                close_held_file(self);                                                                                 \
+            else if (!plait_here.held && is_known(leaf, self))                                                         \
+                return REPLACED;                                                                                       \
+        }                                                                                                              \
         PyObject *result = ORIGINAL(type, leaf) ARGS;                                                                  \
         if (__builtin_expect(!is_awaited(leaf, self, number, result), 1))                                              \
             return result;                                                                                             \
+        if (!leaf->is_method)                                                                                          \
+            leaf = leaf->teller;                                                                                       \
         return after_telling(result,                                                                                   \
                              leaf->is_method ? PyObject_CallFunction(leaf->after, "Oi", self, number) : REPLACED);     \
     }
@@ -514,6 +550,14 @@ leaf_install(PyObject *Py_UNUSED(module), PyObject *args)
     leaf->after = after == Py_None ? NULL : Py_NewRef(after);
     leaf->key_at = key_at;
     leaf->when = when;
+    if (when == CLOSING && !leaf->is_method && leaf->teller == NULL) {
+        Leaf *teller = PyMem_RawMalloc(sizeof(Leaf)); /* lives as long as the leaf, like the table */
+        if (teller == NULL)
+            return PyErr_NoMemory();
+        *teller = *leaf;
+        teller->replacement = leaf->after;
+        leaf->teller = teller;
+    }
     leaf->is_installed = 1;
     PyCFunction trampoline = trampoline_of(leaf, index);
     __atomic_store_n(&def->ml_meth, trampoline, __ATOMIC_RELEASE);

@@ -1,25 +1,39 @@
 """The rarer system calls on files. Positional and scattered reads and writes are made of `os.read` and `os.write`, or of
 the same at an offset; what waits for the disk, and for nothing else, is left to a worker.
 
-`os.splice` moves what it can without waiting, and parks on the side that is not ready.
+`os.splice` moves what it can without waiting, and parks on the side that is not ready. Its flag not to wait binds the
+pipe alone. So a socket that takes from a pipe is out of blocking mode for the call (`_native/calls.pxi`), and what else may
+have no room, a terminal say, is left to a worker.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from contextlib import nullcontext
+from functools import partial
 from operator import index
 from typing import TYPE_CHECKING, Any
 
 from plait import _originals
-from plait._core import READ, WRITE, Parker, check_entry, runtime
-from plait._native import cooperative, file_type, original, poll_now, read_nowait, size_of, write_nowait
+from plait._core import READ, WRITE, Parker, check_entry, keeping, runtime
+from plait._native import (
+    cooperative,
+    file_type,
+    is_in_blocking_mode,
+    original,
+    outside_blocking_mode,
+    poll_now,
+    read_nowait,
+    size_of,
+    write_nowait,
+)
 from plait.patch import _descriptors
 from plait.patch._closing import wait_open
 from plait.patch._descriptors import read_some
 from plait.patch._registry import ClassPatch, Leaf
 from plait.patch._workers import (
-    Own,
+    change_on_worker,
     is_direct,
     is_pollable,
     on_worker,
@@ -52,15 +66,15 @@ def pread(fd: Any, length: Any, offset: Any, /) -> bytes:
     me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
-    if file_type(fd) != stat.S_IFREG:
+    if is_pollable(fd):
         return _originals.os_pread(fd, length, offset)
     data = read_nowait(fd, length, offset)
     if data is None or data is NotImplemented:
-        return on_worker(me, fd, _originals.os_pread, length, offset)  # type: ignore[no-any-return]
+        return on_worker(me, (fd,), _originals.os_pread, length, offset)  # type: ignore[no-any-return]
     if data and len(data) < length:  # no more of it is in the page cache, or it ends there
         rest = read_nowait(fd, length - len(data), offset + len(data))
         if rest is None or rest is NotImplemented:
-            return on_worker(me, fd, _originals.os_pread, length, offset)  # type: ignore[no-any-return]
+            return on_worker(me, (fd,), _originals.os_pread, length, offset)  # type: ignore[no-any-return]
         data += rest
     return data  # type: ignore[no-any-return]
 
@@ -73,18 +87,21 @@ def pwrite(fd: Any, data: Any, offset: Any, /) -> int:
     me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
-    if file_type(fd) != stat.S_IFREG:
+    if is_pollable(fd):
         return _originals.os_pwrite(fd, data, offset)
-    done = write_nowait(fd, data, 0, offset)
-    if done == size:
+    begun = write_nowait(fd, data, 0, offset)
+    if begun == size:
         return size
-    if done is NotImplemented and not write_waits(fd, size):
+    if begun is NotImplemented and not write_waits(fd, size):
         return _originals.os_pwrite(fd, data, offset)
     if is_direct(fd):
         return write_aligned(me, fd, [data], offset)
-    with memoryview(data) as view:
-        kept = unchanging(view)
-    return on_worker(me, fd, _originals.os_pwrite, kept, offset)  # type: ignore[no-any-return]
+    done: int = 0 if begun is NotImplemented else begun or 0
+    with memoryview(data) as held, held.cast("B") as view, view[done:] as rest:
+        kept = unchanging(rest)
+    with keeping(me) if done else nullcontext():  # a file that is written at its end has these already
+        done += change_on_worker(me, (fd,), _originals.os_pwrite, kept, offset + done)
+    return done
 
 
 def readv(fd: Any, buffers: Any, /) -> int:
@@ -135,7 +152,7 @@ def pwritev(fd: Any, buffers: Any, offset: Any, flags: int = 0, /) -> int:
     if offset == -1 and (not flags or is_pollable(fd)):  # the file's position; pipes do not care for flags
         return _descriptors.write(fd, data)
     if flags and file_type(fd) == stat.S_IFREG:  # to be on the disk when it returns
-        return on_worker(me, fd, _pwritev, [data], offset, flags)  # type: ignore[no-any-return]
+        return change_on_worker(me, (fd,), _pwritev, [data], offset, flags)  # type: ignore[no-any-return]
     return _pwritev(fd, buffers, offset, flags) if flags else pwrite(fd, data, offset)
 
 
@@ -191,27 +208,35 @@ def splice(src: int, dst: int, count: int, offset_src: Any = None, offset_dst: A
         return _splice(src, dst, count, offset_src, offset_dst, flags)  # type: ignore[no-any-return]  # refuses
     src, dst, count = numbers
     at = {"offset_src": offset_src, "offset_dst": offset_dst}
-    if flags & _SPLICE_F_NONBLOCK or not (os.get_blocking(src) and os.get_blocking(dst)):
+    if flags & _SPLICE_F_NONBLOCK or not (_is_blocking(src) and _is_blocking(dst)):
         return _splice(src, dst, count, flags=flags, **at)  # type: ignore[no-any-return]
     ends = [(fd, events) for fd, events in ((src, READ), (dst, WRITE)) if is_pollable(fd)]
+    job = (src, dst), _splice_onto, count, flags | _SPLICE_F_NONBLOCK, at
+    attempt = partial(_splice, src, dst, count, flags=flags | _SPLICE_F_NONBLOCK, **at)
     while True:
         for fd, events in ends:
             while not poll_now(fd, events):
                 wait_open(me, fd, events)
         try:
-            if len(ends) == 2:
-                return _splice(src, dst, count, flags=flags | _SPLICE_F_NONBLOCK, **at)  # type: ignore[no-any-return]
-            job = _splice_onto, Own(dst), count, flags | _SPLICE_F_NONBLOCK, at
-            return on_worker(me, src, *job)  # type: ignore[no-any-return]
+            if len(ends) < 2:  # a pipe, and what may wait for the disk
+                return change_on_worker(me, *job)  # type: ignore[no-any-return]
+            kind = file_type(dst)
+            if kind == stat.S_IFIFO:
+                return attempt()  # type: ignore[no-any-return]
+            if kind == stat.S_IFSOCK:
+                return outside_blocking_mode(dst, attempt)  # type: ignore[no-any-return]
+            return on_worker(me, *job, is_apart=True)  # type: ignore[no-any-return]
         except BlockingIOError:
             continue
 
 
-def _splice_onto(src: int, dst: Own, count: int, flags: int, at: dict[str, Any]) -> int:
-    try:
-        return _splice(src, dst.fd, count, flags=flags, **at)  # type: ignore[no-any-return]
-    finally:
-        dst.close()
+def _is_blocking(fd: int) -> bool:
+    """Of a socket, the mode may be another for the moment of somebody else's call."""
+    return is_in_blocking_mode(fd) if file_type(fd) == stat.S_IFSOCK else os.get_blocking(fd)
+
+
+def _splice_onto(src: int, dst: int, count: int, flags: int, at: dict[str, Any]) -> int:
+    return _splice(src, dst, count, flags=flags, **at)  # type: ignore[no-any-return]
 
 
 def sync() -> None:
@@ -219,7 +244,7 @@ def sync() -> None:
     runtime.offload.call(cooperative(), _sync)
 
 
-def _on_disk(name: str) -> Leaf:
+def _on_disk(name: str, run: Callable[..., Any]) -> Leaf:
     """A leaf whose first argument is a file, and which always runs on a worker."""
     target = getattr(os, name)
     call: Callable[..., Any] = original(target)
@@ -229,21 +254,22 @@ def _on_disk(name: str) -> Leaf:
             fd = fd.fileno()
         if not isinstance(fd, int) or isinstance(fd, bool) or fd < 0:
             return call(fd, *args)  # refuses, or warns
-        return on_worker(cooperative(), fd, call, *args)
+        return run(cooperative(), (fd,), call, *args)
 
     return Leaf(f"os.{name}", target, leaf)
 
 
 def copy_file_range(src: Any, dst: Any, *args: Any, **kwargs: Any) -> Any:
     """`os.copy_file_range`."""
-    return on_worker(cooperative(), src, _copy_onto, Own(dst), args, kwargs)
-
-
-def _copy_onto(src: int, dst: Own, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     try:
-        return _copy_file_range(src, dst.fd, *args, **kwargs)
-    finally:
-        dst.close()
+        fds = index(src), index(dst)
+    except TypeError:
+        return _copy_file_range(src, dst, *args, **kwargs)  # refuses
+    return change_on_worker(cooperative(), fds, _copy_onto, args, kwargs)
+
+
+def _copy_onto(src: int, dst: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return _copy_file_range(src, dst, *args, **kwargs)
 
 
 def leaves() -> Sequence[Leaf | ClassPatch]:
@@ -260,5 +286,6 @@ def leaves() -> Sequence[Leaf | ClassPatch]:
         "copy_file_range": copy_file_range,
     }
     found: list[Leaf | ClassPatch] = [Leaf(f"os.{name}", getattr(os, name), leaf) for name, leaf in table.items()]
-    found += [_on_disk(name) for name in ("fsync", "fdatasync", "ftruncate", "posix_fallocate")]
+    found += [_on_disk(name, on_worker) for name in ("fsync", "fdatasync", "posix_fallocate")]
+    found.append(_on_disk("ftruncate", change_on_worker))
     return found

@@ -14,6 +14,8 @@ Who waits by trying again and again, with pauses, is told at the end of the paus
 
 Methods of sockets, whose waits are too many to be entered one by one, are told by the reactors, which count each socket
 that they know; and on platform threads by `wake_watchers`.
+
+A number that a worker uses is *held* (`_native/holds.c`): closed, it leads nowhere, and stays taken until it is let go.
 """
 
 from __future__ import annotations
@@ -22,18 +24,34 @@ import errno
 import io
 import os
 import select
+from contextlib import suppress
 from functools import partial
 from operator import index
 from typing import TYPE_CHECKING, Any
 
+from plait import _originals
 from plait._core import Parker, runtime, wait_descriptor, wake_watchers, watched_numbers
-from plait._native import closing_enter, closing_fence, closing_leave
+from plait._native import (
+    await_free,
+    close_held,
+    closing_enter,
+    closing_fence,
+    closing_leave,
+    cooperative,
+    held,
+    original,
+    reset_holds,
+)
 from plait.patch._registry import CLOSING, Leaf, method
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Self
 
+_dup2 = original(os.dup2)
+_closerange = original(os.closerange)
+
+_NUMBERS = range(1 << 31)
 _waits: dict[int, dict[Wait, None]] = {}  # by number; what is empty stays, for others may be about to fill it
 
 
@@ -125,15 +143,60 @@ def _epoll_closed(epoll: Any, fd: int) -> None:
         closed(fd)
 
 
-os.register_at_fork(after_in_child=_waits.clear)  # no other thread is left
+# ---- while any numbers are held ----
+
+
+def _close(fd: int) -> None:
+    number = index(fd)
+    if number not in _NUMBERS or not close_held(number):
+        _originals.os_close(fd)
+    _tell(closed, fd)
+
+
+def _replace(fd: int, fd2: int, inheritable: bool = True) -> int:  # noqa: FBT001, FBT002 - as `os.dup2`
+    number = index(fd2)
+    while number in _NUMBERS and number != index(fd) and held(number, number + 1):
+        me: Parker | None = cooperative()
+        if me is None:
+            await_free(number)
+        else:
+            runtime.offload.call_whole(me, await_free, number, is_apart=True)
+    result: int = _dup2(fd, fd2, inheritable)
+    _tell(_replaced, fd, fd2)
+    return result
+
+
+def _close_range(low: int, high: int) -> None:
+    start, end = (min(max(index(number), 0), _NUMBERS.stop - 1) for number in (low, high))
+    for number in held(start, end):
+        _closerange(start, number)
+        with suppress(OSError):  # it was closed before
+            _close(number)
+        start = number + 1
+    _closerange(start, high)
+    _tell(_range_closed, low, high)
+
+
+def _tell(how: Callable[..., None], *numbers: int) -> None:
+    closing_fence()
+    how(*numbers)
+
+
+def _after_fork() -> None:
+    """No other thread is left."""
+    _waits.clear()
+    reset_holds()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def leaves() -> Sequence[Leaf]:
     """What this file watches."""
     return [
-        Leaf("os.close", os.close, closed, when=CLOSING, key=0),
-        Leaf("os.dup2", os.dup2, _replaced, when=CLOSING, key=1),
-        Leaf("os.closerange", os.closerange, _range_closed, when=CLOSING, key=-1),
+        Leaf("os.close", os.close, _close, closed, when=CLOSING, key=0),
+        Leaf("os.dup2", os.dup2, _replace, _replaced, when=CLOSING, key=1),
+        Leaf("os.closerange", os.closerange, _close_range, _range_closed, when=CLOSING, key=-1),
         Leaf("io.FileIO.close", method(io.FileIO, "close"), None, _file_closed, when=CLOSING),
         Leaf("select.epoll.close", method(select.epoll, "close"), None, _epoll_closed, when=CLOSING),
     ]

@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from operator import index
 from typing import TYPE_CHECKING, Any
 
 from plait import _originals
-from plait._core import READ, WRITE, Parker, check_entry, keeping, runtime
+from plait._core import READ, WRITE, Parker, check_entry, keeping
 from plait._native import (
     cooperative,
     poll_now,
@@ -41,6 +41,8 @@ from plait.patch._registry import ClassPatch, Leaf
 from plait.patch._terminals import read as read_terminal
 from plait.patch._terminals import timing as terminal_timing
 from plait.patch._workers import (
+    Held,
+    change_on_worker,
     is_direct,
     is_in_memory,
     is_pollable,
@@ -77,7 +79,7 @@ def read_some(me: Parker, fd: int, length: int) -> bytes | None:
             if not os.get_blocking(fd):
                 return None
             if not is_pollable(fd):  # not in the page cache
-                return on_worker(me, fd, _originals.os_read, length)  # type: ignore[no-any-return]
+                return on_worker(me, (fd,), _originals.os_read, length)  # type: ignore[no-any-return]
         elif data is not NotImplemented:
             if data and len(data) < length and not is_pollable(fd):
                 return _read_rest(me, fd, data, length)
@@ -98,7 +100,7 @@ def _read_rest(me: Parker, fd: int, data: bytes, length: int) -> bytes:
     with keeping(me):
         rest = read_nowait(fd, length - len(data))
         if rest is None or rest is NotImplemented:
-            rest = on_worker(me, fd, _originals.os_read, length - len(data))
+            rest = on_worker(me, (fd,), _originals.os_read, length - len(data))
         return data + rest  # type: ignore[no-any-return]
     return data
 
@@ -107,7 +109,7 @@ def _read_somewhere(me: Parker, fd: int, length: int) -> bytes:
     """From a file system that cannot tell whether a read would wait: a network's, say."""
     if is_in_memory(fd):
         return _originals.os_read(fd, length)
-    return on_worker(me, fd, _originals.os_read, length)  # type: ignore[no-any-return]
+    return on_worker(me, (fd,), _originals.os_read, length)  # type: ignore[no-any-return]
 
 
 def _read_in_non_blocking_mode(fd: int, length: int) -> bytes | None:
@@ -127,7 +129,7 @@ def read_into(me: Parker, fd: int, view: memoryview) -> int | None:
             if not os.get_blocking(fd):
                 return None
             if not is_pollable(fd):
-                return _filled(view, on_worker(me, fd, _originals.os_read, view.nbytes))
+                return _filled(view, on_worker(me, (fd,), _originals.os_read, view.nbytes))
         elif got is not NotImplemented:
             if 0 < got < view.nbytes and not is_pollable(fd):
                 with keeping(me), view[got:] as rest:
@@ -240,8 +242,10 @@ def _write_elsewhere(fd: int, view: memoryview, start: int) -> int:
     me: Parker = cooperative()
     if is_direct(fd):
         return write_aligned(me, fd, [view[start:]])
-    written: int = on_worker(me, fd, _originals.os_write, unchanging(view[start:]))
-    return written
+    call = _originals.os_write, unchanging(view[start:])
+    if is_pollable(fd):  # it waits for whoever reads
+        return on_worker(me, (fd,), *call, is_apart=True)  # type: ignore[no-any-return]
+    return change_on_worker(me, (fd,), *call)  # type: ignore[no-any-return]
 
 
 def sendfile(out_fd: int, in_fd: int, offset: int | None, count: int) -> int:
@@ -262,8 +266,9 @@ def sendfile(out_fd: int, in_fd: int, offset: int | None, count: int) -> int:
         return _originals.os_sendfile(*numbers)  # does not wait
     is_stream = socket_type(out_fd) == _SOCK_STREAM or stat.S_ISFIFO(os.fstat(out_fd).st_mode)
     if not is_stream or not stat.S_ISREG(os.fstat(in_fd).st_mode) or is_direct(in_fd):
-        sent: int = runtime.offload.call(me, _originals.os_sendfile, *numbers)
-        return sent
+        is_apart = is_pollable(out_fd)
+        return on_worker(me, (out_fd, in_fd), _originals.os_sendfile, offset, count, is_apart=is_apart)  # type: ignore[no-any-return]
+    held = Held(in_fd)
     start = os.lseek(in_fd, 0, os.SEEK_CUR) if offset is None else offset
     done = 0
     try:
@@ -277,14 +282,16 @@ def sendfile(out_fd: int, in_fd: int, offset: int | None, count: int) -> int:
             break
     finally:
         if offset is None:
-            os.lseek(in_fd, start + done, os.SEEK_SET)
+            with suppress(OSError):  # it was closed meanwhile
+                os.lseek(in_fd, start + done, os.SEEK_SET)
+        held.let_go()
     return done
 
 
 def _read_at(me: Parker, fd: int, size: int, offset: int) -> bytes:
     data = read_nowait(fd, size, offset)
     if data is None or data is NotImplemented:
-        data = on_worker(me, fd, _originals.os_pread, size, offset)
+        data = on_worker(me, (fd,), _originals.os_pread, size, offset)
     return data  # type: ignore[no-any-return]
 
 

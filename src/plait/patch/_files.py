@@ -17,7 +17,7 @@ from plait._native import cooperative, file_type, original
 from plait.patch import _descriptors
 from plait.patch._descriptors import read_into, read_some
 from plait.patch._registry import ClassPatch, Leaf, method
-from plait.patch._workers import on_worker
+from plait.patch._workers import change_on_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -121,7 +121,7 @@ def truncate(file: Any, size: Any = None) -> Any:
         return _truncate(file, size)
     if length < 0 or length >= 1 << 63:
         return _truncate(file, size)
-    on_worker(me, _fileno(file), _ftruncate, length)
+    change_on_worker(me, (_fileno(file),), _ftruncate, length)
     return size
 
 

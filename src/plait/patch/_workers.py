@@ -1,9 +1,16 @@
 """Files on a worker: what `_descriptors.py` and `_blocks.py` leave to one, where a call would wait for the disk.
 
-A worker has a descriptor of its own for the length of the call: who is cancelled may close the file, and the number may
-lead elsewhere by the time that the worker comes to it. And it reads into, and writes from, memory of its own, for who is
-cancelled takes its buffers back. Files opened with O_DIRECT are particular about the address of that memory: there it is
-as aligned as the caller's buffer is, so what fails for its alignment fails here, too.
+A worker is given the number of its caller's file, which is held for the length of the call (`_native/holds.c`): whoever
+closes the file meanwhile, the number leads to no other. And it reads into, and writes from, memory of its own, for who
+is cancelled takes its buffers back.
+
+What changes a file of this machine ends by itself, and soon, so once asked for it is waited for, whatever the scopes of
+its caller say: what has been written is counted, and nothing is written behind anybody's back. The cancel comes at the
+next point. Whatever else was begun can be left, and goes on by itself. What waits for somebody at the other end, as a
+write to a terminal does, does not count against the limit of workers (`_core/_offload.py`).
+
+Files opened with O_DIRECT are particular about the address of a worker's memory: there it is as aligned as the caller's
+buffer is, so what fails for its alignment fails here, too.
 """
 
 from __future__ import annotations
@@ -15,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait import _originals
 from plait._core import Parker, runtime
-from plait._native import address_of, file_system, file_type, original, status_flags
+from plait._native import address_of, file_system, file_type, hold, let_go, original, status_flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,8 +51,8 @@ def is_pollable(fd: int) -> bool:
 
 
 def is_in_memory(fd: int) -> bool:
-    """Whether the file is nowhere else, so that nothing waits for a disk."""
-    return file_system(fd) in _IN_MEMORY
+    """Whether the file is nowhere else, so that nothing waits for a disk. A block device's file system is that of its name."""
+    return file_type(fd) != stat.S_IFBLK and file_system(fd) in _IN_MEMORY
 
 
 def is_direct(fd: int) -> bool:
@@ -55,39 +62,60 @@ def is_direct(fd: int) -> bool:
 
 def write_waits(fd: int, size: int) -> bool:
     """Whether writing so much to the file may wait for the disk, for another machine, or for a process."""
-    kind = file_system(fd)
-    if kind in _REMOTE:
+    if file_system(fd) in _REMOTE:
         return True
-    return kind not in _IN_MEMORY and (size > _LARGE or status_flags(fd) & (os.O_DIRECT | os.O_DSYNC) != 0)
+    return not is_in_memory(fd) and (size > _LARGE or status_flags(fd) & (os.O_DIRECT | os.O_DSYNC) != 0)
 
 
-class Own:
-    """A descriptor of our own for the file behind `fd`: closed after its call, or with the last reference if there is none."""
+class Held:
+    """Numbers of files, held until their call is over, or until the last reference goes if there is none.
 
-    fd = -1
+    A socket is also closed in ways that nobody is told of. It has no record locks to lose, so it is lent as a duplicate.
+    """
 
-    def __init__(self, fd: int) -> None:
-        self.fd = os.dup(fd)
+    def __init__(self, *fds: int) -> None:
+        self.fds: list[int] = []
+        self._ends: list[tuple[Any, ...]] = []
+        for fd in fds:
+            if file_type(fd) == stat.S_IFSOCK:
+                fd = os.dup(fd)
+                self._ends.append((_originals.os_close, fd))
+            else:
+                self._ends.append((let_go, fd, hold(fd)))
+            self.fds.append(fd)
 
-    def close(self, close: Callable[[int], None] = _originals.os_close) -> None:
-        """Close it, if it is open."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            close(fd)
+    def let_go(self) -> None:
+        """They are used no more."""
+        while self._ends:
+            end, *numbers = self._ends.pop()
+            end(*numbers)
 
-    __del__ = close
+    __del__ = let_go
 
     def call(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        """`fn(fd, *args)`, with ours."""
+        """`fn(*fds, *args)`, after which they are let go."""
         try:
-            return fn(self.fd, *args)
+            return fn(*self.fds, *args)
         finally:
-            self.close()
+            self.let_go()
 
 
-def on_worker(me: Parker, fd: int, fn: Callable[..., Any], *args: Any) -> Any:
-    """`fn(fd, *args)` on a worker, on a descriptor of its own. A cancel point."""
-    return runtime.offload.call(me, Own(fd).call, fn, args)
+def on_worker(me: Parker, fds: Sequence[int], fn: Callable[..., Any], *args: Any, is_apart: bool = False) -> Any:
+    """`fn(*fds, *args)` on a worker, where it goes on by itself if its caller is cancelled. A cancel point."""
+    return runtime.offload.call(me, Held(*fds).call, fn, args, is_apart=is_apart)
+
+
+def change_on_worker(me: Parker, fds: Sequence[int], fn: Callable[..., Any], *args: Any) -> Any:
+    """As `on_worker`, for what changes files, and waits for nobody at the other end: waited for, if it ends by itself."""
+    if not all(map(_ends_by_itself, fds)):
+        return on_worker(me, fds, fn, *args)
+    return runtime.offload.call_whole(me, Held(*fds).call, fn, args)
+
+
+def _ends_by_itself(fd: int) -> bool:
+    """Whether a call waits for the disk at most."""
+    kind = file_type(fd)
+    return kind == stat.S_IFIFO or (kind == stat.S_IFREG and file_system(fd) not in _REMOTE)
 
 
 def unchanging(view: memoryview) -> bytes:
@@ -108,7 +136,7 @@ def _twin(buffer: Any) -> memoryview:
 def read_aligned(me: Parker, fd: int, buffers: Sequence[Any], *at: int) -> int:
     """As `os.readv`, or as `os.preadv` with `at`, on a worker: how much it was. A cancel point."""
     twins = [_twin(buffer) for buffer in buffers]
-    got: int = on_worker(me, fd, _preadv if at else _readv, twins, *at)
+    got: int = on_worker(me, (fd,), _preadv if at else _readv, twins, *at)
     left = got
     for buffer, twin in zip(buffers, twins, strict=True):
         with memoryview(buffer) as held, held.cast("B") as view:
@@ -124,4 +152,4 @@ def write_aligned(me: Parker, fd: int, buffers: Sequence[Any], *at: int) -> int:
     for buffer, twin in zip(buffers, twins, strict=True):
         with memoryview(buffer) as held, held.cast("B") as view:
             twin[:] = view
-    return on_worker(me, fd, _pwritev if at else _writev, twins, *at)  # type: ignore[no-any-return]
+    return change_on_worker(me, (fd,), _pwritev if at else _writev, twins, *at)  # type: ignore[no-any-return]
