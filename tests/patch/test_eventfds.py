@@ -1,9 +1,13 @@
 """os.eventfd_read and os.eventfd_write do what they do elsewhere. That they park: the table of leaves."""
 
 import os
+import sys
 
 import pytest
-from patch.helpers import described, on_virtual
+from patch.helpers import described, on_virtual, wait_parked
+
+from plait import ThreadGroup
+from plait.patch._counters import FULL
 
 
 @pytest.fixture(params=[0, os.EFD_NONBLOCK, os.EFD_SEMAPHORE, os.EFD_NONBLOCK | os.EFD_SEMAPHORE])
@@ -28,3 +32,38 @@ def body(request):
 def test_values_and_refusals(body):
     """The same numbers, the same errors."""
     assert on_virtual(body) == body()
+
+
+CALLS = {
+    "os.eventfd_write": os.eventfd_write,
+    "os.write": lambda fd, value: os.write(fd, value.to_bytes(8, sys.byteorder)),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("count", [FULL - 2, FULL])
+def test_number_that_does_not_fit(name, count):
+    """It parks until it does."""
+    fd = os.eventfd(0)
+    try:
+        os.eventfd_write(fd, count)
+        with ThreadGroup(timeout=20) as group:
+            child = group.spawn(CALLS[name], fd, 100)
+            wait_parked(child)
+            assert os.eventfd_read(fd) == count
+        assert child.result() in (None, 8)
+        assert os.eventfd_read(fd) == 100
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_closed_while_it_is_full(name):
+    """Who is parked is told."""
+    fd = os.eventfd(0)
+    os.eventfd_write(fd, FULL)
+    with ThreadGroup(timeout=20) as group:
+        child = group.spawn(described, CALLS[name], fd, 1)
+        wait_parked(child)
+        os.close(fd)
+    assert child.result() == ("raised", "OSError", "[Errno 9] Bad file descriptor")

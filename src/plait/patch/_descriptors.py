@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from contextlib import nullcontext, suppress
 from operator import index
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ from plait._native import (
     write_nowait,
 )
 from plait.patch._closing import wait_open
+from plait.patch._counters import SIZE, count_of, wait_for_room
 from plait.patch._registry import ClassPatch, Leaf
 from plait.patch._terminals import read as read_terminal
 from plait.patch._terminals import timing as terminal_timing
@@ -203,6 +205,9 @@ def _write_otherwise(me: Parker, fd: int, view: memoryview) -> int:
     if stat.S_ISSOCK(status.st_mode):
         return _write_all(me, fd, view, _write_to_socket)
     if not stat.S_ISFIFO(status.st_mode) and not os.isatty(fd):
+        if not stat.S_IFMT(status.st_mode) and view.nbytes >= SIZE and count_of(fd) is not None:
+            wait_for_room(me, fd, int.from_bytes(view[:SIZE], sys.byteorder))
+            return _originals.os_write(fd, view)
         return _write_all(me, fd, view, _write_when_ready)
     own = _opened_again(fd, status)
     if own is None:
