@@ -134,6 +134,7 @@ NEVER = {
     "socket.socket.close": _ENDS,
     **dict.fromkeys(["os.close", "os.closerange", "io.FileIO.close", "select.epoll.close"], _ENDS),
     "os.dup2": "waits for a worker that uses the number, and for nothing else: tests/patch/test_workers.py",
+    "mmap.mmap.flush": _DISK,
     "threading.Thread._delete": _ENDS,
     **dict.fromkeys([f"_thread.RLock.{name}" for name in ("_is_owned", "_recursion_count")], _IDENTITY),
     "multiprocessing.SemLock._is_mine": _IDENTITY,

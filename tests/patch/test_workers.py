@@ -20,7 +20,7 @@ from patch.helpers import (
 )
 
 from plait import ThreadGroup, _originals
-from plait._native import cooperative, held
+from plait._native import cooperative, held, read_into_nowait, read_nowait, write_nowait
 from plait.patch import _blocks, _workers
 
 SIZE = 1 << 16
@@ -392,3 +392,63 @@ def test_block_device_is_not_in_memory(tmp_path, monkeypatch):
         assert _workers.write_waits(fd, 1 << 20)
     finally:
         os.close(fd)
+
+
+# ---- mmap ----
+
+
+def test_flush_of_mapped_memory(tmp_path, monkeypatch):
+    """It is on the disk when it returns, and the carrier is free meanwhile."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(3 * mmap.PAGESIZE))
+    calls = []
+    original = _blocks.sync_memory
+
+    def sync(address, size):
+        calls.append((cooperative(), size))
+        original(address, size)
+
+    monkeypatch.setattr(_blocks, "sync_memory", sync)
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+        mapping[:4] = b"news"
+        assert on_virtual(mapping.flush) is None
+        assert on_virtual(mapping.flush, mmap.PAGESIZE) is None
+        assert on_virtual(mapping.flush, mmap.PAGESIZE, mmap.PAGESIZE) is None
+    assert calls == [(None, 3 * mmap.PAGESIZE), (None, 2 * mmap.PAGESIZE), (None, mmap.PAGESIZE)]
+    assert path.read_bytes().startswith(b"news")
+
+
+@pytest.mark.parametrize("args", [(1, 1), (-1, 1), (0, 1 << 30), ("x",), (1.5,), (0, 1, 2, 3)], ids=str)
+def test_flush_refuses_as_ever(tmp_path, args):
+    """A place that is none, or memory that is closed."""
+    (tmp_path / "file").write_bytes(bytes(3 * mmap.PAGESIZE))
+    with open(tmp_path / "file", "r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+        assert on_virtual(described, mapping.flush, *args) == described(mapping.flush, *args)
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as reading:
+            assert on_virtual(described, reading.flush, *args) == described(reading.flush, *args)
+    assert on_virtual(described, mapping.flush) == described(mapping.flush)
+
+
+# ---- the GIL ----
+
+
+@pytest.mark.parametrize("size", [1 << 10, 1 << 20])
+def test_large_parts_and_small_ones(tmp_path, size):
+    """Without the GIL as with it: what is moved, what would wait, what the kernel cannot tell, and errors."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1 << 20))
+    fd = os.open(path, os.O_RDWR)
+    reader, writer = os.pipe()
+    try:
+        assert read_nowait(fd, size, 0) == bytes(size)
+        assert read_into_nowait(fd, bytearray(size), 0, 0) == size
+        assert write_nowait(fd, b"x" * size, 0, 0) in (size, None, NotImplemented)
+        if read_nowait(reader, size) is not NotImplemented:
+            assert read_nowait(reader, size) is None
+            os.write(writer, b"y")
+            assert read_nowait(reader, size) == b"y"
+        assert described(read_nowait, writer, size)[1:] == ("OSError", "[Errno 9] Bad file descriptor")
+        assert described(write_nowait, reader, bytes(size))[1:] == ("OSError", "[Errno 9] Bad file descriptor")
+    finally:
+        for one in (fd, reader, writer):
+            os.close(one)

@@ -117,6 +117,16 @@ cdef extern from "<sys/uio.h>" nogil:
     ssize_t pwritev2(int fd, const iovec *parts, int count, long long offset, int flags)
     int RWF_NOWAIT
 
+cdef extern from "<sys/mman.h>" nogil:
+    int c_msync "msync"(void *address, size_t size, int flags)
+    int MS_SYNC
+
+cdef extern from *:
+    """
+    static inline void plait_set_errno(int number) { errno = number; }
+    """
+    void set_errno "plait_set_errno"(int number)
+
 cdef extern from "<sys/epoll.h>" nogil:
     int c_epoll_wait "epoll_wait"(int epfd, epoll_event *events, int most, int milliseconds)
 

@@ -1,6 +1,9 @@
 # ---- system calls that do not wait ---------------------------------------------------------------------------------
 # Each returns None where the call would have waited. The GIL is kept: they take a microsecond, and giving it away in
-# each would cost more than they do.
+# each would cost more than they do. Reads and writes of more than LARGE bytes, which take as long as copying them, give it.
+
+cdef enum:
+    LARGE = 1 << 16
 
 cdef int fail() except -1:
     PyErr_SetFromErrno(OSError)
@@ -125,6 +128,25 @@ cdef bint waits_for_disk(int fd, int how) noexcept:
     return status.st_mode & S_IFMT in (S_IFREG, S_IFBLK)
 
 
+cdef inline ssize_t move(int fd, const iovec *part, long long offset, bint is_write) noexcept nogil:
+    if is_write:
+        return pwritev2(fd, part, 1, offset, RWF_NOWAIT)
+    return preadv2(fd, part, 1, offset, RWF_NOWAIT)
+
+
+cdef ssize_t move_nowait(int fd, const iovec *part, long long offset, bint is_write) noexcept:
+    """preadv2(2), or pwritev2(2), with RWF_NOWAIT."""
+    cdef ssize_t moved
+    cdef int failed
+    if part.iov_len <= LARGE:
+        return move(fd, part, offset, is_write)
+    with nogil:
+        moved = move(fd, part, offset, is_write)
+        failed = errno
+    set_errno(failed)
+    return moved
+
+
 def read_nowait(int fd, Py_ssize_t size, long long offset=-1):
     """read(2), or pread(2), without waiting: bytes, None if it would wait, or NotImplemented if this file cannot tell."""
     if size < 0:
@@ -137,7 +159,7 @@ def read_nowait(int fd, Py_ssize_t size, long long offset=-1):
     part.iov_len = size
     cdef ssize_t got
     while True:
-        got = preadv2(fd, &part, 1, offset, RWF_NOWAIT)
+        got = move_nowait(fd, &part, offset, False)
         if got >= 0:
             break
         if would_wait():
@@ -164,7 +186,7 @@ def read_into_nowait(int fd, buffer, Py_ssize_t start=0, long long offset=-1):
     cdef ssize_t got
     try:
         while True:
-            got = preadv2(fd, &part, 1, offset, RWF_NOWAIT)
+            got = move_nowait(fd, &part, offset, False)
             if got >= 0:
                 return got
             if would_wait():
@@ -190,7 +212,7 @@ def write_nowait(int fd, data, Py_ssize_t start=0, long long offset=-1):
     cdef ssize_t sent
     try:
         while True:
-            sent = pwritev2(fd, &part, 1, offset, RWF_NOWAIT)
+            sent = move_nowait(fd, &part, offset, True)
             if sent >= 0:
                 return sent
             if would_wait():
@@ -249,6 +271,15 @@ def socket_type(int fd):
     if errno != ENOTSOCK:
         fail()
     return None
+
+
+def sync_memory(size_t address, size_t size):
+    """msync(2) of mapped memory: blocks the kernel thread until what was changed there is on the disk."""
+    cdef int failed
+    with nogil:
+        failed = c_msync(<void *>address, size, MS_SYNC)
+    if failed < 0:
+        fail()
 
 
 def poll_now(int fd, short events):

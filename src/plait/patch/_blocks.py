@@ -8,6 +8,7 @@ have no room, a terminal say, is left to a worker.
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
 from contextlib import nullcontext
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from plait import _originals
 from plait._core import READ, WRITE, Parker, check_entry, keeping, runtime
 from plait._native import (
+    address_of,
     cooperative,
     file_type,
     is_in_blocking_mode,
@@ -26,12 +28,13 @@ from plait._native import (
     poll_now,
     read_nowait,
     size_of,
+    sync_memory,
     write_nowait,
 )
 from plait.patch import _descriptors
 from plait.patch._closing import wait_open
 from plait.patch._descriptors import read_some
-from plait.patch._registry import ClassPatch, Leaf
+from plait.patch._registry import ClassPatch, Leaf, method
 from plait.patch._workers import (
     change_on_worker,
     is_direct,
@@ -53,6 +56,7 @@ _pwritev = original(os.pwritev)
 _splice = original(os.splice)
 _copy_file_range = original(os.copy_file_range)
 _sync = original(os.sync)
+_flush = original(method(mmap.mmap, "flush"))
 
 _MOST_PARTS = 1024  # IOV_MAX
 _SPLICE_F_NONBLOCK = 2
@@ -244,6 +248,28 @@ def sync() -> None:
     runtime.offload.call(cooperative(), _sync)
 
 
+def flush(mapping: Any, *args: Any, **kwargs: Any) -> Any:
+    """`mmap.flush`. The original keeps the GIL; so the worker is given the address, which closing may make invalid, no more."""
+    place = _to_flush(mapping, *args) if len(args) <= 2 and not kwargs else None
+    if place is None:
+        return _flush(mapping, *args, **kwargs)  # refuses, or has nothing to write
+    runtime.offload.call(cooperative(), sync_memory, *place)
+    return None
+
+
+def _to_flush(mapping: Any, offset: Any = 0, size: Any = -1) -> tuple[int, int] | None:
+    """The address and the size of what `mmap.flush` writes; None if it does not."""
+    try:
+        offset, size = index(offset), index(size)
+        with memoryview(mapping) as view:
+            size = view.nbytes - offset if size == -1 else size
+            if view.readonly or offset < 0 or size < 0 or view.nbytes - offset < size:
+                return None
+            return address_of(view) + offset, size
+    except (TypeError, ValueError):
+        return None
+
+
 def _on_disk(name: str, run: Callable[..., Any]) -> Leaf:
     """A leaf whose first argument is a file, and which always runs on a worker."""
     target = getattr(os, name)
@@ -288,4 +314,5 @@ def leaves() -> Sequence[Leaf | ClassPatch]:
     found: list[Leaf | ClassPatch] = [Leaf(f"os.{name}", getattr(os, name), leaf) for name, leaf in table.items()]
     found += [_on_disk(name, on_worker) for name in ("fsync", "fdatasync", "posix_fallocate")]
     found.append(_on_disk("ftruncate", change_on_worker))
+    found.append(Leaf("mmap.mmap.flush", method(mmap.mmap, "flush"), flush))
     return found
