@@ -271,8 +271,10 @@ def sendfile(out_fd: int, in_fd: int, offset: int | None, count: int) -> int:
         return _originals.os_sendfile(*numbers)  # does not wait
     is_stream = socket_type(out_fd) == _SOCK_STREAM or stat.S_ISFIFO(os.fstat(out_fd).st_mode)
     if not is_stream or not stat.S_ISREG(os.fstat(in_fd).st_mode) or is_direct(in_fd):
-        is_apart = is_pollable(out_fd)
-        return on_worker(me, (out_fd, in_fd), _originals.os_sendfile, offset, count, is_apart=is_apart)  # type: ignore[no-any-return]
+        job = (out_fd, in_fd), _originals.os_sendfile, offset, count
+        if is_pollable(out_fd):  # it waits for whoever reads
+            return on_worker(me, *job, is_apart=True)  # type: ignore[no-any-return]
+        return change_on_worker(me, *job)  # type: ignore[no-any-return]
     held = Held(in_fd)
     start = os.lseek(in_fd, 0, os.SEEK_CUR) if offset is None else offset
     done = 0
