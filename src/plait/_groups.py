@@ -216,11 +216,13 @@ class ThreadGroup(Container):
         The numbers are read one after the other, while others go on.
 
         Example:
-            >>> import time
+            >>> import threading
             >>> from plait import ThreadGroup
+            >>> gate = threading.Event()
             >>> with ThreadGroup(max_concurrency=4) as group:
-            ...     future = group.spawn(time.sleep, 0.001)
+            ...     future = group.spawn(gate.wait)
             ...     seen = group.statistics()
+            ...     gate.set()
             >>> seen.children, seen.limit, group.statistics().available
             (1, 4, 4)
         """
