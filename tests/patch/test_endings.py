@@ -210,6 +210,7 @@ def test_uninstall_puts_the_methods_back():
         before = gzip.GzipFile.close, weakref.finalize.__call__
         plait.patch.install()
         assert gzip.GzipFile.close is not before[0]
+        assert (gzip.GzipFile.close.__name__, weakref.finalize.__call__.__doc__) == ("close", before[1].__doc__)
         import zipfile
         plait.patch.uninstall()
         print((gzip.GzipFile.close, weakref.finalize.__call__) == before, type(zipfile.ZipFile.close).__name__)

@@ -30,14 +30,35 @@ call_around(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *names
     return result;
 }
 
+/* The text of an attribute, for as long as the process lives, as a method table does; NULL without an exception: it is none. */
+static char *
+text_of(PyObject *function, const char *name)
+{
+    PyObject *value = PyObject_GetAttrString(function, name);
+    const char *text = value == NULL || !PyUnicode_Check(value) ? NULL : PyUnicode_AsUTF8(value);
+    char *copy = text == NULL ? NULL : PyMem_RawMalloc(strlen(text) + 1);
+    if (copy != NULL)
+        strcpy(copy, text);
+    Py_XDECREF(value);
+    PyErr_Clear();
+    return copy;
+}
+
 static PyObject *
 around(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    static PyMethodDef def = {"around", (PyCFunction)(void (*)(void))call_around, METH_FASTCALL | METH_KEYWORDS, NULL};
     PyObject *function, *begin, *end;
     if (!PyArg_ParseTuple(args, "OOO:around", &function, &begin, &end))
         return NULL;
-    PyObject *made = PyCFunction_New(&def, args);
+    PyMethodDef *def = PyMem_RawCalloc(1, sizeof(PyMethodDef));
+    if (def == NULL)
+        return PyErr_NoMemory();
+    char *name = text_of(function, "__name__");
+    def->ml_name = name == NULL ? "around" : name;
+    def->ml_meth = (PyCFunction)(void (*)(void))call_around;
+    def->ml_flags = METH_FASTCALL | METH_KEYWORDS;
+    def->ml_doc = text_of(function, "__doc__");
+    PyObject *made = PyCFunction_New(def, args);
     if (made == NULL || PyCFunction_Check(function))
         return made;
     PyObject *method = PyInstanceMethod_New(made); /* binds in a class, as a function of Python's does */
