@@ -220,12 +220,10 @@ class Reactor:
         return list(self._descriptors)
 
     def forget(self, entry: Descriptor) -> None:
-        """What had its number was closed: unless that was another file, whoever waits for it shall look."""
-        if (
-            entry.owner is not None
-            and self._descriptors.get(entry.fd) is entry
-            and not self._poller.is_watched(entry.fd)
-        ):
+        """What had its number was closed: whoever waits for it shall look, unless the kernel says that it is another file."""
+        if self._descriptors.get(entry.fd) is not entry:
+            return
+        if entry.owner is None or not self._poller.is_watched(entry.fd):
             self._replace(entry)
 
 

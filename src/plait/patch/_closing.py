@@ -75,7 +75,7 @@ class Wait:
     def __exit__(self, *error: object) -> None:
         for number in self._numbers:
             closing_leave(number)
-            _waits[number].pop(self, None)
+            _waits.get(number, {}).pop(self, None)  # a child process may have none
 
     def publish(self, epoch: int) -> bool:
         """The wait is armed: whether there is anything to wait for."""
