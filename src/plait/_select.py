@@ -16,8 +16,6 @@ Between 3 and 4 nobody can find it in a channel, so it can claim others without 
 never each take a half. Claims do not wait, and locks are taken in one order by all, so there is no circle. It never
 finds itself: when it tries, its entries are not there, or belong to a wait that is over. At most one entry can be claimed,
 for they share the wait; a hint that comes first makes the claims of other ends fail, as if it were not there.
-
-Several descriptors are one: an epoll descriptor can be polled itself.
 """
 
 from __future__ import annotations
@@ -31,6 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from plait._channels import Channel, Sending, closed_to_receivers, closed_to_senders
 from plait._core import (
+    BROKEN,
     READ,
     WRITE,
     Lock,
@@ -39,11 +38,10 @@ from plait._core import (
     check_entry,
     check_seconds,
     current_thread,
-    gather,
     now,
     park,
     unpark_all,
-    wait_descriptor,
+    wait_descriptors,
 )
 from plait._exchange import CLOSED, DONE, WAIT, Entry, Exchange
 from plait._futures import Future, lend_slot_among, limits_of, unwatch, watch
@@ -227,23 +225,15 @@ class _Selection:
         watched: dict[int, int] = {}
         for case in self.descriptors:
             fd = case.number()
-            watched[fd] = watched.get(fd, 0) | case.events
+            watched[fd] = watched.get(fd, 0) | case.events | BROKEN
         if not watched:
             epoch = self.me.arm()
             if self.publish(epoch):
                 park(self.me, epoch, WaitReason.SELECT, self.deadline)
             else:
                 self.me.withdraw()
-        elif len(watched) == 1:
-            [(fd, events)] = watched.items()
-            wait_descriptor(self.me, fd, events, self.deadline, None, WaitReason.SELECT, self.publish)
         else:
-            together = gather(watched)
-            try:
-                fd = together.fileno()
-                wait_descriptor(self.me, fd, READ, self.deadline, None, WaitReason.SELECT, self.publish)
-            finally:
-                together.close()
+            wait_descriptors(self.me, watched, self.deadline, None, WaitReason.SELECT, self.publish)
 
     def publish(self, epoch: int) -> bool:
         """Let others end the armed wait `epoch`; False if there is nothing to wait for, since one is ready."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import queue
 import select
 import selectors
 import socket
@@ -9,10 +10,20 @@ import threading
 import time
 
 import pytest
-from patch.helpers import PlatformCall, described, fill, is_parked, on_virtual, run_python, wait_parked, wait_until
+from patch.helpers import (
+    PlatformCall,
+    described,
+    fill,
+    is_parked,
+    on_virtual,
+    run_python,
+    tcp_pair,
+    wait_parked,
+    wait_until,
+)
 from support import run_anywhere
 
-from plait import InternalError, ThreadGroup, move_on_after
+from plait import InternalError, ThreadGroup, _originals, move_on_after
 from plait.patch import _polling
 
 
@@ -126,6 +137,118 @@ def test_many_wait_at_once(way):
     assert [future.result() for future in futures] == ["r"] * 15
     for sock in (shared, writer, *(sock for both in pairs for sock in both)):
         sock.close()
+
+
+def _poll_with_a_bell(sock, bell):
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    poll.register(bell, select.POLLIN)
+    return poll.poll()
+
+
+def _select_with_a_bell(sock, bell):
+    return [(thing, select.POLLIN) for thing in select.select([sock, bell], [], [])[0]]
+
+
+@pytest.mark.parametrize("ask", [_poll_with_a_bell, _select_with_a_bell])
+def test_many_wait_for_one_descriptor(pair, ask):
+    """More than the kernel lets epoll descriptors be nested for one; each waits for something else, too."""
+    near, _ = pair
+    bell, ring = os.pipe()
+    with ThreadGroup() as group:
+        children = [group.spawn(ask, near.fileno(), bell) for _ in range(600)]
+        wait_parked(*children)
+        os.write(ring, b"x")
+        assert all(child.result() == [(bell, select.POLLIN)] for child in children)
+    os.close(bell)
+    os.close(ring)
+
+
+def test_no_descriptor_is_needed_to_wait():
+    """Where no more can be opened, what is open can be waited for."""
+    code = """
+        import os, resource, select
+        import plait
+        reader, writer = os.pipe()
+        def body():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (writer + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+            try:
+                while True:
+                    os.dup(reader)
+            except OSError:
+                pass
+            poll = select.poll()
+            poll.register(reader)
+            return select.select([reader], [], [], 0.01), poll.poll(10)
+        with plait.ThreadGroup() as group:
+            group.spawn(os.getpid).result()
+            print(group.spawn(body).result())
+    """
+    assert run_python(code) == "(([], [], []), [])\n"
+
+
+def _is_asleep(carrier):
+    """Whether a carrier sleeps, and goes on to."""
+    told = queue.SimpleQueue()
+    carrier.call(lambda: told.put(threading.get_native_id()))
+    number = told.get(timeout=20)
+
+    def look():
+        with open(f"/proc/self/task/{number}/status") as file:
+            return [line for line in file if line.startswith(("State", "voluntary_ctxt"))]
+
+    before = look()
+    _originals.sleep(0.02)
+    return before[0].split()[1] == "S" and before == look()
+
+
+@pytest.mark.parametrize("kind", ["w", "x"])
+def test_end_that_nobody_has_asked_for(kind):
+    """A pipe without a writer is no reason to wake who waits to write to it, or for what is out of the ordinary."""
+    reader, writer = os.pipe()
+    os.close(writer)
+    with ThreadGroup() as group:
+        child = group.spawn(select.select, [], [reader] if kind == "w" else [], [reader] if kind == "x" else [])
+        wait_parked(child)
+        wait_until(lambda: _is_asleep(child.carrier))
+        before = child.epoch()
+        other = group.spawn(select.select, [reader], [], [])  # which is one for who waits to read
+        assert other.result()[0] == [reader]
+        wait_until(lambda: _is_asleep(child.carrier))
+        assert child.epoch() == before
+        group.cancel()
+    os.close(reader)
+
+
+def test_end_that_nobody_has_asked_for_on_a_platform_thread():
+    """Nor there."""
+    reader, writer = os.pipe()
+    os.close(writer)
+
+    def body():
+        with move_on_after(60):
+            return select.select([], [reader], [reader], 0.05)
+
+    assert PlatformCall(body).result() == ([], [], [])
+    os.close(reader)
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_urgent_data(is_known):
+    """It ends a wait for what is out of the ordinary, whether the reactor has seen the socket before or not."""
+    near, far = tcp_pair()
+
+    def body():
+        if is_known:
+            with move_on_after(0.01):
+                near.recv(1)
+        return select.select([], [], [near])
+
+    with near, far, ThreadGroup() as group:
+        child = group.spawn(body)
+        wait_parked(child)
+        far.send(b"!", socket.MSG_OOB)
+        assert child.result() == ([], [], [near])
 
 
 def test_platform_threads_wait_as_ever(pair):

@@ -61,8 +61,8 @@ from plait._core._parking import (
     unpark_all,
 )
 from plait._core._platform import PlatformThread, wake_watchers, watched_numbers
-from plait._core._poller import READ, WRITE, gather
-from plait._core._reactor import Descriptor, wait_descriptor
+from plait._core._poller import BROKEN, READ, URGENT, WRITE
+from plait._core._reactor import Descriptor, wait_descriptor, wait_descriptors
 from plait._core._runtime import (
     call_contained,
     call_deaf,
@@ -92,6 +92,7 @@ from plait._core._waiters import Waiter
 from plait._native import caller_code, caller_offset, line_at
 
 __all__ = (
+    "BROKEN",
     "CANCELLED",
     "DEADLINE_PASSED",
     "FAILED",
@@ -101,6 +102,7 @@ __all__ = (
     "READ",
     "SUCCEEDED",
     "TIMED_OUT",
+    "URGENT",
     "WOKEN",
     "WRITE",
     "CancelScope",
@@ -134,7 +136,6 @@ __all__ = (
     "close_scope",
     "current_thread",
     "deliver",
-    "gather",
     "is_cancelled",
     "is_under",
     "keeping",
@@ -175,6 +176,7 @@ __all__ = (
     "unobserve_parks",
     "unpark_all",
     "wait_descriptor",
+    "wait_descriptors",
     "wait_socket",
     "wake_watchers",
     "watched_numbers",

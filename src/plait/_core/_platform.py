@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 
 _record = threading.local()
 
-_watchers: dict[PlatformThread, int] = {}  # those that wait for a descriptor, and which. Each writes its own entry
+# Those that wait for descriptors, and which, with the events that end the wait. Each writes its own entry.
+_watchers: dict[PlatformThread, dict[int, int]] = {}
 
 
 class Owner(Protocol):
@@ -81,7 +82,7 @@ class PlatformThread(Parker):
         self._bell = _originals.allocate_lock()
         lock_acquire(self._bell)
         self._is_waiting = False  # in `wait_natively`, where signal handlers run
-        self._watched: tuple[int, int] | None = None  # descriptor and events of the present wait; owner
+        self._watched: dict[int, int] | None = None  # descriptors of the present wait, each with its events; owner
         self._owner: Owner | None = None  # what the descriptor belongs to, if that can be asked
         self._bound = 0  # how many scopes this thread has open
         self._timers = Timers()  # their deadlines
@@ -188,38 +189,44 @@ class PlatformThread(Parker):
         """Wait for the descriptor and the bell beside it; whether the descriptor is ready."""
         assert self._watched is not None
         assert self._wakeup is not None
+        watched = self._watched
         poll = select.poll()
-        poll.register(*self._watched)
+        for fd, events in watched.items():
+            poll.register(fd, events)
         poll.register(self._wakeup, select.POLLIN)
-        if self._owner is not None and self._owner.fileno() != self._watched[0]:
+        if self._owner is not None and self._owner.fileno() not in watched:
             return True  # closed before this wait was armed
         ready = dict(poll_poll(poll, patience * 1000))
-        if self._wakeup in ready:
+        if ready.pop(self._wakeup, 0):
             _originals.eventfd_read(self._wakeup)
-        return self._watched[0] in ready
+        for fd, happened in ready.items():
+            if happened & (watched[fd] | select.POLLNVAL):
+                return True
+            del watched[fd]  # broken or hung up, which does not end this wait: nothing else comes of such a file
+        return False
 
-    def wait_descriptor(
+    def wait_descriptors(
         self,
-        fd: int,
-        events: int,
+        watched: dict[int, int],
         reason: WaitReason,
         deadline: float | None,
         owner: Owner | None = None,
         publish: Callable[[int], bool] | None = None,
     ) -> bool:
-        """Park until `fd` is ready for `events`; False when the instant `deadline` has come first. Owner only.
+        """Park until one of `watched` is ready; False when the instant `deadline` has come first. Owner only.
 
-        Returns also when `owner`, or somebody else through `wake_watchers`, has closed it. See `wait_descriptor` of the
+        Returns also when `owner`, or somebody else through `wake_watchers`, has closed one. See `wait_descriptor` of the
         reactor for `publish`.
         """
         if self._wakeup is None:
             self._wakeup = os.eventfd(0, os.EFD_CLOEXEC)
         interrupted = self._watched, self._owner  # by the signal handler that waits here
-        self._watched = (fd, events)
+        self._watched = watched.copy()
         self._owner = owner
-        _native.closing_enter(fd)
+        for fd in watched:
+            _native.closing_enter(fd)
         try:
-            _watchers[self] = fd
+            _watchers[self] = self._watched
             epoch = self.arm()
             if publish is not None and not publish(epoch):
                 self.withdraw()
@@ -227,8 +234,12 @@ class PlatformThread(Parker):
             return park(self, epoch, reason, deadline) != TIMED_OUT
         finally:
             self._watched, self._owner = interrupted
-            _watchers.pop(self, None)
-            _native.closing_leave(fd)
+            if self._watched is None:
+                _watchers.pop(self, None)
+            else:
+                _watchers[self] = self._watched
+            for fd in watched:
+                _native.closing_leave(fd)
             self._end_outer_wait()
 
 
@@ -236,13 +247,13 @@ def wake_watchers(fd: int) -> None:
     """`fd` has been closed: let each platform thread that waits for it look. Any thread."""
     if _watchers:
         for who, watched in _watchers.copy().items():
-            if watched == fd:
+            if fd in watched:
                 who.nudge()
 
 
 def watched_numbers() -> set[int]:
     """Which descriptors platform threads wait for. Any thread."""
-    return set(_watchers.copy().values())
+    return set().union(*_watchers.copy().values())
 
 
 def platform_thread() -> PlatformThread:

@@ -4,8 +4,8 @@ from plait._core._parking cimport Parker, park
 from plait._core._vthread cimport VirtualThread
 from plait._native._native cimport Ready, WaitWord
 
-cdef int READ, URGENT, WRITE, TROUBLE, TIMED_OUT, WOKEN
-cdef object _READABLE, _WRITABLE
+cdef int BROKEN, READ, URGENT, WRITE, TROUBLE, TIMED_OUT, WOKEN, _READABLE_BANDS, _WRITABLE_BANDS
+cdef object _READABLE, _WRITABLE, _FOR_READING
 
 @cython.final
 cdef class Descriptor:
@@ -17,8 +17,12 @@ cdef class Descriptor:
     cdef public bint is_marked
     cdef public bint is_over
     cdef public object is_tcp
-    @cython.locals(who=VirtualThread)
-    cpdef wake(self, int events)
+    @cython.locals(awaited=int, events=int)
+    cdef int wanted(self) except? -1
+    @cython.locals(who=VirtualThread, awaited=int, waiter=tuple)
+    cpdef bint wake(self, int events) except -1
+    @cython.locals(waiter=tuple)
+    cdef leave(self, VirtualThread me)
 
 cdef _end_wait(VirtualThread who)
 
@@ -33,9 +37,13 @@ cdef class Reactor:
     cdef _replace(self, Descriptor entry)
     cdef _drop(self, Descriptor entry)
     cpdef bint wait(self, VirtualThread me, Descriptor entry, int events, deadline) except -1
-    @cython.locals(entry=Descriptor)
-    cpdef bint wait_bare(self, VirtualThread me, int fd, int events, deadline, reason, publish=*) except -1
-    @cython.locals(who=VirtualThread, wanted=int)
+    @cython.locals(entry=Descriptor, is_ready=bint)
+    cpdef bint wait_any(self, VirtualThread me, dict watched, deadline, reason, publish) except -1
+    @cython.locals(entry=Descriptor, fd=int, events=int)
+    cdef bint _enter(self, VirtualThread me, dict watched, list entries) except -1
+    cdef _leave(self, VirtualThread me, Descriptor entry)
+    @cython.locals(wanted=int)
     cdef _order(self, Descriptor entry)
+    cdef _dispatch_bare(self, Descriptor entry, int happened)
     @cython.locals(entry=Descriptor, place=int, happened=int)
     cpdef dispatch(self, Ready ready)

@@ -10,6 +10,10 @@ kinds of entry:
 * *Bare*: a number that anybody may close. Each wait orders one event (one-shot), so nothing is known of it between
   waits and a number that comes back as another file starts afresh.
 
+A thread may wait for several at once, and several for one, each for events of its own. The kernel also reports what nobody
+has asked for: that a file is broken or hung up. Where that ends no wait it would be reported for ever, so from then on,
+as long as these threads wait, only changes are.
+
 A number that comes back with another owner replaces the entry; threads that still wait on the old one are woken, and find
 out by themselves, or by `is_over`, what has become of their descriptor. Two objects over one open descriptor share an
 entry, or they would wake each other for ever.
@@ -31,7 +35,7 @@ from typing import TYPE_CHECKING
 
 from plait._core._parking import TIMED_OUT, WOKEN, Parker, WaitReason, park
 from plait._core._platform import Owner, PlatformThread
-from plait._core._poller import READ, TROUBLE, URGENT, WRITE, Poller
+from plait._core._poller import BROKEN, READ, TROUBLE, URGENT, WRITE, Poller
 from plait._core._vthread import VirtualThread
 from plait._native import closing_enter, closing_leave, poll_now
 from plait._native._native import Ready, WaitWord
@@ -41,6 +45,9 @@ if TYPE_CHECKING:
 
 _READABLE = WaitReason.READABLE
 _WRITABLE = WaitReason.WRITABLE
+_FOR_READING: int = READ | TROUBLE
+_READABLE_BANDS = 0x0C0  # POLLRDNORM | POLLRDBAND: what else `poll` may be asked for, which comes with READ
+_WRITABLE_BANDS = 0x300  # POLLWRNORM | POLLWRBAND: and with WRITE
 
 
 class Descriptor:
@@ -51,28 +58,42 @@ class Descriptor:
     def __init__(self, fd: int, owner: weakref.ref[Owner] | None) -> None:
         self.fd = fd
         self.owner = owner  # None: bare
-        self.waiters: list[VirtualThread] = []  # in a wait for the events that each `awaits`
+        self.waiters: list[tuple[VirtualThread, int]] = []  # in a wait, and which events end it
         self.readable = True  # owned: whether reading is worth a try
-        self.has_ended = False  # owned: the peer has hung up, so no further edge will come
-        self.is_marked = (
-            True  # owned: urgent data may be in what is there, or may have been; not once it was found empty
-        )
+        self.has_ended = False  # owned: hung up, no further edge will come. Bare: only changes are reported now
+        self.is_marked = True  # owned: urgent data may be, or may have been, in it; not once it was found empty
         self.is_over = False  # owned: closed, as far as the threads are concerned that wait here
         self.is_tcp: bool | None = None  # owned: for who reads it, who finds out
 
-    def wake(self, events: int) -> None:
-        """End the waits for any of `events`."""
+    def wanted(self) -> int:
+        """All events that anybody waits for."""
+        events = 0
+        for _, awaited in self.waiters:
+            events |= awaited
+        return events
+
+    def wake(self, events: int) -> bool:
+        """End the waits for any of `events`; whether there were any."""
         waiters = self.waiters
         if not waiters:
-            return
+            return False
         if len(waiters) == 1:
-            if waiters[0].awaits & events:
-                _end_wait(waiters.pop())
-            return
-        self.waiters = [who for who in waiters if not who.awaits & events]
-        for who in waiters:
-            if who.awaits & events:
+            who, awaited = waiters[0]
+            if not awaited & events:
+                return False
+            waiters.pop()
+            _end_wait(who)
+            return True
+        self.waiters = [waiter for waiter in waiters if not waiter[1] & events]
+        for who, awaited in waiters:
+            if awaited & events:
                 _end_wait(who)
+        return len(self.waiters) < len(waiters)
+
+    def leave(self, me: VirtualThread) -> None:
+        """The wait of `me` is over, whatever has ended it."""
+        if self.waiters:
+            self.waiters = [waiter for waiter in self.waiters if waiter[0] is not me]
 
 
 def _end_wait(who: VirtualThread) -> None:
@@ -137,56 +158,65 @@ class Reactor:
     def wait(self, me: VirtualThread, entry: Descriptor, events: int, deadline: float | None) -> bool:
         """Park until an owned descriptor may be ready for `events`; False if the instant `deadline` came first."""
         epoch = WaitWord.arm(me)
-        me.awaits = events
-        entry.waiters.append(me)
+        entry.waiters.append((me, _FOR_READING if events == READ else events | TROUBLE))
         try:
             outcome = park(me, epoch, _READABLE if events & READ else _WRITABLE, deadline)
         finally:
-            if entry.waiters and me in entry.waiters:
-                entry.waiters.remove(me)
+            entry.leave(me)
         return outcome != TIMED_OUT
 
-    def wait_bare(
+    def wait_any(
         self,
         me: VirtualThread,
-        fd: int,
-        events: int,
+        watched: dict[int, int],
         deadline: float | None,
         reason: WaitReason,
-        publish: Callable[[int], bool] | None = None,
+        publish: Callable[[int], bool] | None,
     ) -> bool:
-        """Park until `fd`, whoever owns it, is ready for `events`; False if the instant `deadline` came first."""
-        entry = self._bare(fd)
+        """Park until one of these descriptors, whoever owns it, is ready for its events; False if it is too late."""
+        entries: list[Descriptor] = []
         epoch = WaitWord.arm(me)
-        me.awaits = events
-        entry.waiters.append(me)
         try:
             try:
-                self._order(entry)
-            except PermissionError:  # EPERM: a file that is always ready
-                me.withdraw()
-                return True
+                is_ready = self._enter(me, watched, entries) or (publish is not None and not publish(epoch))
             except BaseException:
                 me.withdraw()
                 raise
-            if publish is not None and not publish(epoch):
+            if is_ready:
                 me.withdraw()
                 return True
             outcome = park(me, epoch, reason, deadline)
         finally:
-            if entry.waiters and me in entry.waiters:
-                entry.waiters.remove(me)
-            if not entry.waiters and entry.owner is None and self._descriptors.get(fd) is entry:
-                del self._descriptors[fd]
+            for entry in entries:
+                self._leave(me, entry)
         return outcome != TIMED_OUT
+
+    def _enter(self, me: VirtualThread, watched: dict[int, int], entries: list[Descriptor]) -> bool:
+        """Let `me` be woken by each of `watched`; whether one is always ready."""
+        for fd, events in watched.items():
+            entry = self._bare(fd)
+            entry.waiters.append((me, events))
+            entries.append(entry)
+            try:
+                self._order(entry)
+            except PermissionError:  # EPERM: a file that is always ready to be read and written, and nothing else
+                if events & (READ | WRITE):
+                    return True
+        return False
+
+    def _leave(self, me: VirtualThread, entry: Descriptor) -> None:
+        entry.leave(me)
+        if not entry.waiters and entry.owner is None and self._descriptors.get(entry.fd) is entry:
+            del self._descriptors[entry.fd]
+            if entry.has_ended:
+                self._poller.forget(entry.fd)
 
     def _order(self, entry: Descriptor) -> None:
         """Have the next event that anybody waits for reported; an owned entry is reported anyway, and looked at now."""
-        wanted = 0
-        for who in entry.waiters:
-            wanted |= who.awaits
+        wanted = entry.wanted()
         if entry.owner is None:
             self._poller.watch_once(entry.fd, wanted)
+            entry.has_ended = False
         elif ready := poll_now(entry.fd, wanted):
             entry.wake(ready)
 
@@ -197,19 +227,34 @@ class Reactor:
             if entry is None:
                 continue
             happened = ready.events(place)
+            if entry.owner is None:
+                self._dispatch_bare(entry, happened)
+                continue
+            if happened & URGENT:
+                entry.is_marked = True
             if happened & TROUBLE:
                 happened |= READ | WRITE
                 entry.has_ended = True
-            if happened & URGENT:
-                entry.is_marked = True
             if happened & READ:
+                happened |= _READABLE_BANDS
                 entry.readable = True
+            if happened & WRITE:
+                happened |= _WRITABLE_BANDS
             entry.wake(happened)
-            if entry.waiters and entry.owner is None:
-                try:
-                    self._order(entry)
-                except OSError:  # closed, or another file by now: whoever waits shall look, and hear of it there
-                    entry.wake(-1)
+
+    def _dispatch_bare(self, entry: Descriptor, happened: int) -> None:
+        """One event of a bare descriptor: order the next, if anybody is left to wait for it."""
+        is_heard = entry.wake(happened)
+        if not entry.waiters:
+            return
+        try:
+            if is_heard:
+                self._order(entry)
+            elif not entry.has_ended:
+                entry.has_ended = True
+                self._poller.watch_changes(entry.fd, entry.wanted())
+        except OSError:  # closed, or another file by now: whoever waits shall look, and hear of it there
+            entry.wake(-1)
 
     def find(self, fd: int) -> Descriptor | None:
         """The entry of `fd`, if there is one. Any thread."""
@@ -246,8 +291,23 @@ def wait_descriptor(
     """
     if reason is None:
         reason = _READABLE if events & READ else _WRITABLE
+    return wait_descriptors(me, {fd: events | BROKEN}, deadline, owner, reason, publish)
+
+
+def wait_descriptors(
+    me: Parker,
+    watched: dict[int, int],
+    deadline: float | None,
+    owner: Owner | None,
+    reason: WaitReason,
+    publish: Callable[[int], bool] | None,
+) -> bool:
+    """As `wait_descriptor`, for the first of several that is ready for one of its events.
+
+    That a file is broken or hung up (`BROKEN`) must be among them if it is to end the wait.
+    """
     if isinstance(me, VirtualThread):
         assert me.carrier is not None
-        return me.carrier.reactor.wait_bare(me, fd, events, deadline, reason, publish)
+        return me.carrier.reactor.wait_any(me, watched, deadline, reason, publish)
     assert isinstance(me, PlatformThread)
-    return me.wait_descriptor(fd, events, reason, deadline, owner, publish)
+    return me.wait_descriptors(watched, reason, deadline, owner, publish)

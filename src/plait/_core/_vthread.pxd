@@ -23,7 +23,6 @@ cdef class VirtualThread(Parker):
     cdef public object watchers
     cdef public Container group
     cdef public int status
-    cdef public int awaits
     cdef public bint _is_listed
     cdef public object spawn_code
     cdef public int spawn_offset

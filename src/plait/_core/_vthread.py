@@ -111,7 +111,6 @@ class VirtualThread(Parker):
         "_label",
         "_result",
         "_timer",
-        "awaits",
         "carrier",
         "context",
         "group",
@@ -132,7 +131,6 @@ class VirtualThread(Parker):
     status: int  # PENDING, then the outcome. Written by the owner before it settles
     watchers: Watchers | None  # published by whoever wants to be told
     _timer: Entry | None  # of the present wait, if that has a limit. The owner's alone
-    awaits: int  # events of the descriptor that it waits for, while it does. The reactor's of its carrier
     spawn_code: CodeType | None  # who has spawned it, and where in that code. Written by the spawner
     spawn_offset: int
     is_daemon: bool  # its group does not wait for it, and it takes no slot there. Written by the spawner
@@ -182,7 +180,6 @@ class VirtualThread(Parker):
         self.carrier = None
         self.stack = None
         self._timer = None
-        self.awaits = 0
         self.is_daemon = False
         self.has_ident = False
         self.status = _PENDING

@@ -1,17 +1,18 @@
 """`select`, `poll` and `epoll`, and so `selectors`, servers' loops, and asyncio's own.
 
-Each asks once without waiting. If nothing is ready it parks on one descriptor: an epoll descriptor can be polled
-itself, and for `select` and `poll` one is made for the length of the wait. Who closes one of the descriptors, or the epoll
-object, ends the wait.
+Each asks once without waiting. If nothing is ready it parks until that may have changed, and asks again: for `select`
+and `poll` on all descriptors, with the events that it gives an answer for; for `epoll` on the epoll descriptor, which can
+be polled itself. Who closes one of the descriptors, or the epoll object, ends the wait. See docs/adr/0016.
 """
 
 from __future__ import annotations
 
+import errno
 import select
 from operator import index
 from typing import TYPE_CHECKING, Any
 
-from plait._core import READ, Parker, check_entry, now, wait_descriptor
+from plait._core import BROKEN, READ, URGENT, WRITE, Parker, WaitReason, check_entry, now, wait_descriptors
 from plait._errors import InternalError
 from plait._native import cooperative, poll_registered
 from plait._originals import epoll_poll, poll_poll, select_select
@@ -19,43 +20,35 @@ from plait.patch._closing import Wait
 from plait.patch._registry import ClassPatch, Leaf, method
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
-_IN = select.EPOLLIN
-_OUT = select.EPOLLOUT
-_PRI = select.EPOLLPRI
+_ERROR = 0x008  # POLLERR
+_SHORT = 0x7FFF  # the kernel has no other events
 _LEAST_INT, _MOST_INT = -(1 << 31), (1 << 31) - 1  # poll(2) and epoll_wait(2) take milliseconds in an int
 _MOST_SECONDS = (1 << 63) // 10**9  # CPython keeps time in nanoseconds, in 64 bits
 
 
 def _repeat(
-    ask: Callable[[], Any], is_empty: Callable[[Any], bool], fd: int, timeout: float | None, numbers: Iterable[int]
+    ask: Callable[[], Any], is_empty: Callable[[Any], bool], watched: dict[int, int], timeout: float | None
 ) -> Any:
-    """Ask, and park on `fd` in between, until there is something or `timeout` seconds have passed.
+    """Ask, and park on `watched` in between, until there is something or `timeout` seconds have passed.
 
-    If one of `numbers` is closed it asks, too. Where that says nothing the number is another file already: EBADF.
+    If a number is closed it asks, too. Where that says nothing the number is another file already: EBADF.
     """
     me: Parker = cooperative()
     deadline = None if timeout is None else now() + timeout
-    with Wait(me, *numbers) as wait:
+    with Wait(me, *watched) as wait:
         while True:
-            wait_descriptor(me, fd, READ, deadline, publish=wait.publish)
+            try:
+                wait_descriptors(me, watched, deadline, None, WaitReason.READABLE, wait.publish)
+            except OSError as error:
+                if error.errno != errno.EBADF:  # which is for `ask` to say
+                    raise
+                wait.end()
             found = ask()
             if not is_empty(found) or (deadline is not None and now() >= deadline):
                 return found
             wait.check()
-
-
-def _repeat_on_all(
-    ask: Callable[[], Any], is_empty: Callable[[Any], bool], watched: dict[int, int], timeout: float | None
-) -> Any:
-    with select.epoll() as together:
-        for fd, events in watched.items():
-            try:
-                together.register(fd, events)
-            except PermissionError:  # a regular file: always ready, as `ask` would have said
-                continue
-        return _repeat(ask, is_empty, together.fileno(), timeout, watched)
 
 
 def _nothing(found: tuple[list[Any], ...]) -> bool:
@@ -106,11 +99,11 @@ def select_leaf(rlist: Any, wlist: Any, xlist: Any, timeout: float | None = None
     if any(found):
         return found
     watched: dict[int, int] = {}
-    for things, events in ((rlist, _IN), (wlist, _OUT), (xlist, _PRI)):
+    for things, events in ((rlist, READ | BROKEN), (wlist, WRITE | _ERROR), (xlist, URGENT)):
         for thing in things:
             fd = _number(thing)
             watched[fd] = watched.get(fd, 0) | events
-    return _repeat_on_all(lambda: select_select(rlist, wlist, xlist, 0), _nothing, watched, timeout)
+    return _repeat(lambda: select_select(rlist, wlist, xlist, 0), _nothing, watched, timeout)
 
 
 def poll_leaf(poll: Any, timeout: float | None = None, /) -> Any:
@@ -124,7 +117,8 @@ def poll_leaf(poll: Any, timeout: float | None = None, /) -> Any:
     if found or timeout == 0:
         return found
     seconds = None if timeout is None or timeout < 0 else timeout / 1000
-    return _repeat_on_all(lambda: poll_poll(poll, 0), _empty, poll_registered(poll) or {}, seconds)
+    watched = {fd: events & _SHORT | BROKEN for fd, events in (poll_registered(poll) or {}).items()}
+    return _repeat(lambda: poll_poll(poll, 0), _empty, watched, seconds)
 
 
 def epoll_leaf(epoll: Any, timeout: float | None = None, maxevents: int = -1) -> Any:
@@ -138,8 +132,8 @@ def epoll_leaf(epoll: Any, timeout: float | None = None, maxevents: int = -1) ->
     if found or timeout == 0:
         return found
     seconds = None if timeout is None or timeout < 0 else timeout
-    fd = epoll.fileno()
-    return _repeat(lambda: epoll_poll(epoll, 0, maxevents), _empty, fd, seconds, (fd,))
+    watched = {epoll.fileno(): READ | BROKEN}
+    return _repeat(lambda: epoll_poll(epoll, 0, maxevents), _empty, watched, seconds)
 
 
 def check_layout() -> None:

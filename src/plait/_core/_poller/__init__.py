@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from plait._core._poller._epoll import Epoll, together
+from plait._core._poller._epoll import Epoll
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 READ = 0x001  # POLLIN: there is something to read, or the end
 URGENT = 0x002  # POLLPRI: there is something out of the ordinary, such as TCP's urgent data
 WRITE = 0x004  # POLLOUT: there is room to write
+BROKEN = 0x018  # POLLERR | POLLHUP: which the kernel reports to everybody, asked or not
 TROUBLE = 0x2018  # POLLERR | POLLHUP | POLLRDHUP: the end; whoever waits for anything shall look
 
-__all__ = ("READ", "TROUBLE", "URGENT", "WRITE", "Gathering", "Poller", "gather", "open_poller")
+__all__ = ("BROKEN", "READ", "TROUBLE", "URGENT", "WRITE", "Poller", "open_poller")
 
 
 class Poller(Protocol):
@@ -37,6 +38,9 @@ class Poller(Protocol):
 
     def watch_once(self, fd: int, events: int) -> None:
         """Report the next time that `fd` is ready for any of `events`, once. Replaces an earlier order for `fd`."""
+
+    def watch_changes(self, fd: int, events: int) -> None:
+        """Report every change of `fd` with respect to `events`; its present state once. Replaces an earlier order for it."""
 
     def forget(self, fd: int) -> None:
         """Report nothing more of `fd`; harmless if it is closed or was never watched."""
@@ -58,24 +62,6 @@ class Poller(Protocol):
         """Give the descriptors back."""
 
 
-class Gathering(Protocol):
-    """What `gather` gives: a descriptor that stands for several, readable while any of them is ready."""
-
-    def fileno(self) -> int:
-        """Its number."""
-
-    def close(self) -> None:
-        """Give it back."""
-
-
 def open_poller() -> Poller:
     """The best backend of this system."""
     return Epoll()
-
-
-def gather(watched: dict[int, int]) -> Gathering:
-    """One descriptor for all of `watched`, readable while any of them is ready for the events that it stands with.
-
-    It is the caller's to close. Raises `OSError` if one of them is not open.
-    """
-    return together(watched)

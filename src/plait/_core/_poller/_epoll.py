@@ -17,19 +17,6 @@ if TYPE_CHECKING:
 _EVERYTHING = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET
 
 
-def together(watched: dict[int, int]) -> epoll:
-    """See `gather`."""
-    one = epoll(len(watched))
-    try:
-        for fd, events in watched.items():
-            with suppress(PermissionError):  # EPERM: a file that is always ready; who looks first need not wait for it
-                one.register(fd, events)
-    except BaseException:
-        one.close()
-        raise
-    return one
-
-
 class Epoll:
     """See `Poller`.
 
@@ -66,6 +53,10 @@ class Epoll:
     def watch_once(self, fd: int, events: int) -> None:
         """Report the next readiness of `fd` for `events`."""
         self._order(fd, events | EPOLLONESHOT)
+
+    def watch_changes(self, fd: int, events: int) -> None:
+        """Report the changes of `fd` with respect to `events`."""
+        self._order(fd, events | EPOLLET)
 
     def _order(self, fd: int, mask: int) -> None:
         try:
