@@ -11,8 +11,9 @@ ends such a call early ends ours the same way, and a cancel counts as the signal
 been moved their number is returned, and the cancel comes at the next point. So nothing is lost. An error of the socket
 is not fetched while there is a number to return: it belongs to the next call.
 
-Two differences from a blocking call on a platform thread. SO_RCVTIMEO and SO_SNDTIMEO have no effect: `settimeout` is
-the limit. And a socket whose timeout is None waits even if somebody has put its descriptor into non-blocking mode.
+Three differences from a blocking call on a platform thread. SO_RCVTIMEO and SO_SNDTIMEO have no effect: `settimeout` is
+the limit. Nor has SO_RCVLOWAT. And a socket whose timeout is None waits even if somebody
+has put its descriptor into non-blocking mode.
 """
 
 from __future__ import annotations

@@ -31,7 +31,8 @@ def read(fd: Any) -> int:
     if data is None:
         return _originals.eventfd_read(fd)  # raises BlockingIOError
     if len(data) != SIZE:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))  # something else than an eventfd
+        # Something else than an eventfd. The C library refuses that, too, and leaves errno as an earlier call has set it.
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     return int.from_bytes(data, sys.byteorder)
 
 
