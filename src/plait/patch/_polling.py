@@ -2,7 +2,7 @@
 
 Each asks once without waiting. If nothing is ready it parks until that may have changed, and asks again: for `select`
 and `poll` on all descriptors, with the events that it gives an answer for; for `epoll` on the epoll descriptor, which can
-be polled itself. Who closes one of the descriptors, or the epoll object, ends the wait. See docs/adr/0016.
+be polled itself. Who closes one of the descriptors, or the epoll object, ends the wait. See docs/adr/0017.
 """
 
 from __future__ import annotations
