@@ -31,7 +31,7 @@ from patch.helpers import (
 
 import plait
 from plait import ThreadGroup
-from plait._native import tls_prepare
+from plait._native import lot_count, tls_prepare
 from plait.patch import _tls
 
 
@@ -746,6 +746,37 @@ def connect_through(group, listener):
     return group.spawn(connect, listener).result()
 
 
+@pytest.mark.parametrize("setter", ["settimeout", "setblocking"])
+@pytest.mark.parametrize("where", [PlatformCall, None], ids=["platform", "virtual"])
+def test_mode_that_is_set_during_an_attempt(setter, where):
+    """It is set when the attempt is over, which would wait in the kernel else; but at once if a callback in there sets it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    is_inside, is_over = threading.Event(), threading.Event()
+    value = None if setter == "settimeout" else True
+
+    def choose(sock, name, _context):
+        getattr(sock, setter)(value)
+        is_inside.set()
+        is_over.wait()
+
+    context.sni_callback = choose
+    near, far = tcp_pair()
+    far = context.wrap_socket(far, server_side=True, do_handshake_on_connect=False)
+    with far, ThreadGroup() as group:
+        server = group.spawn(far.do_handshake)
+        visitor = group.spawn(client_context().wrap_socket, near, server_hostname="localhost")
+        is_inside.wait()
+        setting = (where or group.spawn)(getattr(far, setter), value)
+        wait_until(lot_count)  # it waits for the lock of the connection
+        is_over.set()
+        server.result()
+        visitor.result().close()
+        setting.result()
+        assert far.gettimeout() is None
+        assert os.get_blocking(far.fileno())
+
+
 def test_callback_that_replaces_the_context():
     """The context that a handshake began with may go during it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -829,7 +860,7 @@ def test_module_that_is_imported_later():
         finders = list(sys.meta_path)
         plait.patch.install()
         names = [name for name in plait.patch.status() if name.startswith("ssl.")]
-        assert "_ssl" not in sys.modules and len(names) == 4
+        assert "_ssl" not in sys.modules and len(names) == 6
         assert all(plait.patch.status()[name] for name in names)
         plait.patch.uninstall()
         assert sys.meta_path == finders

@@ -80,9 +80,12 @@ class Leaf:
         return 0 if self._last is None else _native.parks(self._last)
 
 
+_INHERITED: Any = object()
+
+
 @dataclass(slots=True)
 class ClassPatch:
-    """One attribute of a Python class, or of a module, that is replaced as usual.
+    """One attribute of a Python class, or of a module, that is replaced as usual; or a method that it inherits, covered.
 
     What is put over ours by others, such as a mock, is left alone.
     """
@@ -97,14 +100,17 @@ class ClassPatch:
     def put(self) -> None:
         """See `Patch`."""
         if self.original is None:
-            self.original = self.cls.__dict__[self.attribute]
+            self.original = self.cls.__dict__.get(self.attribute, _INHERITED)
             setattr(self.cls, self.attribute, self.replacement)
 
     def take(self) -> None:
         """See `Patch`."""
         if self.original is not None:
             if self.cls.__dict__.get(self.attribute) is self.replacement:
-                setattr(self.cls, self.attribute, self.original)
+                if self.original is _INHERITED:
+                    delattr(self.cls, self.attribute)
+                else:
+                    setattr(self.cls, self.attribute, self.original)
             self.original = None
 
     @property

@@ -9,6 +9,8 @@ read, or write, on behalf of the protocol.
 * Attempts of cooperative threads take turns, under `claim`. None waits in the kernel, so a turn is short.
 * Writes take turns as a whole, under `turn`. A write that is not over owns what OpenSSL has encrypted of it, and has to be
   repeated with the same data; another one in between would be taken for it.
+* An attempt counts on the descriptor's mode for its length. `settimeout` and `setblocking` change that, and so does the end
+  of `SSLSocket.do_handshake`, which sets the timeout once more: they take a turn at `claim`, too.
 * What one thread has read off the descriptor, another may be parked for, and no event comes for it any more:
 
     Waiter: 1. notes how many operations have ended   2. attempts       3. arms, and enters itself in `parked`,
@@ -28,7 +30,7 @@ from __future__ import annotations
 
 import errno
 import os
-from functools import partial
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from plait._core import (
@@ -36,9 +38,12 @@ from plait._core import (
     WRITE,
     Lock,
     Parker,
+    VirtualThread,
     WaitReason,
     check_entry,
+    current_thread,
     lot_wait,
+    lot_wait_shielded,
     now,
     unpark_all,
     wait_socket,
@@ -57,7 +62,7 @@ from plait._native import (
 )
 from plait._originals import Socket, allocate_lock, lock_acquire
 from plait.patch._late import late_leaves
-from plait.patch._registry import Leaf, method
+from plait.patch._registry import ClassPatch, Leaf, method
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,6 +71,7 @@ if TYPE_CHECKING:
 
 _SHUT_WR = 1
 _NAMES = {"read": "read", "write": "write", "do_handshake": "do_handshake", "shutdown": "unwrap"}
+_MODES = ("settimeout", "setblocking")
 _LATE = {READ: "The read operation timed out", WRITE: "The write operation timed out"}
 
 # Of `_ssl`, taken when it is there.
@@ -83,13 +89,15 @@ _connections: dict[int, _Connection] = {}  # by address: those that cooperative 
 class _Connection:
     """A TLS connection while threads are inside its operations."""
 
-    __slots__ = ("claim", "ended", "inside", "parked", "turn")
+    __slots__ = ("claim", "claimant", "ended", "inside", "is_changed", "parked", "turn")
 
     def __init__(self) -> None:
         self.inside = 0  # how many threads. Under _lock
         self.ended = 0  # how many operations that may have read are over. Written under _lock
         self.parked: dict[Parker, int] = {}  # who waits to read, in which wait. Under _lock
         self.claim = allocate_lock()  # held for the length of an attempt
+        self.claimant: Parker | None = None  # who has it. Written under it
+        self.is_changed = False  # a callback in the attempt has set the mode. Likewise
         self.turn = allocate_lock()  # held for the length of a write
 
 
@@ -139,6 +147,7 @@ class _Operation:
         claim = self._at.claim
         if not lock_acquire(claim, False):
             lot_wait(self._me, id(claim), partial(lock_acquire, claim, False), WaitReason.LOCK, None, True)
+        self._at.claimant = self._me
         try:
             if socket_fd(self._sock) != self._fd:  # closed meanwhile; another may have the number
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
@@ -148,7 +157,33 @@ class _Operation:
         except _want_write:
             return WRITE, None
         finally:
+            self._at.claimant = None
+            if self._at.is_changed:
+                self._at.is_changed = False
+                self._let_block(True)
             claim.release()
+
+    def between_attempts(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """`call(*args, **kwargs)` while there is no attempt but one that has led here, by a callback. No cancel point."""
+        at = self._at
+        if at.claimant is self._me:
+            try:
+                return call(*args, **kwargs)
+            finally:
+                at.is_changed = True
+                self._let_block(False)  # until the attempt is over
+        if not lock_acquire(at.claim, False):
+            lot_wait_shielded(self._me, id(at.claim), partial(lock_acquire, at.claim, False), WaitReason.LOCK)
+        try:
+            return call(*args, **kwargs)
+        finally:
+            at.claim.release()
+
+    def _let_block(self, is_blocking: bool) -> None:  # noqa: FBT001 - as for `os.set_blocking`
+        """Whether the descriptor blocks, if the socket is one that waits without a limit."""
+        fd = socket_fd(self._sock)
+        if fd >= 0 and socket_timeout(self._sock) is None:
+            os.set_blocking(fd, is_blocking)
 
     def wait(self, events: int, late: str, ended: int | None = None) -> None:
         """Park until the socket may be ready; or another operation has ended, since there were `ended` of those."""
@@ -285,6 +320,27 @@ def shutdown(tls: Any) -> Any:
     return tls_socket(tls)
 
 
+def _changing_mode(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of SSLSocket that changes whether its descriptor blocks. On every thread."""
+
+    @wraps(original)
+    def change(self: Any, *args: Any, **kwargs: Any) -> Any:
+        tls = getattr(self, "_sslobj", None)
+        me = current_thread()
+        if tls is None or (
+            isinstance(me, VirtualThread) and cooperative() is None
+        ):  # not connected; or nothing may wait here
+            return original(self, *args, **kwargs)
+        operation = _Operation(me, tls, self, -1, None)
+        operation.may_have_read = False
+        try:
+            return operation.between_attempts(original, self, *args, **kwargs)
+        finally:
+            operation.end()
+
+    return change
+
+
 class _QuietSocket(Socket):
     """One that can be referred to weakly, as connections do."""
 
@@ -317,9 +373,17 @@ def _leaves(module: Any) -> list[Leaf]:
     ]
 
 
+def _modes(module: Any) -> list[ClassPatch]:
+    cls = module.SSLSocket
+    return [ClassPatch(f"ssl.SSLSocket.{name}", cls, name, _changing_mode(getattr(cls, name))) for name in _MODES]
+
+
 def leaves() -> Sequence[Patch]:
     """What this file makes cooperative."""
-    return late_leaves("_ssl", [f"ssl.SSLSocket.{name}" for name in _NAMES.values()], _leaves)
+    return [
+        *late_leaves("_ssl", [f"ssl.SSLSocket.{name}" for name in _NAMES.values()], _leaves),
+        *late_leaves("ssl", [f"ssl.SSLSocket.{name}" for name in _MODES], _modes),
+    ]
 
 
 os.register_at_fork(after_in_child=_connections.clear)
