@@ -46,7 +46,7 @@ def _picture():
                 else:
                     found[patch.name] = (id(target), _entry(target), _function(target))
             elif isinstance(patch, _registry.ClassPatch):
-                found[patch.name] = (id(patch.cls), patch.attribute, id(patch.cls.__dict__[patch.attribute]))
+                found[patch.name] = (id(patch.cls), patch.attribute, id(patch.cls.__dict__.get(patch.attribute)))
     assert len(found) > 50
     return found
 

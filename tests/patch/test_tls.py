@@ -875,7 +875,7 @@ def test_module_that_is_imported_later():
         assert not any(plait.patch.status().values()) and sys.meta_path == finders
         print(len(names))
     """
-    assert run_python(code) == "4\n"
+    assert run_python(code) == "6\n"
 
 
 def test_layout_that_is_not_known(monkeypatch):
