@@ -322,3 +322,34 @@ def test_file_is_closed_while_it_is_sent(tmp_path):
                 got += part
     assert got == b"A" * sender.result()
     assert sender.result() < 4 << 20
+
+
+@pytest.mark.parametrize("way", ["read", "poll", "select", "flock"])
+def test_closing_of_what_had_the_number_before(way, tmp_path):
+    """Who tells of it late, when the number is the file's of somebody who waits, disturbs nobody."""
+    reader, writer = os.pipe()
+    other = os.open(tmp_path / "locked", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    mine = os.open(tmp_path / "locked", os.O_RDWR)
+
+    def wait():
+        if way == "poll":
+            poll = select.poll()
+            poll.register(reader, select.POLLIN)
+            assert poll.poll() == [(reader, select.POLLIN)]
+        elif way == "select":
+            assert select.select([reader], [], [])[0] == [reader]
+        elif way == "flock":
+            fcntl.flock(mine, fcntl.LOCK_EX)
+        return os.read(reader, 1)
+
+    with ThreadGroup() as group:
+        waiter = group.spawn(wait)
+        for _ in range(3):
+            wait_parked(waiter)
+            _closing.closed(mine if way == "flock" else reader)
+        fcntl.flock(other, fcntl.LOCK_UN)
+        os.write(writer, b"x")
+        assert waiter.result() == b"x"
+    for fd in (reader, writer, other, mine):
+        os.close(fd)

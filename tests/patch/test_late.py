@@ -51,7 +51,10 @@ def test_finders_of_others_without_find_spec():
     """They are passed over, as the import system does."""
     code = """
         import sys, plait
-        sys.meta_path.insert(0, object())
+        class Finder:
+            def find_module(self, name, path=None):  # all that was asked for before 3.12
+                return None
+        sys.meta_path.insert(0, Finder())
         plait.patch.install()
         import multiprocessing.connection as module
         print(module.Connection._recv_bytes.__module__)

@@ -10,6 +10,9 @@ raises OSError (EBADF), and does not try again. (Threads that wait in the kernel
 If the closer finds no wait in step 2, its step 1 came before the waiter's step 2, which fails, or has the next file: it
 is as if the waiter had called later. Neither side takes a lock: files are also closed by the collector, anywhere.
 
+A closer may come to step 2 late, when the number is another file's, and that has waiters of its own: so whoever is told
+looks whether the file is the one that it was when it came, and if so takes it for a false alarm.
+
 Who waits by trying again and again, with pauses, is told at the end of the pause: it leaves out 2, 3 and 5.
 
 Methods of sockets, whose waits are too many to be entered one by one, are told by the reactors, which count each socket
@@ -58,13 +61,14 @@ _waits: dict[int, dict[Wait, None]] = {}  # by number; what is empty stays, for 
 class Wait:
     """A wait for files, in the block that it is entered for, known by the numbers of their descriptors."""
 
-    __slots__ = ("_numbers", "epoch", "is_over", "who")
+    __slots__ = ("_files", "_numbers", "epoch", "is_over", "who")
 
     def __init__(self, who: Parker, *numbers: int) -> None:
         self.who = who
         self.epoch = 0  # 0: not armed. Written by the waiter
-        self.is_over = False  # one of the numbers was closed. Written by closers
+        self.is_over = False  # one of the numbers was closed, it seems. Written by closers
         self._numbers = numbers
+        self._files: list[tuple[int, int] | None] = []
 
     def __enter__(self) -> Self:
         for number in self._numbers:
@@ -90,10 +94,24 @@ class Wait:
         if self.epoch:
             self.who.unpark(self.epoch)
 
+    def remember(self) -> None:
+        """What the numbers lead to now is what it waits for."""
+        self._files = [_file_at(number) for number in self._numbers]
+
     def check(self) -> None:
-        """Raise OSError (EBADF) if it is over."""
+        """Raise OSError (EBADF) if one of the numbers leads to another file than remembered, or to none."""
         if self.is_over:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            self.is_over = False
+            if self._files != [_file_at(number) for number in self._numbers]:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+def _file_at(number: int) -> tuple[int, int] | None:
+    try:
+        found = os.fstat(number)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def wait_open(me: Parker, fd: int, events: int, deadline: float | None = None, number: int | None = None) -> bool:
@@ -104,6 +122,7 @@ def wait_open(me: Parker, fd: int, events: int, deadline: float | None = None, n
     `number`: by which the caller knows the file, if `fd` is a descriptor of our own for it.
     """
     with Wait(me, fd if number is None else number) as wait:
+        wait.remember()
         is_ready = wait_descriptor(me, fd, events, deadline, publish=wait.publish)
         wait.check()
     return is_ready

@@ -20,6 +20,7 @@ def wait_for_room(me: Parker, fd: int, value: int) -> None:
     """Park until the eventfd has room for so much; with growing pauses while it has room, but not for all. A cancel point."""
     pause = _FIRST_PAUSE
     with Wait(me, fd) as wait:
+        wait.remember()
         while True:
             if not poll_now(fd, WRITE):
                 wait_open(me, fd, WRITE)

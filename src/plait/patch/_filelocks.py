@@ -46,6 +46,7 @@ def _attempts(call: Callable[..., Any], fd: Any, *args: Any) -> Any:
         return call(fd, *args)  # refuses
     pause = _FIRST_PAUSE
     with Wait(me, number) as wait:
+        wait.remember()
         while True:
             try:
                 return call(number, *args)

@@ -33,7 +33,7 @@ def _repeat(
 ) -> Any:
     """Ask, and park on `watched` in between, until there is something or `timeout` seconds have passed.
 
-    If a number is closed it asks, too. Where that says nothing the number is another file already: EBADF.
+    If a number is closed it asks, too: what to say of such a number is for `ask` to say.
     """
     me: Parker = cooperative()
     deadline = None if timeout is None else now() + timeout
@@ -42,13 +42,12 @@ def _repeat(
             try:
                 wait_descriptors(me, watched, deadline, None, WaitReason.READABLE, wait.publish)
             except OSError as error:
-                if error.errno != errno.EBADF:  # which is for `ask` to say
+                if error.errno != errno.EBADF:
                     raise
-                wait.end()
+            wait.is_over = False
             found = ask()
             if not is_empty(found) or (deadline is not None and now() >= deadline):
                 return found
-            wait.check()
 
 
 def _nothing(found: tuple[list[Any], ...]) -> bool:
