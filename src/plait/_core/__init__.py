@@ -4,7 +4,7 @@ From the bottom up:
 
     _atomics _clock            the only shared cells, locks and time
     _timers _continuation _poller _idle    deadlines; stacks; the kernel's events; sleep and wake of a carrier
-    _misuse _cancel            the traps of scopes; their tree, and the rules of delivery
+    _misuse _tree _cancel      the traps of scopes; their tree; what a cancel does at a cancel point
     _parking                   park and unpark, one winner a wait
     _slots                     how many may be at work
     _platform _lot             platform threads as parkers; waiting for objects in memory
@@ -19,23 +19,7 @@ Everything above uses only the names below.
 """
 
 from plait._core._atomics import Counter, Flag, Lock
-from plait._core._cancel import (
-    DEADLINE_PASSED,
-    GRACE,
-    CancelScope,
-    Scope,
-    be_patient,
-    check_entry,
-    check_park,
-    deliver,
-    is_cancelled,
-    is_under,
-    patiently,
-    pending,
-    pending_now,
-    refuge,
-    retract,
-)
+from plait._core._cancel import be_patient, check_entry, check_park, deliver, patiently, refuge, retract
 from plait._core._clock import now
 from plait._core._container import Container
 from plait._core._deadline import DeadlineScope, check_seconds
@@ -77,6 +61,7 @@ from plait._core._runtime import (
 from plait._core._sleep import sleep
 from plait._core._slots import Slots, lend_slot
 from plait._core._stacks import Snapshot, stack_of_kernel_thread, take_snapshot
+from plait._core._tree import DEADLINE_PASSED, GRACE, CancelScope, Scope, is_cancelled, is_under, pending, pending_now
 from plait._core._vthread import (
     CANCELLED,
     FAILED,

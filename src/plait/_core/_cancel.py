@@ -1,359 +1,39 @@
-"""Cancellation: scopes as a tree, cancelled by their state, noticed by the victim.
+"""Cancellation as the victim sees it: what a cancel point does to who is cancelled, and what clean-up is granted.
 
-A *scope* is a node with a parent; every thread has an innermost one. Cancelling a scope is one store into that node; a
-thread is cancelled if any node from its innermost scope to the root is. So nothing is copied down the tree, nothing can
-be missed by a thread that enters late, and nothing is ever re-sent: a cancel wakes each thread parked under the scope
-once, and from then on each cancel point looks at the state by itself.
+Delivery. `Cancelled` is raised for the outermost cancelled scope (`_tree.py`), and the first delivery happens at any
+cancel point, even one that would not block. The thread then cleans up: as long as that exception is alive (a weak
+reference tells) it may park, until the scope's grace, counted from the delivery, is over. If the exception has died
+without reaching its scope, somebody swallowed it: it is raised again at the next operation that would park, and reported
+once; to who swallows it in a loop it comes ever more slowly. Who keeps the exception that it has swallowed looks like
+clean-up until the grace is over; then no exception is being handled, and it is reported, too. The grace of a scope is
+granted once: no loop of swallowing has it again.
 
-    parent      the scope that this one was opened in. Written once. A virtual thread is itself a scope: the outermost
-                of what it runs, between its group's scope and those that it opens.
-    owner       the thread that opened it, whose `scope` pointer leads here.
-    container   the threads spawned under it, if it belongs to a group.
-
-Delivery. `Cancelled` is raised for the outermost cancelled scope, and the first delivery happens at any cancel point,
-even one that would not block. The thread then cleans up: as long as that exception is alive (a weak reference tells) it
-may park, until the scope's grace, counted from the delivery, is over. If the exception has died without reaching its
-scope, somebody swallowed it: it is raised again at the next operation that would park, and reported once; to who
-swallows it in a loop it comes ever more slowly. Who keeps the exception that it has swallowed looks like clean-up until
-the grace is over; then no exception is being handled, and it is reported, too. The grace of a scope is granted once: no loop of swallowing has it again.
-
-A *shield* is a scope that hides the cancels above it from what is below it, until an instant (`shelter`) that all below
-know: there a wait has to look again. It keeps what the thread had been told, and gives it back when it closes. A scope
-that is opened while the thread cleans up is a shield for as long as the clean-up may take; whatever is granted below,
-to clean-up or to shields, ends with that (`grace_end`). Other shields are asked for. Who has no patience left (a second
-Ctrl-C) hurries a cancelled scope: nothing hides it any more, and no grace is left below it.
-
-Protocol (cancel and park).
-    Victim:     1. joins the container of its group, on its first wait or when it opens a group (under the container's lock)
-                2. arms its wait word                                                            [fence]
-                3. reads the state of its scopes; if one is cancelled it withdraws and raises
-                4. suspends
-    Canceller:  1. stores the state                                                              [lock, fence]
-                2. reads the members of every container under the scope, and the scopes of each member
-                3. claims the open wait of each                                                  [fence], resumes it
-    Either the victim's step 3 sees the state, or the canceller's step 3 sees the armed word: both sides have a full
-    fence between their store and their load. A victim that joins after the canceller's step 2 took the container's lock
-    after it, and so sees the state: it does not park, and spawns nothing. A thread that the canceller finds parked under some other scope by then is woken
-    for nothing: every wait is a loop over its own condition.
+Who must not leave things half done is *patient*: it hears of a cancel when the grace is over, as if it cleaned up.
 """
 
 from __future__ import annotations
 
-import threading
 import warnings
 import weakref
 from sys import exc_info
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from plait._core._atomics import Lock
 from plait._core._clock import now
 from plait._core._misuse import check_openers
+from plait._core._tree import Delivery, horizon, is_hurried, is_under, pending, pending_now
 from plait._errors import Cancelled, CancelledSwallowed
-from plait._native._native import WaitWord, caller_code, caller_offset, cooperative, current, line_at
+from plait._native._native import cooperative
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from types import FrameType
+    from collections.abc import Callable
+
+    from plait._core._tree import Scope, Victim
 
 R = TypeVar("R")
-
-DEADLINE_PASSED = "deadline passed"  # the reason of a cancel by time, told from others by identity
-GRACE = 5.0  # seconds that clean-up may take, unless the scope says otherwise
 
 # Pauses of who swallows it in a loop: a share of the time since it began to, within these limits (seconds)
 _PAUSE, _LONGEST_PAUSE, _SHARE = 5e-5, 1.0, 1 / 1024
 _weakly = weakref.ref
-cancelling = Lock()  # orders the first canceller of a scope before the others
-
-
-class Container(Protocol):
-    """Threads that live and die together."""
-
-    def members(self) -> Iterable[Victim]:
-        """Those that have parked at least once and have not ended."""
-
-    def turn_away(self) -> None:
-        """Wake whoever waits outside to spawn here: nothing can be spawned any more."""
-
-
-class Scope(WaitWord):
-    """A node of the tree.
-
-    It has a wait word because a virtual thread is a scope, too, and extension types know no multiple inheritance; other
-    scopes leave the word alone.
-    """
-
-    __slots__ = (
-        "cancelled_at",
-        "cause",
-        "container",
-        "deadline",
-        "grace",
-        "grace_end",
-        "is_hurried",
-        "is_shield",
-        "is_time_limit",
-        "opener",
-        "owner",
-        "parent",
-        "shelter",
-    )
-
-    parent: Scope | None  # written once, before anybody else can see the node
-    owner: Victim | None  # written by the owner on entry
-    opener: FrameType | None  # the generator that has opened it, until it is seen to be suspended inside. Owner only
-    container: Container | None  # written once
-    grace: float  # seconds; written before the cancel
-    cancelled_at: float | None  # None, then the instant of the cancel, for good. Written under cancelling
-    deadline: float  # the instant when time cancels it; 0.0: there is none. Written by the owner, under cancelling
-    is_hurried: bool  # cancelled, and out of patience: shields below hide nothing of it, no grace is left. Set once
-    is_time_limit: bool  # a block whose time is limited: what is spawned inside may expect to be, too. Written once
-    is_shield: bool  # hides the cancels above it until `shelter`. Written once
-    shelter: float  # the instant when this shield, or the nearest one above, ends; 0.0: there is none. Written once
-    grace_end: float  # the end of the clean-up that this is part of; 0.0: of none. Written once
-    # Reason, source, name of the canceller, its place: what each `Cancelled` says. Written before cancelled_at
-    cause: tuple[object, object, str | None, str | None]
-
-    @property
-    def cancel_reason(self) -> object:
-        """Why it was cancelled."""
-        return self.cause[0]
-
-    def cancel_scope(self, reason: object, source: object, grace: float | None = None) -> bool:
-        """Cancel everything under this scope; False if it was cancelled already. Any thread; never parks."""
-        if self.cancelled_at is not None:
-            return False
-        who, where = (None, None) if reason is DEADLINE_PASSED else _whereabouts()
-        cause = (reason, source, who, where)
-        with cancelling:
-            if self.cancelled_at is not None or (reason is DEADLINE_PASSED and not self.is_due()):
-                return False
-            self.cause = cause
-            if grace is not None:
-                self.grace = grace
-            self.cancelled_at = now()
-        _wake_all_under(self)
-        return True
-
-    def is_due(self) -> bool:
-        """Whether a cancel by time is in place now."""
-        return self.deadline != 0.0 and self.deadline <= now()
-
-    def expire(self, epoch: int) -> None:
-        """The deadline has come. Any thread; never parks."""
-        raise NotImplementedError
-
-    def hurry(self) -> None:
-        """Have no more patience with what is under this scope, which is cancelled: neither shields nor grace count.
-
-        Any thread; never parks.
-        """
-        with cancelling:
-            self.is_hurried = True
-        _wake_all_under(self)
-
-
-class Victim(Scope):
-    """A thread as cancellation sees it: it has an innermost scope, and may have been told."""
-
-    __slots__ = ("delivery", "is_deaf", "patient_for", "patient_since", "scope")
-
-    scope: Scope | None  # the innermost. Written by the owner, read by cancellers: both under the latch
-    delivery: Delivery | None  # what it was told of its cancellation. The owner's alone
-    is_deaf: bool  # it hears of no cancel now: it takes back a lock that its caller counts on. Likewise
-    patient_since: float  # since when it does what must not be left half done; 0.0: it does not. Likewise
-    patient_for: Scope | None  # below this scope it hears of cancels as ever meanwhile; None: nowhere. Likewise
-
-    def set_scope(self, scope: Scope | None) -> None:
-        """Make `scope` the innermost. Owner only."""
-        former = self.scope
-        WaitWord.latch(self)
-        self.scope = scope
-        WaitWord.unlatch(self)
-        del former  # not under the latch: it may be the last reference
-
-    def innermost(self) -> Scope | None:
-        """The innermost scope. Any thread."""
-        WaitWord.latch(self)
-        scope = self.scope
-        WaitWord.unlatch(self)
-        return scope
-
-    def nudge(self) -> None:
-        """End the open wait of this thread, if a canceller may. Any thread."""
-        raise NotImplementedError
-
-
-class CancelScope(Scope):
-    """A scope that a thread opens and closes around a part of its work."""
-
-    __slots__ = ("_told",)
-
-    _told: Delivery | None  # a shield's: what the thread had been told when it opened this scope
-
-    def __init__(self, grace: float = GRACE, container: Container | None = None) -> None:
-        self.parent = None
-        self.owner = None
-        self.container = container
-        self.grace = grace
-        self.cancelled_at = None
-        self.is_hurried = False
-        self.is_shield = False
-        self.is_time_limit = False
-        self.deadline = 0.0
-        self.shelter = 0.0
-        self.grace_end = 0.0
-        self.opener = None
-        self._told = None
-
-    def open(self, owner: Victim, shelter: float = 0.0) -> None:
-        """Become the innermost scope of `owner`, which is the calling thread; a shield until the instant `shelter`."""
-        parent = owner.scope
-        told = owner.delivery
-        if parent is not None:
-            self.shelter = parent.shelter
-            self.grace_end = parent.grace_end
-        is_cleaning_up = told is not None and told.alive() is not None
-        if is_cleaning_up:
-            self.grace_end = told.until  # type: ignore[union-attr]
-        if shelter or is_cleaning_up:
-            self.is_shield = True
-            self.shelter = min(shelter or self.grace_end, self.grace_end or shelter)
-            self._told = told
-            owner.delivery = None
-        self.parent = parent
-        self.owner = owner
-        owner.set_scope(self)
-
-    def close(self, is_absorbed: bool = False) -> None:  # noqa: FBT001, FBT002 - compiled
-        """Stop being the innermost scope of the calling thread, which opened this one last.
-
-        `is_absorbed`: what the thread was told ends here, even if a scope further out has been cancelled just now.
-        """
-        owner = self.owner
-        if owner is None:
-            raise RuntimeError(f"{self!r} is not open: write `with`, which enters it and leaves it, once")
-        if owner.scope is not self:
-            raise RuntimeError(
-                f"scopes must be closed in the reverse order of opening, by the thread that opened them: {self!r} is "
-                f"not the innermost scope of {owner!r}, {owner.scope!r} is"
-            )
-        owner.set_scope(self.parent)
-        self.opener = None
-        if self.is_shield:
-            owner.delivery = self._told
-        elif is_absorbed or (self.cancelled_at is not None and pending(self) is self):
-            owner.delivery = None  # what was delivered on behalf of this scope is settled
-
-    def absorbs(self, error: BaseException | None) -> bool:
-        """Whether `error`, which leaves this scope's block, is this scope's own cancellation."""
-        return isinstance(error, Cancelled) and pending(self) is self
-
-
-def pending(scope: Scope | None) -> Scope | None:
-    """The outermost cancelled scope from `scope` upwards that no shield hides, or None."""
-    return _outermost(scope, False)
-
-
-def pending_now(scope: Scope | None) -> Scope | None:
-    """As `pending`, once time has cancelled what it shall. Not under a lock.
-
-    A thread that goes from one cancel point to the next, and never has to wait, lets no timer come.
-    """
-    return _outermost(scope, True)
-
-
-def _outermost(scope: Scope | None, is_timely: bool) -> Scope | None:  # noqa: FBT001 - compiled
-    found = None
-    is_hidden = False
-    while scope is not None:
-        if is_timely and scope.deadline and scope.cancelled_at is None and scope.deadline <= now():
-            scope.expire(0)
-        if scope.cancelled_at is not None and (scope.is_hurried or not is_hidden):
-            found = scope
-        if scope.is_shield and now() < scope.shelter:
-            is_hidden = True
-        scope = scope.parent
-    return found
-
-
-def is_cancelled(scope: Scope | None) -> bool:
-    """Whether `scope` or one above is cancelled, hidden by a shield or not."""
-    while scope is not None:
-        if scope.cancelled_at is not None:
-            return True
-        scope = scope.parent
-    return False
-
-
-def _is_hurried(scope: Scope | None) -> bool:
-    """Whether `scope` or one above has no more patience."""
-    while scope is not None:
-        if scope.is_hurried:
-            return True
-        scope = scope.parent
-    return False
-
-
-def horizon(above: Scope | None) -> float | None:
-    """When the nearest shield from `above` upwards ends, and a wait below has to look again; None: there is none."""
-    if above is None or not above.shelter:
-        return None
-    while above is not None:
-        if above.is_shield and now() < above.shelter:
-            return above.shelter
-        above = above.parent
-    return None
-
-
-def refuge(me: Victim, outer: Scope) -> float | None:
-    """Until which instant `me` goes on though `outer`, around it, is cancelled, or may be; None: it does not.
-
-    In a shield inside `outer`, or in clean-up for it. Calling thread only.
-    """
-    told = me.delivery
-    if told is not None and told.alive() is not None and pending(outer) is not None:
-        return told.until
-    scope = me.scope
-    while scope is not None and scope is not outer:
-        if scope.is_shield and now() < scope.shelter:
-            return scope.shelter
-        scope = scope.parent
-    return None
-
-
-def sooner(instant: float | None, me: Victim) -> float | None:
-    """`instant`, or the end of a shield before that: what it hides may have less grace."""
-    end = horizon(me.scope)
-    if instant is None or end is None:
-        return end if instant is None else instant
-    return min(instant, end)
-
-
-class Delivery:
-    """What a thread has been told: the `Cancelled` raised, for which scope, and until when clean-up may park."""
-
-    __slots__ = (
-        "alive",
-        "former",
-        "is_due",
-        "is_reported",
-        "is_swallowed",
-        "quiet_until",
-        "scope",
-        "told_again_at",
-        "until",
-    )
-
-    scope: Scope  # for which it was told
-    alive: Callable[[], object]  # a weak reference to the exception that was raised last
-    former: Callable[[], object] | None  # the one before, for `retract`; None: it is the first
-    until: float  # the instant when clean-up may park no more
-    quiet_until: float  # until this instant who was told again may park
-    told_again_at: float  # the instant when it was first raised again; 0.0: it was not
-    is_swallowed: bool  # it has died before it reached its scope
-    is_reported: bool  # that has been said
-    is_due: bool  # there may be something to say
 
 
 def check_entry(me: Victim) -> Scope | None:
@@ -388,7 +68,7 @@ def check_park(me: Victim) -> float | Cancelled | None:
     if told.scope is not scope:
         _widen(me, scope)
     if told.alive() is not None:
-        if now() < told.until and not _is_hurried(me.scope):
+        if now() < told.until and not is_hurried(me.scope):
             return sooner(told.until, me)
         # If it has left all handlers it has kept the exception: this is no clean-up any more. But callbacks have none, and
         # C, where something is closed patiently, goes on with an exception in hand.
@@ -409,6 +89,14 @@ def check_park(me: Victim) -> float | Cancelled | None:
     return deliver(me, scope)
 
 
+def sooner(instant: float | None, me: Victim) -> float | None:
+    """`instant`, or the end of a shield before that: what it hides may have less grace."""
+    end = horizon(me.scope)
+    if instant is None or end is None:
+        return end if instant is None else instant
+    return min(instant, end)
+
+
 def patience(me: Victim, since: float) -> float | None:
     """Until when a wait of `me` for mutual exclusion, begun at `since`, may last; None: `me` is not cancelled.
 
@@ -419,7 +107,7 @@ def patience(me: Victim, since: float) -> float | None:
     if scope is None or me.is_deaf:
         return None
     assert scope.cancelled_at is not None
-    return since if _is_hurried(me.scope) else max(scope.cancelled_at, since) + scope.grace
+    return since if is_hurried(me.scope) else max(scope.cancelled_at, since) + scope.grace
 
 
 def _is_patient(me: Victim) -> bool:
@@ -459,6 +147,22 @@ def be_patient(me: Victim, scope: Scope | None) -> tuple[float, Scope | None]:
         me.patient_since = now()
         me.patient_for = scope
     return before
+
+
+def refuge(me: Victim, outer: Scope) -> float | None:
+    """Until which instant `me` goes on though `outer`, around it, is cancelled, or may be; None: it does not.
+
+    In a shield inside `outer`, or in clean-up for it. Calling thread only.
+    """
+    told = me.delivery
+    if told is not None and told.alive() is not None and pending(outer) is not None:
+        return told.until
+    scope = me.scope
+    while scope is not None and scope is not outer:
+        if scope.is_shield and now() < scope.shelter:
+            return scope.shelter
+        scope = scope.parent
+    return None
 
 
 def deliver(me: Victim, scope: Scope) -> Cancelled:
@@ -513,18 +217,6 @@ def retract(me: Victim) -> None:
         told.alive = told.former
 
 
-def _whereabouts() -> tuple[str | None, str | None]:
-    """The name of the calling thread, and where it is.
-
-    A block that ends asks, so no signal handler may run here: no repr(), no str() of anything but a string. The line
-    is a number of C.
-    """
-    me = current()
-    code = caller_code()
-    name = threading.current_thread().name if me is None else me.name
-    return name, None if code is None else f"{code.co_filename}:{line_at(code, caller_offset())}"
-
-
 def complain(me: Victim) -> None:
     """Issue the warnings that are due, unless a wait is announced: they run code of others, which may wait itself."""
     told = me.delivery
@@ -543,15 +235,6 @@ def complain(me: Victim) -> None:
         )
 
 
-def is_under(scope: Scope | None, ancestor: Scope) -> bool:
-    """Whether `ancestor` is `scope` or stands above it."""
-    while scope is not None:
-        if scope is ancestor:
-            return True
-        scope = scope.parent
-    return False
-
-
 def _widen(me: Victim, scope: Scope) -> None:
     """An outer scope was cancelled while the thread unwinds for an inner one: the same exception goes on to it."""
     told = me.delivery
@@ -565,26 +248,3 @@ def _end_of_grace(me: Victim, scope: Scope) -> float:
     until = now() + scope.grace
     end = me.scope.grace_end  # type: ignore[union-attr]
     return min(until, end) if end else until
-
-
-def _wake_all_under(scope: Scope) -> None:
-    """Wake each thread that is parked under `scope` once. The tree is walked without recursion: it may be deep.
-
-    In the order in which they have parked: whoever waits in a queue is then found at its head, not by a search through
-    all who wait there, and stacks made one after the other go one after the other.
-    """
-    todo: list[tuple[Victim, Scope]] = []
-    if scope.container is not None:
-        scope.container.turn_away()
-        todo.extend((member, scope) for member in scope.container.members())
-    owner = scope.owner
-    if owner is not None:
-        todo.append((owner, scope))
-    for thread, until in todo:  # grows meanwhile
-        thread.nudge()
-        inner = thread.innermost()
-        while inner is not None and inner is not until:
-            if inner.container is not None:
-                inner.container.turn_away()
-                todo.extend((member, inner) for member in inner.container.members())
-            inner = inner.parent

@@ -1,4 +1,4 @@
-from plait._core._cancel cimport Scope, pending
+from plait._core._tree cimport Scope, pending
 from plait._core._slots cimport Slots
 from plait._core._vthread cimport VirtualThread
 from plait._native._native cimport Lock, Rundown, uint64_t

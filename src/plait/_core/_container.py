@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from plait._core._cancel import pending
 from plait._core._slots import Slots
+from plait._core._tree import pending
 from plait._native._native import Lock, Rundown
 
 if TYPE_CHECKING:
-    from plait._core._cancel import Scope
     from plait._core._parking import Parker
     from plait._core._slots import SlotWaiter
+    from plait._core._tree import Scope
     from plait._core._vthread import Verdict, VirtualThread
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from plait._core._cancel import DEADLINE_PASSED, GRACE, CancelScope, cancelling
 from plait._core._clock import now
 from plait._core._runtime import close_scope, open_scope
+from plait._core._tree import DEADLINE_PASSED, GRACE, CancelScope, cancelling
 
 if TYPE_CHECKING:
-    from plait._core._cancel import Container
     from plait._core._parking import Parker
     from plait._core._timers import Entry
+    from plait._core._tree import Container
 
 
 class DeadlineScope(CancelScope):

@@ -18,7 +18,7 @@ from plait._native._native import caller_code
 if TYPE_CHECKING:
     from types import FrameType
 
-    from plait._core._cancel import Scope, Victim
+    from plait._core._tree import Scope, Victim
 
 _SUSPENDABLE = 0x20 | 0x80 | 0x200  # co_flags of generators, coroutines and asynchronous generators
 

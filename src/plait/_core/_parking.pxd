@@ -1,6 +1,7 @@
 cimport cython
 
-from plait._core._cancel cimport Victim, check_park
+from plait._core._cancel cimport check_park
+from plait._core._tree cimport Victim
 from plait._native._native cimport Counter, WaitWord, switch_to, uint64_t
 
 cdef Counter _watched

@@ -30,7 +30,8 @@ import enum
 from typing import TYPE_CHECKING
 
 from plait._core._atomics import Lock
-from plait._core._cancel import Victim, check_park, complain, retract
+from plait._core._cancel import check_park, complain, retract
+from plait._core._tree import Victim
 from plait._errors import Cancelled
 from plait._native import outcomes
 from plait._native._native import Counter, WaitWord, switch_to

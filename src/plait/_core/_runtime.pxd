@@ -1,4 +1,5 @@
-from plait._core._cancel cimport Scope, check_entry, pending
+from plait._core._cancel cimport check_entry
+from plait._core._tree cimport Scope, pending
 from plait._core._carrier cimport Carrier
 from plait._core._container cimport Container
 from plait._core._parking cimport Parker

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from plait import _native
 from plait._core import _lot
-from plait._core._cancel import check_entry, pending
+from plait._core._cancel import check_entry
 from plait._core._carrier import Carrier
 from plait._core._misuse import check_openers, check_reach, suspendable_caller
 from plait._core._offload import Offload
 from plait._core._platform import PlatformThread, platform_thread
+from plait._core._tree import pending
 from plait._core._vthread import VirtualThread
 from plait._core._watch import Watch
 from plait._native._native import (
@@ -36,10 +37,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import Context
 
-    from plait._core._cancel import CancelScope
     from plait._core._container import Container
     from plait._core._parking import Parker
     from plait._core._timers import Entry
+    from plait._core._tree import CancelScope
 
 V = TypeVar("V", bound=VirtualThread)
 

@@ -38,16 +38,17 @@ from collections import OrderedDict
 from math import inf
 from typing import TYPE_CHECKING
 
-from plait._core._cancel import horizon, is_under, patience, sooner
+from plait._core._cancel import patience, sooner
 from plait._core._clock import now
 from plait._core._parking import TIMED_OUT, WAITING, WOKEN, Parker, WaitReason, park, park_shielded
+from plait._core._tree import horizon, is_under
 from plait._native._native import Lock, WaitWord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from plait._core._cancel import Scope
     from plait._core._container import Container
+    from plait._core._tree import Scope
 
 
 _LONG = 0.05  # seconds after which who takes a slot back goes before those who came later

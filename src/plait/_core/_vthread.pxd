@@ -1,6 +1,6 @@
 cimport cython
 
-from plait._core._cancel cimport Scope, Victim, is_cancelled, pending
+from plait._core._tree cimport Scope, Victim, is_cancelled, pending
 from plait._core._carrier cimport Carrier
 from plait._core._container cimport Container
 from plait._core._parking cimport Parker

@@ -26,9 +26,10 @@ from contextvars import Context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from plait._core._cancel import Victim, begin_clean_up, is_cancelled, pending
+from plait._core._cancel import begin_clean_up
 from plait._core._container import Container
 from plait._core._parking import TIMED_OUT, Parker
+from plait._core._tree import Victim, is_cancelled, pending
 from plait._errors import Cancelled
 from plait._native._native import (
     WaitWord,

@@ -1,0 +1,51 @@
+cimport cython
+
+from plait._native._native cimport WaitWord, caller_code, caller_offset, current, line_at
+
+cdef class Scope(WaitWord):
+    cdef public Scope parent
+    cdef public object owner
+    cdef public object opener
+    cdef public object container
+    cdef public object grace
+    cdef public object cancelled_at
+    cdef public bint is_hurried
+    cdef public bint is_shield
+    cdef public bint is_time_limit
+    cdef public double deadline
+    cdef public double shelter
+    cdef public double grace_end
+    cdef public tuple cause
+    cpdef bint cancel_scope(self, reason, source, grace=*) except -1
+
+cdef class Victim(Scope):
+    cdef public Scope scope
+    cdef public Delivery delivery
+    cdef public bint is_deaf
+    cdef public double patient_since
+    cdef public Scope patient_for
+    cpdef set_scope(self, Scope scope)
+    cpdef nudge(self)
+
+cdef class Delivery:
+    cdef public Scope scope
+    cdef public object alive
+    cdef public object former
+    cdef public double until
+    cdef public double quiet_until
+    cdef public double told_again_at
+    cdef public bint is_swallowed
+    cdef public bint is_reported
+    cdef public bint is_due
+
+cdef class CancelScope(Scope):
+    cdef public Delivery _told
+
+@cython.locals(found=Scope, is_hidden=bint)
+cdef Scope _outermost(Scope scope, bint is_timely)
+cpdef Scope pending(Scope scope)
+cpdef Scope pending_now(Scope scope)
+cpdef bint is_cancelled(Scope scope) except -1
+cpdef bint is_hurried(Scope scope) except -1
+cpdef horizon(Scope above)
+cdef object Cancelled, now
