@@ -50,6 +50,10 @@ class Bar:
 
 #: A raw switch may be 1.6 times as fast, no more.
 SWITCH = 1 / 1.6
+#: Reading what is in the page cache may take a fifth longer than a plain loop, no more.
+LOOP = 1 / 1.2
+#: Nanoseconds a call that a patched leaf may add on a platform thread.
+NEUTRAL = 20
 
 BARS = (
     Bar("spawn", "groups of 1,000", "time", "asyncio", at_least=10),
@@ -76,6 +80,14 @@ BARS = (
     Bar("cancel", "event", "many", "asyncio", at_least=4),
     Bar("limited", "return", "most", "asyncio", at_least=2),
     Bar("limited", "yield", "most", "asyncio", at_least=2),
+    Bar("files", "warm", "time", "loop", at_least=LOOP),
+    Bar("neutral", "lock", "extra", at_most=NEUTRAL),
+    Bar("neutral", "lock beside a wait", "extra", at_most=NEUTRAL),
+    Bar("neutral", "recv", "extra", at_most=NEUTRAL),
+    Bar("neutral_files", "calls", "more", at_most=NEUTRAL, ours="plait-pread"),
+    Bar("neutral_files", "calls", "more", at_most=NEUTRAL, ours="plait-read"),
+    Bar("neutral_files", "calls", "more", at_most=NEUTRAL, ours="plait-write"),
+    Bar("neutral_files", "calls", "more", at_most=NEUTRAL, ours="plait-line"),
     Bar("scale_spawn", "groups of 1,000", "time", "plait-one", at_least=1),
     Bar("scale", "150 us", "speed-up", "threads", at_least=0.95),
 )

@@ -8,11 +8,12 @@ import os
 import platform
 import resource
 import time
+import tomllib
 from pathlib import Path
 
-from bench._process import child_environment, has_gil
+from bench._process import ROOT, child_environment, has_gil
 
-PACKAGES = ("plait", "greenlet", "uvloop", "gevent", "eventlet", "trio", "urllib3")
+PACKAGES = ("plait", "greenlet", "uvloop", "gevent", "eventlet", "trio", "urllib3", "aiofiles")
 
 
 def is_installed(package: str | None) -> bool:
@@ -74,7 +75,15 @@ def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "of unknown version" if is_installed(package) else "not installed"
+        if not is_installed(package):
+            return "not installed"
+        return _version_here() if package == "plait" else "of unknown version"
+
+
+def _version_here() -> str:
+    """Return the version of plait that the source tree says: it was built in place."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        return str(tomllib.load(file)["project"]["version"])
 
 
 def _cpu_model() -> str:
