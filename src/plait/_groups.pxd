@@ -2,3 +2,4 @@ from plait._core._runtime cimport launch
 
 # Looked up once, not in each call: in C a name of the module is a look-up in its dict.
 cdef object Future, checked, spawn_slowly
+cdef bint is_development

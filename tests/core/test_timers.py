@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import weakref
 
@@ -34,7 +35,7 @@ def test_expire_in_order_of_time():
     assert timers.next_instant() == 100.0
     timers.expire_until(1000.0)
     assert [epoch for _, epoch in log] == list(range(200))
-    assert timers.next_instant() is None
+    assert timers.next_instant() == math.inf
     assert len(timers) == 0
 
 

@@ -253,7 +253,10 @@ def test_coroutine_that_awaits_inside_a_scope():
 def development(monkeypatch):
     monkeypatch.setattr(_rebinding, "is_development", True)
     monkeypatch.setattr(_spawning, "is_development", True)
-    monkeypatch.setattr("plait._groups.is_development", True)
+    # ThreadGroup.spawn has looked once, when it was imported: see test_development_mode.
+    monkeypatch.setattr(
+        ThreadGroup, "spawn", lambda group, fn, /, *args, **kwargs: _spawning.spawn(group, fn, args, kwargs)
+    )
 
 
 def test_variable_of_a_loop(development):
@@ -318,16 +321,16 @@ def test_variables_that_are_bound_later(development):
 def test_development_mode():
     """`python -X dev` turns it on; without it nothing is watched."""
     code = """
-        import sys, warnings
+        import warnings
         from plait import ThreadGroup
-        from plait._rebinding import is_development
-        warnings.simplefilter("error")
-        print(is_development)
-        def run():
-            value = 1
-            with ThreadGroup() as group:
+        def spawn_all(group):
+            for value in (1, 2):
                 group.spawn(lambda: value)
-        run()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with ThreadGroup() as group:
+                group.spawn(spawn_all, group)
+        print([warning.category.__name__ for warning in caught])
     """
-    assert run_program(code, PYTHONDEVMODE=1)[0] == "True\n"
-    assert run_program(code, PYTHONDEVMODE="")[0] == "False\n"
+    assert run_program(code, PYTHONDEVMODE=1, PLAIT_CARRIERS=1)[0] == "['RebindAfterSpawn']\n"
+    assert run_program(code, PYTHONDEVMODE="", PLAIT_CARRIERS=1)[0] == "[]\n"

@@ -18,11 +18,10 @@ import weakref
 from sys import exc_info
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from plait._core._clock import now
 from plait._core._misuse import check_openers
 from plait._core._tree import Delivery, horizon, is_hurried, is_under, pending, pending_now
 from plait._errors import Cancelled, CancelledSwallowed
-from plait._native._native import cooperative
+from plait._native._native import cooperative, now
 
 if TYPE_CHECKING:
     from collections.abc import Callable

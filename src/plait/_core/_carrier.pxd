@@ -3,12 +3,12 @@ cimport cython
 from plait._core._idle cimport Idler
 from plait._core._parking cimport Parker
 from plait._core._reactor cimport Reactor
-from plait._core._timers cimport Timers
 from plait._core._vthread cimport VirtualThread
 from plait._core._watch cimport Backlog, Watch, Watcher
-from plait._native._native cimport Queue, Ready
+from plait._native._native cimport Queue, Ready, Timer, Timers, now
 
 cdef int _FAIR, _POLL, _MOST_IDLE
+cdef double _LONGEST_WAIT
 
 @cython.final
 cdef class Carrier:
@@ -47,7 +47,10 @@ cdef class Carrier:
     cdef _wait(self)
     @cython.locals(spawner=Parker)
     cdef VirtualThread _take_spawner(self)
+    @cython.locals(due=double, timeout=double)
     cdef _sleep(self)
+    @cython.locals(timer=Timer)
+    cdef _expire(self, double moment)
     cdef _hear_signals(self)
     cpdef bint _has_work(self) except -1
     cdef bint _has_own_work(self) except -1

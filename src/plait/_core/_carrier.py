@@ -34,16 +34,15 @@ import traceback
 from typing import TYPE_CHECKING
 
 from plait import _originals
-from plait._core._clock import LONGEST_WAIT, now
+from plait._core._clock import LONGEST_WAIT
 from plait._core._continuation import Stack, switch_to
 from plait._core._idle import Idler
 from plait._core._poller import open_poller
 from plait._core._reactor import Reactor
-from plait._core._timers import Timers
 from plait._core._vthread import VirtualThread
 from plait._core._watch import Backlog, Watch, Watcher
 from plait._native import check_signals, kernel_ident
-from plait._native._native import Queue, Ready
+from plait._native._native import Queue, Ready, Timers, now
 from plait._originals import lock_acquire, lock_release
 
 if TYPE_CHECKING:
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
 _FAIR = 7  # every 8th turn an unstarted thread goes first
 _POLL = 63  # every 64th turn the poller is asked, and a spawner goes first
 _MOST_IDLE = 256  # idle stacks kept
+_LONGEST_WAIT = LONGEST_WAIT  # compiled, a name that others import costs a look-up each time
 
 
 class Carrier:
@@ -274,7 +274,7 @@ class Carrier:
         if self._heir is not None:
             self._hear_signals()
         due = self.timers.next_instant()
-        timeout = LONGEST_WAIT if due is None else min(max(due - now(), 0.0), LONGEST_WAIT)
+        timeout = min(max(due - now(), 0.0), _LONGEST_WAIT)
         if not self.is_alone:
             timeout = self._watcher.lie_down(timeout)
         if self.idler.prepare(self._has_work):
@@ -307,9 +307,18 @@ class Carrier:
     def _attend(self, ready: Ready) -> None:
         """Let those run whom these events, the time or a call from outside concern."""
         self.reactor.dispatch(ready)
-        if self.timers:
-            self.timers.expire_until(now())
+        if len(self.timers):
+            self._expire(now())
         self._make_calls()
+
+    def _expire(self, moment: float) -> None:
+        """End every wait whose instant has come."""
+        while (timer := self.timers.take_due(moment)) is not None:
+            target = timer.take_target()
+            if isinstance(target, VirtualThread):  # nearly all are
+                VirtualThread.expire(target, timer.epoch)
+            else:
+                target.expire(timer.epoch)
 
     def _make_calls(self) -> None:
         while (function := self.calls.take()) is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from plait import _originals
+from plait._native._native import now
 
-now = _originals.monotonic
+__all__ = ("LONGEST_WAIT", "now")
 
 # A wait that ends later than this is cut into pieces by whoever hands it to the kernel.
 LONGEST_WAIT = 1_000_000.0

@@ -11,7 +11,7 @@ from plait._core._tree import DEADLINE_PASSED, GRACE, CancelScope, cancelling
 
 if TYPE_CHECKING:
     from plait._core._parking import Parker
-    from plait._core._timers import Entry
+    from plait._core._timers import Timer
     from plait._core._tree import Container
 
 
@@ -27,7 +27,7 @@ class DeadlineScope(CancelScope):
 
     def __init__(self, grace: float = GRACE, container: Container | None = None) -> None:
         super().__init__(grace, container)
-        self._timer: Entry | None = None  # the owner's alone
+        self._timer: Timer | tuple[Timer, Timer] | None = None  # the owner's alone
 
     @property
     def has_expired(self) -> bool:

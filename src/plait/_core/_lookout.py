@@ -31,6 +31,7 @@ from plait._core._atomics import Lock
 from plait._core._clock import now
 from plait._core._runtime import runtime
 from plait._core._slots import on_need
+from plait._core._timers import Timer
 from plait._core._vthread import VirtualThread
 from plait._native._native import current
 
@@ -94,7 +95,7 @@ class Lookout:
             timers = me.carrier.timers  # of our own carrier, which comes to them as soon as this thread waits
             timers.add(when, Alarm(timers), serial)
         else:
-            runtime.push_timer([when, 0, Alarm(runtime.carriers[0].timers), serial])
+            runtime.push_timer(Timer(when, Alarm(runtime.carriers[0].timers), serial))
 
     def search_again(self, serial: int) -> float | None:
         """The alarm `serial` has come: search; when it shall come again."""

@@ -1,5 +1,5 @@
 from plait._core._parking cimport Parker, is_complete, park, park_shielded
-from plait._native._native cimport WaitWord, uint64_t
+from plait._native._native cimport WaitWord, now, uint64_t
 
 cpdef bint wait(Parker me, key, attempt, reason, deadline=*, bint patient=*) except -1
 cpdef wait_shielded(Parker me, key, attempt, reason)

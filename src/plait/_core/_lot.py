@@ -23,11 +23,10 @@ from typing import TYPE_CHECKING
 
 from plait._core._atomics import Lock
 from plait._core._cancel import check_patient, retract
-from plait._core._clock import now
 from plait._core._parking import INTERRUPTED, TIMED_OUT, WOKEN, Parker, WaitReason, is_complete, park, park_shielded
 from plait._errors import Cancelled
 from plait._native import lot_enter, lot_leave, lot_reset
-from plait._native._native import WaitWord
+from plait._native._native import WaitWord, now
 
 if TYPE_CHECKING:
     from collections.abc import Callable

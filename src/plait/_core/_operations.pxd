@@ -4,7 +4,7 @@ from plait._core._cancel cimport check_entry
 from plait._core._parking cimport Parker
 from plait._core._reactor cimport Descriptor, Reactor
 from plait._core._vthread cimport VirtualThread
-from plait._native._native cimport cooperative, room_in, size_of
+from plait._native._native cimport cooperative, now, room_in, size_of
 from plait._native._native cimport recv as _native_recv
 from plait._native._native cimport recv_into as _native_recv_into
 from plait._native._native cimport send as _native_send
@@ -12,7 +12,6 @@ from plait._native._native cimport socket_fd as _fileno
 from plait._native._native cimport socket_timeout as _gettimeout
 
 cdef int READ, WRITE, TROUBLE, _SOCK_STREAM, _SOL_SOCKET, _SO_PROTOCOL, _TCP, _POLLERR, _PEEK, _DONTWAIT, _NEVER_WAITS, _WAITALL, _UNUSUAL
-cdef object now
 
 @cython.locals(thread=VirtualThread, entry=Descriptor, reactor=Reactor)
 cpdef await_socket(Parker me, sock, int fd, int events, deadline)

@@ -25,13 +25,12 @@ from typing import TYPE_CHECKING, Any
 
 from plait import _originals
 from plait._core._cancel import check_entry
-from plait._core._clock import now
 from plait._core._poller import READ, TROUBLE, WRITE
 from plait._core._reactor import Descriptor, wait_descriptor
 from plait._core._vthread import VirtualThread
 from plait._errors import Cancelled
 from plait._native import poll_now as _poll_now
-from plait._native._native import cooperative, room_in, size_of
+from plait._native._native import cooperative, now, room_in, size_of
 from plait._native._native import recv as _native_recv
 from plait._native._native import recv_into as _native_recv_into
 from plait._native._native import send as _native_send

@@ -5,6 +5,8 @@ from plait._core._tree cimport Victim
 from plait._native._native cimport Counter, WaitWord, switch_to, uint64_t
 
 cdef Counter _watched
+cdef int _WAITING, _SHIELDED, _WOKEN, _TIMED_OUT, _INTERRUPTED
+cdef object Cancelled
 
 cdef class Parker(Victim):
     cdef public object waits_for

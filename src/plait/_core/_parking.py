@@ -27,7 +27,7 @@ top of it.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plait._core._atomics import Lock
 from plait._core._cancel import check_park, complain, retract
@@ -40,13 +40,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from plait._core._continuation import Stack
-    from plait._core._timers import Entry, Target
+    from plait._core._timers import Target, Timer
 
 WAITING: int = outcomes["WAITING"]
 SHIELDED: int = outcomes["SHIELDED"]
 WOKEN: int = outcomes["WOKEN"]
 TIMED_OUT: int = outcomes["TIMED_OUT"]
 INTERRUPTED: int = outcomes["INTERRUPTED"]
+# For every wait: compiled, a name that others import costs a look-up each time.
+_WAITING, _SHIELDED, _WOKEN, _TIMED_OUT, _INTERRUPTED = WAITING, SHIELDED, WOKEN, TIMED_OUT, INTERRUPTED
 
 _watched = Counter()  # how many observers there are: all that a park looks at while there is none
 _observers_lock = Lock()
@@ -125,19 +127,19 @@ class Parker(Victim):
         """Let the thread go on: who has won a claim calls it, once. Any thread."""
         raise NotImplementedError
 
-    def add_timer(self, when: float, target: Target, epoch: int) -> Entry:
-        """Have `target.expire(epoch)` called at the instant `when`; the entry to retire it by. Owner only."""
+    def add_timer(self, when: float, target: Target, epoch: int) -> Timer | tuple[Timer, Timer]:
+        """Have `target.expire(epoch)` called at the instant `when`; what to retire it by. Owner only."""
         raise NotImplementedError
 
-    def retire_timer(self, entry: Entry) -> None:
+    def retire_timer(self, timer: Any) -> None:
         """A timer added here is over before its time. Owner only."""
         raise NotImplementedError
 
     def withdraw(self) -> int:
         """End an armed wait without suspending; WAITING, or the outcome that somebody had brought about. Owner only."""
         outcome = WaitWord.disarm(self)
-        if outcome in (WAITING, SHIELDED):
-            return WAITING
+        if outcome in (_WAITING, _SHIELDED):
+            return _WAITING
         self.absorb()
         return outcome
 
@@ -155,7 +157,7 @@ class Parker(Victim):
 
     def unpark(self, epoch: int) -> bool:
         """End wait `epoch`; False if it was over. Any thread."""
-        if WaitWord.claim(self, epoch, WOKEN):
+        if WaitWord.claim(self, epoch, _WOKEN):
             self.resume()
             return True
         return False
@@ -184,14 +186,14 @@ def park(
         except BaseException as error:  # a warning's, or a signal handler's
             if not is_complete(me, error):
                 raise
-            return WOKEN
+            return _WOKEN
         if isinstance(grace, float):
             if limit is None or grace < limit:
                 limit = grace
         elif grace is not None:
             if not is_complete(me, grace):
                 raise grace
-            return WOKEN
+            return _WOKEN
     me.waits_for = reason
     me.park_count += 1
     stack = me.leave(epoch, limit)
@@ -199,9 +201,9 @@ def park(
         switch_to(stack)
     outcome: int = WaitWord.disarm(me)
     me.waits_for = None
-    if limit is not None and outcome != TIMED_OUT:
+    if limit is not None and outcome != _TIMED_OUT:
         me.drop_timer()
-    if outcome == WOKEN or (outcome == TIMED_OUT and limit is deadline):
+    if outcome == _WOKEN or (outcome == _TIMED_OUT and limit is deadline):
         return outcome
     # A signal handler has raised; or cancelled, or its grace is over, or a nudge for a scope that it has left.
     me.hear_handlers()
@@ -209,7 +211,7 @@ def park(
         grace = check_park(me)
         if isinstance(grace, Cancelled):
             raise grace
-    return INTERRUPTED
+    return _INTERRUPTED
 
 
 def is_complete(me: Parker, error: BaseException) -> bool:
@@ -217,7 +219,7 @@ def is_complete(me: Parker, error: BaseException) -> bool:
 
     Then the error is not to be raised.
     """
-    if me.withdraw() != WOKEN:
+    if me.withdraw() != _WOKEN:
         complain(me)
         return False
     if isinstance(error, Cancelled):
@@ -242,7 +244,7 @@ def park_shielded(me: Parker, epoch: int, reason: WaitReason, limit: float | Non
         switch_to(stack)
     outcome: int = WaitWord.disarm(me)
     me.waits_for = None
-    if limit is not None and outcome != TIMED_OUT:
+    if limit is not None and outcome != _TIMED_OUT:
         me.drop_timer()
     return outcome
 

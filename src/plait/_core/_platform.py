@@ -34,13 +34,13 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 from plait import _native, _originals
 from plait._core._clock import LONGEST_WAIT, now
 from plait._core._parking import TIMED_OUT, WOKEN, Parker, WaitReason, park
-from plait._core._timers import Timers
+from plait._core._timers import Timer, Timers
 from plait._originals import lock_acquire, lock_release, poll_poll
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from plait._core._timers import Entry, Target
+    from plait._core._timers import Target
 
 _record = threading.local()
 
@@ -62,8 +62,8 @@ class PlatformThread(Parker):
 
     # Set by the runtime: a carrier keeps deadlines of scopes opened here, too, and may also say when to spawn again.
     queue_spawner: ClassVar[Callable[[Parker], bool]]
-    push_timer: ClassVar[Callable[[Entry], None]]
-    end_timer: ClassVar[Callable[[Entry], None]]
+    push_timer: ClassVar[Callable[[Timer], None]]
+    end_timer: ClassVar[Callable[[Timer], None]]
 
     def __init__(self) -> None:
         # First, for __del__: Ctrl-C may come while the thread is asked for its name.
@@ -116,18 +116,17 @@ class PlatformThread(Parker):
         self._bound = 0
         _native.bind(None)
 
-    def add_timer(self, when: float, target: Target, epoch: int) -> Entry:
+    def add_timer(self, when: float, target: Target, epoch: int) -> tuple[Timer, Timer]:
         """Have it called here, in the first wait after that, or by a carrier."""
-        elsewhere: Entry = [when, 0, target, epoch]
+        elsewhere = Timer(when, target, epoch)
         PlatformThread.push_timer(elsewhere)
-        entry = self._timers.add(when, target, epoch)
-        entry.append(elsewhere)
-        return entry
+        return self._timers.add(when, target, epoch), elsewhere
 
-    def retire_timer(self, entry: Entry) -> None:
+    def retire_timer(self, timer: tuple[Timer, Timer]) -> None:
         """Here, and there."""
-        self._timers.retire(entry)
-        PlatformThread.end_timer(entry[4])
+        here, elsewhere = timer
+        self._timers.retire(here)
+        PlatformThread.end_timer(elsewhere)
 
     def resume(self) -> None:
         """Ring."""
@@ -159,14 +158,15 @@ class PlatformThread(Parker):
             while self.waits(epoch):
                 _native.check_signals()  # one that has come since the last instruction of Python would not end the wait
                 until = self._timers.next_instant()
-                if until is None or (limit is not None and limit < until):
+                if limit is not None and limit < until:
                     until = limit
-                patience = LONGEST_WAIT if until is None else min(max(until - now(), 0.0), LONGEST_WAIT)
+                patience = min(max(until - now(), 0.0), LONGEST_WAIT)
                 if self._watched is None:
                     lock_acquire(self._bell, True, patience)
                 elif self._poll(patience):
                     self.claim(epoch, WOKEN)
-                if until is not None and (moment := now()) >= until:
+                moment = now()
+                if moment >= until:
                     if limit is not None and moment >= limit:
                         self.claim(epoch, TIMED_OUT)
                     self._timers.expire_until(moment)

@@ -2,7 +2,7 @@ cimport cython
 
 from plait._core._parking cimport Parker, park
 from plait._core._vthread cimport VirtualThread
-from plait._native._native cimport Ready, WaitWord
+from plait._native._native cimport Ready, WaitWord, referent
 
 cdef int BROKEN, READ, URGENT, WRITE, TROUBLE, TIMED_OUT, WOKEN, _READABLE_BANDS, _WRITABLE_BANDS
 cdef object _READABLE, _WRITABLE, _FOR_READING

@@ -38,7 +38,7 @@ from plait._core._platform import Owner, PlatformThread
 from plait._core._poller import BROKEN, READ, TROUBLE, URGENT, WRITE, Poller
 from plait._core._vthread import VirtualThread
 from plait._native import closing_enter, closing_leave, poll_now
-from plait._native._native import Ready, WaitWord
+from plait._native._native import Ready, WaitWord, referent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,7 +116,7 @@ class Reactor:
         entry = self._descriptors.get(fd)
         if entry is not None:
             if entry.owner is not None:
-                previous = entry.owner()
+                previous = referent(entry.owner)
                 if previous is owner:
                     return entry
                 if previous is not None and previous.fileno() == fd and self._poller.is_watched(fd):
@@ -138,7 +138,7 @@ class Reactor:
         if entry is None:
             entry = self._descriptors[fd] = Descriptor(fd, None)
         elif entry.owner is not None:
-            owner = entry.owner()
+            owner = referent(entry.owner)
             if owner is None or owner.fileno() != fd:
                 self._replace(entry)
                 entry = self._descriptors[fd] = Descriptor(fd, None)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from plait._core._container import Container
     from plait._core._parking import Parker
-    from plait._core._timers import Entry
+    from plait._core._timers import Timer
     from plait._core._tree import CancelScope
 
 V = TypeVar("V", bound=VirtualThread)
@@ -135,16 +135,16 @@ class Runtime:
         carriers[0].make_spawner_runnable(me)
         return True
 
-    def push_timer(self, entry: Entry) -> None:
+    def push_timer(self, timer: Timer) -> None:
         """A platform thread's scope has a deadline: the first carrier keeps it."""
         carrier = self.carriers[0]
-        carrier.call(partial(carrier.timers.push, entry))
+        carrier.call(partial(carrier.timers.push, timer))
 
-    def retire_timer(self, entry: Entry) -> None:
+    def retire_timer(self, timer: Timer) -> None:
         """One of those deadlines is over before its time. Its carrier hears of it after the push: calls keep order."""
         carriers = self._carriers
         if carriers:  # there are none in a forked child that leaves a block of its parent
-            carriers[0].call(partial(carriers[0].timers.retire, entry))
+            carriers[0].call(partial(carriers[0].timers.retire, timer))
 
     def halt(self) -> None:
         """Stop all carriers: the process is about to end, and what still runs on them ends with it."""

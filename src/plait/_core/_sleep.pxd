@@ -3,9 +3,10 @@ cimport cython
 from plait._core._cancel cimport check_entry, check_park
 from plait._core._parking cimport Parker, park
 from plait._core._vthread cimport VirtualThread
-from plait._native._native cimport WaitWord, cooperative
+from plait._native._native cimport WaitWord, cooperative, now
 
 cdef int INTERRUPTED
+cdef object _SLEEP, Cancelled
 
 @cython.locals(me=Parker, span=double, until=double, outcome=int)
 cpdef sleep(seconds)

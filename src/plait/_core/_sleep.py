@@ -6,11 +6,10 @@ import sys
 
 from plait import _originals
 from plait._core._cancel import check_entry, check_park
-from plait._core._clock import now
 from plait._core._parking import INTERRUPTED, Parker, WaitReason, park
 from plait._core._vthread import VirtualThread
 from plait._errors import Cancelled
-from plait._native._native import WaitWord, cooperative
+from plait._native._native import WaitWord, cooperative, now
 
 _SLEEP = WaitReason.SLEEP
 

@@ -3,7 +3,7 @@ cimport cython
 from plait._core._cancel cimport patience
 from plait._core._tree cimport Scope, horizon
 from plait._core._parking cimport Parker, park, park_shielded
-from plait._native._native cimport Lock, WaitWord, uint64_t
+from plait._native._native cimport Lock, WaitWord, now, uint64_t
 
 @cython.final
 cdef class SlotWaiter:

@@ -39,10 +39,9 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from plait._core._cancel import patience, sooner
-from plait._core._clock import now
 from plait._core._parking import TIMED_OUT, WAITING, WOKEN, Parker, WaitReason, park, park_shielded
 from plait._core._tree import horizon, is_under
-from plait._native._native import Lock, WaitWord
+from plait._native._native import Lock, WaitWord, now
 
 if TYPE_CHECKING:
     from collections.abc import Callable

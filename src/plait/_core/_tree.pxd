@@ -1,6 +1,6 @@
 cimport cython
 
-from plait._native._native cimport WaitWord, caller_code, caller_offset, current, line_at
+from plait._native._native cimport WaitWord, caller_code, caller_offset, current, line_at, now
 
 cdef class Scope(WaitWord):
     cdef public Scope parent
@@ -48,4 +48,4 @@ cpdef Scope pending_now(Scope scope)
 cpdef bint is_cancelled(Scope scope) except -1
 cpdef bint is_hurried(Scope scope) except -1
 cpdef horizon(Scope above)
-cdef object Cancelled, now
+cdef object Cancelled

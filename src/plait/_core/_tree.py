@@ -36,9 +36,8 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from plait._core._atomics import Lock
-from plait._core._clock import now
 from plait._errors import Cancelled
-from plait._native._native import WaitWord, caller_code, caller_offset, current, line_at
+from plait._native._native import WaitWord, caller_code, caller_offset, current, line_at, now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -4,9 +4,9 @@ from plait._core._tree cimport Scope, Victim, is_cancelled, pending
 from plait._core._carrier cimport Carrier
 from plait._core._container cimport Container
 from plait._core._parking cimport Parker
-from plait._native._native cimport WaitWord, drop_locals, label_of, mount, switch_to, track, uint64_t, unmount, untrack
+from plait._native._native cimport Timer, WaitWord, drop_locals, label_of, mount, switch_to, track, uint64_t, unmount, untrack
 
-cdef int _PENDING, _SUCCEEDED
+cdef int _PENDING, _SUCCEEDED, _TIMED_OUT
 cdef object _Coroutine
 
 cdef class VirtualThread(Parker):
@@ -15,7 +15,7 @@ cdef class VirtualThread(Parker):
     cdef public object _kwargs
     cdef public object _label
     cdef public object _result
-    cdef public list _timer
+    cdef public Timer _timer
     cdef public object _error
     cdef public Carrier carrier
     cdef public object context
@@ -30,6 +30,7 @@ cdef class VirtualThread(Parker):
     cdef public bint is_daemon
     cdef public bint is_named
     cpdef enlist(self)
+    cpdef expire(self, uint64_t epoch)
     cpdef yield_now(self)
     @cython.locals(is_over=bint)
     cpdef run(self, stack)

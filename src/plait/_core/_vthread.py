@@ -32,6 +32,7 @@ from plait._core._parking import TIMED_OUT, Parker
 from plait._core._tree import Victim, is_cancelled, pending
 from plait._errors import Cancelled
 from plait._native._native import (
+    Timer,
     WaitWord,
     drop_locals,
     label_of,
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
     from plait._core._carrier import Carrier
     from plait._core._continuation import Stack
-    from plait._core._timers import Entry, Target
+    from plait._core._timers import Target
 
 # Drops what CPython's threading keeps under a thread's identity; filled by plait.patch, which gives identities out.
 on_ident_end: list[Callable[[VirtualThread], None]] = []
@@ -59,7 +60,7 @@ on_holder_end: list[Callable[[VirtualThread], None]] = []
 
 PENDING, SUCCEEDED, FAILED, CANCELLED = range(4)  # status
 # For every thread: compiled, a name that others import costs a look-up each time.
-_PENDING, _SUCCEEDED = PENDING, SUCCEEDED
+_PENDING, _SUCCEEDED, _TIMED_OUT = PENDING, SUCCEEDED, TIMED_OUT
 _Coroutine = CoroutineType
 
 
@@ -131,7 +132,7 @@ class VirtualThread(Parker):
     group: Container  # that it was spawned in
     status: int  # PENDING, then the outcome. Written by the owner before it settles
     watchers: Watchers | None  # published by whoever wants to be told
-    _timer: Entry | None  # of the present wait, if that has a limit. The owner's alone
+    _timer: Timer | None  # of the present wait, if that has a limit. The owner's alone
     spawn_code: CodeType | None  # who has spawned it, and where in that code. Written by the spawner
     spawn_offset: int
     is_daemon: bool  # its group does not wait for it, and it takes no slot there. Written by the spawner
@@ -268,18 +269,18 @@ class VirtualThread(Parker):
 
     def expire(self, epoch: int) -> None:
         """A timer of a wait has come. The carrier's own."""
-        if WaitWord.claim(self, epoch, TIMED_OUT):
+        if WaitWord.claim(self, epoch, _TIMED_OUT):
             VirtualThread.resume(self)
 
-    def add_timer(self, when: float, target: Target, epoch: int) -> Entry:
+    def add_timer(self, when: float, target: Target, epoch: int) -> Timer:
         """Have it called by this thread's carrier."""
         assert self.carrier is not None
         return self.carrier.timers.add(when, target, epoch)
 
-    def retire_timer(self, entry: Entry) -> None:
+    def retire_timer(self, timer: Timer) -> None:
         """Tell this thread's carrier."""
         assert self.carrier is not None
-        self.carrier.timers.retire(entry)
+        self.carrier.timers.retire(timer)
 
     def yield_now(self) -> None:
         """Let the others that can run have their turn."""

@@ -2,10 +2,9 @@ cimport cython
 
 from plait._core._cancel cimport check_park
 from plait._core._parking cimport Parker, park
-from plait._native._native cimport Notice, WaitWord, uint64_t
+from plait._native._native cimport Notice, WaitWord, now, uint64_t
 
 cdef int TIMED_OUT, INTERRUPTED
-cdef object now
 
 @cython.final
 @cython.no_gc

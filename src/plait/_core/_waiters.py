@@ -7,10 +7,9 @@ neither a lock nor a place in the parking lot, and nothing of it is left where i
 from __future__ import annotations
 
 from plait._core._cancel import check_park
-from plait._core._clock import now
 from plait._core._parking import INTERRUPTED, TIMED_OUT, Parker, WaitReason, park
 from plait._errors import Cancelled
-from plait._native._native import Notice, WaitWord
+from plait._native._native import Notice, WaitWord, now
 
 _CONDITION = WaitReason.CONDITION
 

@@ -1,7 +1,7 @@
 cimport cython
 
 from plait._core._idle cimport Idler
-from plait._native._native cimport Counter, Flag, Queue, processor_time, uint64_t
+from plait._native._native cimport Counter, Flag, Queue, now, processor_time, uint64_t
 
 cdef int _MOST_TAKEN, _QUIET
 cdef double _WORTH, _SHORTEST_NAP, _LONGEST_NAP, _PATIENCE, _FRESH

@@ -32,8 +32,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from plait._core._clock import now
-from plait._native._native import Counter, Flag, processor_time
+from plait._native._native import Counter, Flag, now, processor_time
 
 if TYPE_CHECKING:
     from plait._core._idle import Idler

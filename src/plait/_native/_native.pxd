@@ -17,7 +17,8 @@ cdef extern from *:
     ctypedef long long int64_t
 
 cpdef current()
-cpdef double processor_time(unsigned long ident)
+cpdef double now() noexcept
+cpdef double processor_time(unsigned long ident) noexcept
 cpdef switch_to(stack)
 cpdef bint mount(stack, thread, context) except -1
 cpdef bint unmount(stack) except -1
@@ -26,9 +27,10 @@ cpdef cooperative()
 cpdef copied_context()
 cpdef caller_code()
 cpdef label_of(fn)
+cpdef referent(reference)
 cpdef untrack(thing)
 cpdef track(thing)
-cpdef int caller_offset()
+cpdef int caller_offset() noexcept
 cpdef int line_at(code, int offset) except? -1
 cpdef int socket_fd(sock) except -2
 cpdef socket_timeout(sock)
@@ -45,49 +47,49 @@ cdef class WaitWord:
     cdef uint64_t serial
     cdef readonly int outcome
     cdef public uint64_t park_count
-    cpdef uint64_t arm(self, bint shielded=*)
-    cpdef int disarm(self)
+    cpdef uint64_t arm(self, bint shielded=*) noexcept
+    cpdef int disarm(self) noexcept
     cpdef hold(self)
     cpdef let_go(self)
-    cpdef bint claim(self, uint64_t epoch, uint64_t outcome)
-    cpdef bint interrupt(self)
+    cpdef bint claim(self, uint64_t epoch, uint64_t outcome) noexcept
+    cpdef bint interrupt(self) noexcept
     cpdef settle(self)
-    cpdef bint is_settled(self)
-    cpdef uint64_t epoch(self)
-    cpdef bint waits(self, uint64_t epoch)
+    cpdef bint is_settled(self) noexcept
+    cpdef uint64_t epoch(self) noexcept
+    cpdef bint waits(self, uint64_t epoch) noexcept
     cpdef latch(self)
     cpdef unlatch(self)
-    cpdef uint64_t number(self)
+    cpdef uint64_t number(self) noexcept
 
 cdef class Notice:
     cdef uint64_t word
     cdef uint64_t awaited
     cpdef bint give(self) except -1
-    cpdef bint is_given(self)
-    cpdef bint is_awaited_here(self)
+    cpdef bint is_given(self) noexcept
+    cpdef bint is_awaited_here(self) noexcept
     cpdef await_in(self, uint64_t epoch)
-    cpdef uint64_t epoch(self)
+    cpdef uint64_t epoch(self) noexcept
 
 @cython.final
 cdef class Flag:
     cdef uint64_t raised
     cpdef set(self)
     cpdef clear(self)
-    cpdef bint take(self)
-    cpdef bint is_raised(self)
+    cpdef bint take(self) noexcept
+    cpdef bint is_raised(self) noexcept
 
 @cython.final
 cdef class Rundown:
     cdef uint64_t inside
-    cpdef bint enter(self)
-    cpdef bint leave(self)
-    cpdef uint64_t count(self)
+    cpdef bint enter(self) noexcept
+    cpdef bint leave(self) noexcept
+    cpdef uint64_t count(self) noexcept
 
 @cython.final
 cdef class Counter:
     cdef uint64_t total
-    cpdef int64_t add(self, int64_t step)
-    cpdef int64_t value(self)
+    cpdef int64_t add(self, int64_t step) noexcept
+    cpdef int64_t value(self) noexcept
 
 @cython.final
 cdef class Lock:
@@ -103,15 +105,37 @@ cdef class Queue:
     cpdef put(self, item)
     cdef grow(self)
     cpdef take(self)
-    cpdef uint64_t size(self)
-    cpdef uint64_t traffic(self)
+    cpdef uint64_t size(self) noexcept
+    cpdef uint64_t traffic(self) noexcept
+
+@cython.final
+@cython.no_gc
+cdef class Timer:
+    cdef readonly double when
+    cdef uint64_t serial
+    cdef object target
+    cdef readonly uint64_t epoch
+    cdef bint is_in
+    cpdef take_target(self)
+
+@cython.final
+cdef class Timers:
+    cdef list heap
+    cdef uint64_t serial
+    cdef Py_ssize_t empty
+    cpdef Timer add(self, double when, target, uint64_t epoch)
+    cpdef push(self, Timer timer)
+    cpdef retire(self, Timer timer)
+    cdef sweep(self)
+    cpdef double next_instant(self) noexcept
+    cpdef Timer take_due(self, double now)
 
 @cython.final
 cdef class Ready:
     cdef int count
     cdef epoll_event found[MOST_READY]
-    cpdef int size(self)
-    cpdef int fd(self, int place)
-    cpdef unsigned int events(self, int place)
+    cpdef int size(self) noexcept
+    cpdef int fd(self, int place) noexcept
+    cpdef unsigned int events(self, int place) noexcept
     cpdef collect(self, int epoll, double timeout)
     cpdef nap(self, int epoll, double timeout)

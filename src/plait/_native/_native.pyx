@@ -3,6 +3,7 @@
 
 atomics.pxi  wait words, counts, locks and queues, included here
 calls.pxi    the system calls, likewise
+timers.pxi   the heap of deadlines, likewise
 stack.c      Stack, the switch
 leaf.c       the method tables
 holds.c      numbers of descriptors that workers use
@@ -17,11 +18,12 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno, PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.contextvars cimport PyContext_CopyCurrent
 from cpython.list cimport PyList_GET_SIZE
+from cpython.ref cimport PyObject
 from libc.errno cimport EAGAIN, EINTR, ENOSYS, ENOTSOCK, EOPNOTSUPP, ETIMEDOUT, errno
 from libc.math cimport ceil
 from libc.string cimport strerror
 from posix.signal cimport sigaddset, sigemptyset, sigset_t
-from posix.time cimport CLOCK_REALTIME, clock_gettime, clockid_t, timespec
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, clockid_t, timespec
 
 from types import CodeType as _Code
 
@@ -42,6 +44,17 @@ cdef extern from *:
     }
     static inline int plait_line_at(PyObject *code, int offset)
     { return PyCode_Addr2Line((PyCodeObject *)code, offset); }
+    static inline PyObject *plait_referent(PyObject *reference)
+    {
+    #if PY_VERSION_HEX >= 0x030D0000
+        PyObject *found;
+        if (PyWeakref_GetRef(reference, &found) < 0)
+            return NULL;
+        return found != NULL ? found : Py_NewRef(Py_None);
+    #else
+        return Py_NewRef(PyWeakref_GET_OBJECT(reference));
+    #endif
+    }
     static inline PyObject *plait_label_of(PyObject *fn)
     {
     #ifndef Py_GIL_DISABLED /* there another thread could replace the name meanwhile */
@@ -58,6 +71,7 @@ cdef extern from *:
     }
     """
     object plait_label_of(object fn)
+    object plait_referent(object reference)
     object plait_caller_code()
     int plait_caller_offset()
     int plait_line_at(object code, int offset)
@@ -70,6 +84,8 @@ cdef extern from "here.h":
     object plait_cooperative()
     Py_ssize_t plait_parks_at
     void plait_bind(object parker)
+    PyObject *plait_take_room(Py_ssize_t size) except NULL
+    object plait_use_room(PyObject *room, Py_ssize_t used)
     object plait_switch_to(object stack)
     bint plait_mount(object stack, object thread, object context) except -1
     bint plait_unmount(object stack) except -1
@@ -209,7 +225,7 @@ cpdef caller_code():
     return plait_caller_code()
 
 
-cpdef int caller_offset():
+cpdef int caller_offset() noexcept:
     """Where in its code that function is."""
     return plait_caller_offset()
 
@@ -237,6 +253,11 @@ def write_unraisable(error, thing):
     PyErr_WriteUnraisable(thing)
 
 
+cpdef referent(reference):
+    """What a weak reference stands for, or None: as to call it."""
+    return plait_referent(reference)
+
+
 cpdef label_of(fn):
     """What a thread that calls `fn` is named after: its qualified name, or "thread"."""
     return plait_label_of(fn)
@@ -252,7 +273,14 @@ def bind(parker):
     plait_bind(parker)
 
 
-cpdef double processor_time(unsigned long ident):
+cpdef double now() noexcept:
+    """The instant that it is, in seconds: as `time.monotonic()`."""
+    cdef timespec moment
+    clock_gettime(CLOCK_MONOTONIC, &moment)
+    return <double>(moment.tv_sec * 1_000_000_000 + moment.tv_nsec) / 1e9
+
+
+cpdef double processor_time(unsigned long ident) noexcept:
     """For how many seconds the kernel thread `ident`, which has not ended, has had a processor; 0.0 if that is unknown."""
     cdef clockid_t clock
     cdef timespec spent
@@ -282,6 +310,7 @@ cpdef drop_locals():
 
 
 include "atomics.pxi"
+include "timers.pxi"
 
 
 # ---- what a poller reports -----------------------------------------------------------------------------------------
@@ -289,15 +318,15 @@ include "atomics.pxi"
 cdef class Ready:
     """Descriptors with what has happened to them, as one wait of a poller reports them: room that is used for each wait."""
 
-    cpdef int size(self):
+    cpdef int size(self) noexcept:
         """How many there are."""
         return self.count
 
-    cpdef int fd(self, int place):
+    cpdef int fd(self, int place) noexcept:
         """The descriptor at `place`, from 0 up."""
         return self.found[place].data.fd
 
-    cpdef unsigned int events(self, int place):
+    cpdef unsigned int events(self, int place) noexcept:
         """Its events."""
         return self.found[place].events
 

@@ -81,14 +81,14 @@ cdef class WaitWord:
         park_count: How often the owner has parked. Written by the owner; trampolines compare it before and after a call.
     """
 
-    cpdef uint64_t arm(self, bint shielded=False):
+    cpdef uint64_t arm(self, bint shielded=False) noexcept:
         """Announce a wait; its epoch. Owner only. A full fence."""
         plait_arm()
         cdef uint64_t epoch = (self.word >> 3) + 1
         plait_swap(&self.word, epoch << 3 | (SHIELDED if shielded else WAITING))
         return epoch
 
-    cpdef int disarm(self):
+    cpdef int disarm(self) noexcept:
         """End the wait; how it stood: one of the states. Owner only. A full fence.
 
         WAITING or SHIELDED means that nobody has claimed it, and nobody will.
@@ -98,13 +98,13 @@ cdef class WaitWord:
         plait_disarm()
         return self.outcome
 
-    cpdef bint claim(self, uint64_t epoch, uint64_t outcome):
+    cpdef bint claim(self, uint64_t epoch, uint64_t outcome) noexcept:
         """End wait `epoch` of this word with `outcome` (WOKEN or TIMED_OUT); False if it was over. A full fence."""
         if plait_cas(&self.word, epoch << 3 | WAITING, epoch << 3 | outcome):
             return True
         return plait_cas(&self.word, epoch << 3 | SHIELDED, epoch << 3 | outcome)
 
-    cpdef bint interrupt(self):
+    cpdef bint interrupt(self) noexcept:
         """End whatever wait a canceller may end now, with INTERRUPTED; False if there is none. A full fence."""
         cdef uint64_t seen
         plait_fence()
@@ -127,7 +127,7 @@ cdef class WaitWord:
         """The owner's outcome is stored, for good. Owner only. A full fence."""
         plait_swap(&self.settled, 1)
 
-    cpdef bint is_settled(self):
+    cpdef bint is_settled(self) noexcept:
         """Whether the outcome is stored. A full fence before it looks."""
         plait_fence()
         return plait_load(&self.settled) != 0
@@ -141,11 +141,11 @@ cdef class WaitWord:
         plait_fence()
         return plait_load(&self.settled) == 2
 
-    cpdef uint64_t epoch(self):
+    cpdef uint64_t epoch(self) noexcept:
         """The epoch of the wait that was announced last. On the owner's kernel thread only."""
         return self.word >> 3
 
-    cpdef bint waits(self, uint64_t epoch):
+    cpdef bint waits(self, uint64_t epoch) noexcept:
         """Whether wait `epoch` is still open: what a stale timer asks."""
         cdef uint64_t seen = plait_load(&self.word)
         return seen == (epoch << 3 | WAITING) or seen == (epoch << 3 | SHIELDED)
@@ -165,7 +165,7 @@ cdef class WaitWord:
         if IS_FREE_THREADED:
             plait_swap(&self.latched, 0)
 
-    cpdef uint64_t number(self):
+    cpdef uint64_t number(self) noexcept:
         """A number of its own, drawn when first asked for. Any thread."""
         cdef uint64_t drawn
         if plait_load(&self.serial) == 0:
@@ -201,11 +201,11 @@ cdef class Notice:
         """Give it; False if it was given before. A full fence."""
         return not plait_swap(&self.word, plait_load(&self.word) | 1) & 1
 
-    cpdef bint is_given(self):
+    cpdef bint is_given(self) noexcept:
         """Whether it is."""
         return plait_load(&self.word) & 1
 
-    cpdef bint is_awaited_here(self):
+    cpdef bint is_awaited_here(self) noexcept:
         """Whether it was made in this process, not before a fork: who waits for it may be here."""
         return plait_load(&self.word) >> 1 == forks_seen
 
@@ -213,7 +213,7 @@ cdef class Notice:
         """The wait of this epoch will be for it. The waiter's alone."""
         plait_store(&self.awaited, epoch)
 
-    cpdef uint64_t epoch(self):
+    cpdef uint64_t epoch(self) noexcept:
         """The epoch of the wait for it."""
         return plait_load(&self.awaited)
 
@@ -229,14 +229,14 @@ cdef class Flag:
         """Lower it."""
         plait_swap(&self.raised, 0)
 
-    cpdef bint take(self):
+    cpdef bint take(self) noexcept:
         """Lower it; True for exactly one taker of each time that it was raised."""
         plait_fence()
         if plait_load(&self.raised) == 0:
             return False
         return plait_swap(&self.raised, 0) == 1
 
-    cpdef bint is_raised(self):
+    cpdef bint is_raised(self) noexcept:
         """Whether it is, at this moment. Any thread. No fence."""
         return plait_load(&self.raised) == 1
 
@@ -247,7 +247,7 @@ cdef class Rundown:
     def __cinit__(self):
         self.inside = 1
 
-    cpdef bint enter(self):
+    cpdef bint enter(self) noexcept:
         """Count one more in; False, and nothing counted, once it has closed. Any thread."""
         cdef uint64_t seen
         while True:
@@ -257,7 +257,7 @@ cdef class Rundown:
             if plait_cas(&self.inside, seen, seen + 1):
                 return True
 
-    cpdef bint leave(self):
+    cpdef bint leave(self) noexcept:
         """Count one out; True for the one who closed it. Any thread that is inside."""
         return plait_add(&self.inside, -1) == 0
 
@@ -265,7 +265,7 @@ cdef class Rundown:
         """Only the owner is inside: in a child process after fork."""
         plait_swap(&self.inside, 1)
 
-    cpdef uint64_t count(self):
+    cpdef uint64_t count(self) noexcept:
         """How many are inside now. A full fence before it looks."""
         plait_fence()
         return plait_load(&self.inside)
@@ -274,11 +274,11 @@ cdef class Rundown:
 cdef class Counter:
     """A number that many threads add to."""
 
-    cpdef int64_t add(self, int64_t step):
+    cpdef int64_t add(self, int64_t step) noexcept:
         """Add `step`; the new total. A full fence."""
         return <int64_t>plait_add(&self.total, step)
 
-    cpdef int64_t value(self):
+    cpdef int64_t value(self) noexcept:
         """The total now."""
         return <int64_t>plait_load(&self.total)
 
@@ -387,10 +387,10 @@ cdef class Queue:
             plait_store(&self.count, self.count - 1)
             return item
 
-    cpdef uint64_t size(self):
+    cpdef uint64_t size(self) noexcept:
         """How many are in it now."""
         return plait_load(&self.count)
 
-    cpdef uint64_t traffic(self):
+    cpdef uint64_t traffic(self) noexcept:
         """How many have been put and taken so far, together; about, while others are at it."""
         return 2 * plait_load(&self.first) + plait_load(&self.count)

@@ -27,6 +27,8 @@ cpdef socket_timeout(sock):
 cpdef Py_ssize_t size_of(data) except -1:
     """How many bytes a bytes-like object has. Refuses others in the words of CPython's own argument parser."""
     cdef Py_buffer view
+    if type(data) is bytes:
+        return len(<bytes>data)
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     cdef Py_ssize_t size = view.len
     PyBuffer_Release(&view)
@@ -63,20 +65,22 @@ cpdef recv(int fd, Py_ssize_t size, int flags=0):
     """recv(2) without waiting: bytes, or None."""
     if size < 0:
         raise ValueError("negative buffersize in recv")
-    data = PyBytes_FromStringAndSize(NULL, size)
+    cdef PyObject *room = plait_take_room(size)
     cdef ssize_t got
     while True:
-        got = c_recv(fd, PyBytes_AS_STRING(data), size, flags | MSG_DONTWAIT)
+        got = c_recv(fd, PyBytes_AS_STRING(<object>room), size, flags | MSG_DONTWAIT)
         if got >= 0:
-            break
+            return plait_use_room(room, got)
         if would_wait():
+            plait_use_room(room, 0)
             return None
-        if errno != EINTR:
-            fail()
-        PyErr_CheckSignals()
-    if got < size:
-        plait_shrink(data, got)
-    return data
+        try:
+            if errno != EINTR:
+                fail()
+            PyErr_CheckSignals()
+        except BaseException:
+            plait_use_room(room, 0)
+            raise
 
 
 cpdef recv_into(int fd, buffer, Py_ssize_t size, int flags=0, Py_ssize_t start=0):

@@ -6,6 +6,7 @@
  *   armed        the current parker has announced a wait, or a scheduler runs on its stack: nothing may park here.
  *   collecting   the garbage collector is at work on this kernel thread: nothing may park here either.
  *   held         locks of the core that this kernel thread holds: likewise.
+ *   spare        of a carrier: bytes that nobody has seen yet, room for the next recv; NULL if there are none.
  *   cooperative  == current while leaves may park, NULL while they must behave as CPython made them. The one word that
  *                a trampoline tests; derived from the others by plait_gate().
  *
@@ -21,6 +22,7 @@ typedef struct {
     struct Stack *running;
     PyObject *current;
     PyObject *cooperative;
+    PyObject *spare;
     int armed;
     int collecting;
     int held;
@@ -46,6 +48,37 @@ plait_disarm(void)
 {
     plait_here.armed = 0;
     plait_gate();
+}
+
+/* Bytes of that size to be filled, which nobody else has; NULL with an exception. What is asked for is, as a rule, far more
+ * than what comes: to allocate 64 KiB and give most of it back, each time, costs as much as the system call itself does in
+ * the interpreter. So a carrier keeps what was not used up. */
+static inline PyObject *
+plait_take_room(Py_ssize_t size)
+{
+    PyObject *spare = plait_here.spare;
+    if (spare != NULL && PyBytes_GET_SIZE(spare) == size) {
+        plait_here.spare = NULL;
+        return spare;
+    }
+    return PyBytes_FromStringAndSize(NULL, size);
+}
+
+#define PLAIT_MOST_SPARE (1 << 18) /* bytes */
+
+/* Of `room`, which is given up, the first `used` bytes. */
+static inline PyObject *
+plait_use_room(PyObject *room, Py_ssize_t used)
+{
+    Py_ssize_t size = PyBytes_GET_SIZE(room);
+    if (used > size / 4 || size > PLAIT_MOST_SPARE || plait_here.running == NULL) {
+        if (used < size)
+            _PyBytes_Resize(&room, used);
+        return room;
+    }
+    PyObject *bytes = PyBytes_FromStringAndSize(PyBytes_AS_STRING(room), used);
+    Py_XSETREF(plait_here.spare, room);
+    return bytes;
 }
 
 /* How many threads are parked in the parking lot, by a hash of their key: who frees something that nobody waits for
