@@ -38,7 +38,7 @@ from plait._default import default_group, group_around
 from plait._errors import Cancelled, GroupClosed, GroupFailed
 from plait._futures import Future, Waiting, drop_callback, lend_slot_among, limits_of
 from plait._groups import ThreadGroup, note_failures
-from plait._native import cooperative
+from plait._native import cooperative, current
 from plait._scopes import move_on_after, shield
 from plait._spawning import add_child, name_of, refuse
 
@@ -204,8 +204,8 @@ class _Host:
         if self._thread.done() or not runtime.is_started:  # at the end of the process nothing can be waited for
             return
         self._thread.cancel()
-        if isinstance(current_thread(), VirtualThread) and cooperative() is None:
-            return  # dropped by the garbage collector, which cannot wait
+        if _is_amid():
+            return
         with shield(timeout=2 * GRACE):
             _lending(self._thread.wait_done, _offer)
 
@@ -340,10 +340,15 @@ def _arriving(waiting: dict[F, None], span: float | None) -> Iterator[F]:
             _forget(future, arrived)
 
 
+def _is_amid() -> bool:
+    """Whether an iterator is dropped where nothing can wait: by the garbage collector, in the middle of whatever."""
+    return cooperative() is None and (isinstance(current(), VirtualThread) or runtime.is_carrier())
+
+
 def _forget(future: concurrent.futures.Future[Any], callback: Callable[[Any], object]) -> None:
     """Take `callback` off again. Never waits: where it would have to, the callback stays, and does no harm."""
-    if isinstance(current_thread(), VirtualThread) and cooperative() is None:
-        return  # dropped by the garbage collector, in the middle of whatever
+    if _is_amid():
+        return
     if isinstance(future, Future):
         drop_callback(future, callback)
         return

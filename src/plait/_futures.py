@@ -20,6 +20,7 @@ from plait._core import (
     Lock,
     WaitReason,
     call_contained,
+    call_deaf,
     check_seconds,
     lend_slot,
     now,
@@ -95,7 +96,7 @@ class _Watchers:
             callbacks, self.callbacks = self.callbacks, []
             condition = self.condition
         if condition is not None:
-            call_contained(self._tell, condition, future)
+            call_contained(call_deaf, self._tell, condition, future)
         unpark_all(parked.items())
         for callback in callbacks:
             _call_back(callback, future)

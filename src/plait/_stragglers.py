@@ -50,7 +50,9 @@ def _threads_below(group: ThreadGroup) -> Iterator[VirtualThread]:
     for thread in todo:  # grows meanwhile
         yield thread
         scope = thread.innermost()
-        while scope is not None and scope is not thread:
+        while (
+            scope is not None and scope is not thread and scope.owner is thread
+        ):  # else it is at its end, in its group's
             if scope.container is not None:
                 todo.extend(scope.container.members())  # type: ignore[arg-type]
             scope = scope.parent

@@ -653,14 +653,14 @@ def test_pmap_in_clean_up_that_works_beyond_the_grace(where):
     seen = []
 
     def body():
-        with ThreadGroup(grace=0.02) as group:
+        with ThreadGroup(grace=0.3) as group:
             group.cancel()
             try:
                 time.sleep(3600)
             finally:
                 numbers = pmap(abs, itertools.count(), limit=1)
                 next(numbers)
-                end = monotonic() + 0.05
+                end = monotonic() + 0.35
                 while monotonic() < end:
                     pass
                 with pytest.raises(Cancelled) as caught:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from plait import _native
 from plait._core import _lot
-from plait._core._cancel import check_entry
+from plait._core._cancel import check_entry, patiently
 from plait._core._carrier import Carrier
 from plait._core._misuse import check_openers, check_reach, suspendable_caller
 from plait._core._offload import Offload
@@ -73,6 +73,11 @@ class Runtime:
     def is_started(self) -> bool:
         """Whether there are carriers."""
         return bool(self._carriers)
+
+    def is_carrier(self) -> bool:
+        """Whether the calling kernel thread is one of the carriers."""
+        ident = _native.kernel_ident()
+        return any(carrier.ident == ident for carrier in self._carriers)
 
     def configure_carriers(self, count: int) -> None:
         """How many carriers to start."""
@@ -313,8 +318,7 @@ def current_thread() -> Parker:
 def call_deaf(fn: Callable[..., object], *args: object) -> None:
     """Call `fn(*args)` on the calling thread, which hears of no cancel meanwhile.
 
-    For what waits for a moment, and must not be torn apart there. Such as reports at a thread's end: they may be written
-    to what can be waited for.
+    For what waits for a moment, and must not be torn apart there.
     """
     me = current_thread()
     before = me.is_deaf
@@ -326,9 +330,12 @@ def call_deaf(fn: Callable[..., object], *args: object) -> None:
 
 
 def call_contained(fn: Callable[..., object], *args: object) -> None:
-    """As `call_deaf`, at a thread's end: what `fn` raises goes to `sys.unraisablehook`."""
+    """Call `fn(*args)` at a thread's end; what it raises goes to `sys.unraisablehook`.
+
+    Such as a report: it may be written to what can be waited for, and is not torn apart there before the grace is over.
+    """
     try:
-        call_deaf(fn, *args)
+        patiently(current_thread(), fn, *args)
     except BaseException as error:  # noqa: BLE001 - a report may fail, as where the reader of stderr has gone
         write_unraisable(error, fn)
 

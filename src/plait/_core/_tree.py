@@ -352,7 +352,8 @@ def _wake_all_under(scope: Scope) -> None:
     for thread, until in todo:  # grows meanwhile
         thread.nudge()
         inner = thread.innermost()
-        while inner is not None and inner is not until:
+        # A thread at its end is in its group's scope: what else is there is none of its business.
+        while inner is not None and inner is not until and inner.owner is thread:
             if inner.container is not None:
                 inner.container.turn_away()
                 todo.extend((member, inner) for member in inner.container.members())

@@ -4,7 +4,7 @@ from plait._core._tree cimport Scope, Victim, is_cancelled, pending
 from plait._core._carrier cimport Carrier
 from plait._core._container cimport Container
 from plait._core._parking cimport Parker
-from plait._native._native cimport Timer, WaitWord, drop_locals, label_of, mount, switch_to, track, uint64_t, unmount, untrack
+from plait._native._native cimport Timer, WaitWord, drop_leftovers, drop_locals, has_leftovers, is_held_by, is_plain, label_of, mount, switch_to, track, uint64_t, unmount, untrack
 
 cdef int _PENDING, _SUCCEEDED, _TIMED_OUT
 cdef object _Coroutine
@@ -37,6 +37,7 @@ cdef class VirtualThread(Parker):
     cpdef prepare(self, fn, args, kwargs, context, Container group, label)
     cdef _release(self)
     cdef _notify(self)
+    cdef _bury(self)
     cdef _refuse_context(self)
     cdef _judge(self, BaseException error)
     cdef _fail(self, BaseException error, verdict)

@@ -34,7 +34,11 @@ from plait._errors import Cancelled
 from plait._native._native import (
     Timer,
     WaitWord,
+    drop_leftovers,
     drop_locals,
+    has_leftovers,
+    is_held_by,
+    is_plain,
     label_of,
     line_at,
     mount,
@@ -296,8 +300,9 @@ class VirtualThread(Parker):
     def run(self, stack: Stack) -> None:
         """Call the function on `stack`, which runs, and settle the outcome. The carrier's; never raises.
 
-        Whatever the outcome sets off (destructors of thread-locals, callbacks of the future) still runs on this thread,
-        in the scope of its group. After `child_ended` nothing runs.
+        Whatever the outcome sets off still runs on this thread: destructors of what it lets go of in its own scope, before
+        it settles; callbacks of the future, and destructors of what nobody else keeps, in the scope of its group. If that is
+        cancelled, it is clean-up. After `child_ended` nothing runs.
         """
         if not mount(stack, self, self.context):  # type: ignore[arg-type]
             mount(stack, self, self._refuse_context())
@@ -334,8 +339,14 @@ class VirtualThread(Parker):
                     self._release()
                     self.status = _SUCCEEDED
         WaitWord.settle(self)
+        Victim.set_scope(self, self.group.scope)
+        self.delivery = None
         if self.watchers is not None:
             self._notify()
+        if self._error is not None or not is_plain(self._result) or has_leftovers():
+            self._bury()
+        self.owner = None
+        self.delivery = None
         if self.has_ident:  # callbacks, too, may have asked who they are
             for forget in on_ident_end:
                 forget(self)
@@ -353,26 +364,30 @@ class VirtualThread(Parker):
 
     def _release(self) -> None:
         """Let go of what only the run needed; the future may live on for long."""
-        Victim.set_scope(self, None)
-        self.delivery = None
+        if self.delivery is not None:
+            begin_clean_up(self)  # its Cancelled is about to die, and must not count as swallowed
         # What these let go of may spawn into its group, and hands on the slot that it has: it is still the owner of itself.
         self._fn = self._args = self._kwargs = self.context = None  # type: ignore[assignment]
         drop_locals()
-        self.owner = None
 
     def _notify(self) -> None:
-        """Tell the watchers. They run as members of the group, and if that is cancelled, as its clean-up."""
-        scope = self.group.scope
-        self.owner = self
-        Victim.set_scope(self, scope)
+        """Tell the watchers."""
         begin_clean_up(self)
         try:
             self.watchers.notify(self)  # type: ignore[union-attr]
         except BaseException as failure:  # noqa: BLE001 - nothing may keep the thread from its end
             write_unraisable(failure, self)
-        Victim.set_scope(self, None)
-        self.owner = None
-        self.delivery = None
+
+    def _bury(self) -> None:
+        """Let go of what would die with this thread, as long as its destructors can wait as they may anywhere.
+
+        Afterwards they would run on the carrier with the gate closed, and hold up all others. Nobody can ask for the outcome
+        if only those who run the thread have it: the carrier, its stack, itself as its owner, and the list of its group.
+        """
+        begin_clean_up(self)
+        if is_held_by(self, 4 if self._is_listed else 3):
+            self._result = self._error = None
+        drop_leftovers()
 
     def _judge(self, error: BaseException) -> Verdict | None:
         """What to do about `error`; None: nobody is asked, and the failure is the group's, too.

@@ -23,6 +23,10 @@ cpdef switch_to(stack)
 cpdef bint mount(stack, thread, context) except -1
 cpdef bint unmount(stack) except -1
 cpdef drop_locals()
+cpdef bint has_leftovers() noexcept
+cpdef drop_leftovers()
+cpdef bint is_plain(thing) noexcept
+cpdef bint is_held_by(thing, Py_ssize_t holders) noexcept
 cpdef cooperative()
 cpdef copied_context()
 cpdef caller_code()

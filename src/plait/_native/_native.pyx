@@ -90,6 +90,9 @@ cdef extern from "here.h":
     bint plait_mount(object stack, object thread, object context) except -1
     bint plait_unmount(object stack) except -1
     void plait_drop_locals()
+    bint plait_has_leftovers()
+    int plait_drop_leftovers() except -1
+    bint plait_is_plain(object thing)
     int plait_stack_init(object module) except -1
     int plait_leaf_init(object module) except -1
     int plait_words_init(object module) except -1
@@ -105,6 +108,7 @@ cdef extern from "here.h":
 cdef extern from "Python.h":
     void PyObject_GC_UnTrack(object thing)
     void PyObject_GC_Track(object thing)
+    Py_ssize_t Py_REFCNT(object thing)
 
 cdef extern from "pythread.h":
     ctypedef void *PyThread_type_lock
@@ -307,6 +311,26 @@ cpdef bint unmount(stack) except -1:
 cpdef drop_locals():
     """Drop the thread-locals of the mounted thread, whose function has ended; destructors may park."""
     plait_drop_locals()
+
+
+cpdef bint has_leftovers() noexcept:
+    """Whether the mounted thread, which has ended, has thread-locals or context variables that may have destructors."""
+    return plait_has_leftovers()
+
+
+cpdef drop_leftovers():
+    """Drop them; destructors may park."""
+    plait_drop_leftovers()
+
+
+cpdef bint is_plain(thing) noexcept:
+    """Whether no code of anybody runs when `thing` is freed: it is of a type of C, and refers to nothing."""
+    return plait_is_plain(thing)
+
+
+cpdef bint is_held_by(thing, Py_ssize_t holders) noexcept:
+    """Whether there are so many references to `thing`, and no more."""
+    return Py_REFCNT(thing) == holders
 
 
 include "atomics.pxi"

@@ -81,6 +81,13 @@ plait_use_room(PyObject *room, Py_ssize_t used)
     return bytes;
 }
 
+/* Whether no code of anybody runs when it is freed: it is of a type of C, and refers to nothing. */
+static inline int
+plait_is_plain(PyObject *thing)
+{
+    return !PyType_HasFeature(Py_TYPE(thing), Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HEAPTYPE);
+}
+
 /* How many threads are parked in the parking lot, by a hash of their key: who frees something that nobody waits for
  * finds that out with one load, as a rule, even while others wait for other things. */
 #define PLAIT_LOT_BITS 10
@@ -145,6 +152,8 @@ PyObject *plait_switch_to(PyObject *stack);
 int plait_mount(PyObject *stack, PyObject *thread, PyObject *context);
 int plait_unmount(PyObject *stack);
 void plait_drop_locals(void);
+int plait_has_leftovers(void);
+int plait_drop_leftovers(void);
 int plait_stack_init(PyObject *module);
 int plait_leaf_init(PyObject *module);
 int plait_words_init(PyObject *module);

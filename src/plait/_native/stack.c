@@ -155,6 +155,39 @@ plait_drop_locals(void)
     clear_locals(PyThreadState_Get());
 }
 
+int
+plait_has_leftovers(void)
+{
+    PyThreadState *ts = PyThreadState_Get();
+#if PY_VERSION_HEX >= 0x030D0000
+    if (ts->threading_local_key != NULL)
+        return 1;
+#endif
+    return ts->dict != NULL || PyObject_Size(ts->context) > 0;
+}
+
+/* Destructors may leave something, too: that is dropped likewise, but not without end. */
+int
+plait_drop_leftovers(void)
+{
+    PyThreadState *ts = PyThreadState_Get();
+    for (int rounds = 0; rounds < 4 && plait_has_leftovers(); rounds++) {
+        clear_locals(ts);
+        if (PyObject_Size(ts->context) == 0)
+            continue;
+        PyObject *empty = PyContext_New();
+        if (empty == NULL)
+            return -1;
+        PyObject *left = Py_NewRef(ts->context); /* the last reference may be the thread state's own */
+        int failed = PyContext_Exit(left) < 0 || PyContext_Enter(empty) < 0;
+        Py_DECREF(empty);
+        Py_DECREF(left);
+        if (failed)
+            return -1;
+    }
+    return 0;
+}
+
 static PyObject *
 stack_bootstrap(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
