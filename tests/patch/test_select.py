@@ -514,3 +514,33 @@ def test_ready_descriptors_hide_no_cancel(pair, ask, where):
             raise AssertionError("it was not cancelled")
 
     run_anywhere(where, body)
+
+
+@pytest.mark.parametrize("change", ["taken out", "asked for nothing"])
+def test_poll_object_that_is_changed_meanwhile(change, pair):
+    """What is wanted is what was wanted when the wait began, as in the kernel; the poll object is the next call's."""
+    near, far = pair
+    poll = select.poll()
+    poll.register(near, select.POLLIN)
+    with ThreadGroup() as group:
+        future = group.spawn(poll.poll)
+        wait_parked(future)
+        if change == "taken out":
+            poll.unregister(near)
+        else:
+            poll.modify(near, 0)
+        far.send(b"x")
+        assert future.result() == [(near.fileno(), select.POLLIN)]
+        assert poll.poll(0) == []
+
+
+def test_list_that_is_changed_meanwhile(pair):
+    """The same for the lists that select is given; what is ready is given back as it was given."""
+    near, far = pair
+    listed = [near.fileno(), near]
+    with ThreadGroup() as group:
+        future = group.spawn(select.select, listed, [], [])
+        wait_parked(future)
+        del listed[:]
+        far.send(b"x")
+        assert future.result() == ([near.fileno(), near], [], [])

@@ -2,7 +2,9 @@
 
 Each asks once without waiting. If nothing is ready it parks until that may have changed, and asks again: for `select`
 and `poll` on all descriptors, with the events that it gives an answer for; for `epoll` on the epoll descriptor, which can
-be polled itself. Who closes one of the descriptors, or the epoll object, ends the wait. See docs/adr/0017.
+be polled itself. As in the kernel, `select` and `poll` ask for what was wanted when they were called, whatever becomes of
+the lists and the poll object meanwhile. Who closes one of the descriptors, or the epoll object, ends the wait. See
+docs/adr/0017.
 """
 
 from __future__ import annotations
@@ -97,12 +99,18 @@ def select_leaf(rlist: Any, wlist: Any, xlist: Any, timeout: float | None = None
     found = select_select(rlist, wlist, xlist, 0)
     if any(found):
         return found
+    wanted = [[(_number(thing), thing) for thing in things] for things in (rlist, wlist, xlist)]
     watched: dict[int, int] = {}
-    for things, events in ((rlist, READ | BROKEN), (wlist, WRITE | _ERROR), (xlist, URGENT)):
-        for thing in things:
-            fd = _number(thing)
+    for pairs, events in zip(wanted, (READ | BROKEN, WRITE | _ERROR, URGENT), strict=True):
+        for fd, _ in pairs:
             watched[fd] = watched.get(fd, 0) | events
-    return _repeat(lambda: select_select(rlist, wlist, xlist, 0), _nothing, watched, timeout)
+    return _repeat(lambda: _ready(wanted), _nothing, watched, timeout)
+
+
+def _ready(wanted: list[list[tuple[int, Any]]]) -> tuple[list[Any], ...]:
+    """What `select` says of these numbers now: what was given for each."""
+    found = select_select(*([fd for fd, _ in pairs] for pairs in wanted), 0)
+    return tuple([thing for fd, thing in pairs if fd in ready] for pairs, ready in zip(wanted, found, strict=True))
 
 
 def poll_leaf(poll: Any, timeout: float | None = None, /) -> Any:
@@ -116,8 +124,12 @@ def poll_leaf(poll: Any, timeout: float | None = None, /) -> Any:
     if found or timeout == 0:
         return found
     seconds = None if timeout is None or timeout < 0 else timeout / 1000
-    watched = {fd: events & _SHORT | BROKEN for fd, events in (poll_registered(poll) or {}).items()}
-    return _repeat(lambda: poll_poll(poll, 0), _empty, watched, seconds)
+    wanted = select.poll()
+    watched: dict[int, int] = {}
+    for fd, events in (poll_registered(poll) or {}).items():
+        wanted.register(fd, events & _SHORT)
+        watched[fd] = events & _SHORT | BROKEN
+    return _repeat(lambda: poll_poll(wanted, 0), _empty, watched, seconds)
 
 
 def epoll_leaf(epoll: Any, timeout: float | None = None, maxevents: int = -1) -> Any:
