@@ -434,3 +434,26 @@ def test_another_import_of_a_module_sees_the_originals():
         on_virtual(numbers.get, timeout=0.001)
     with pytest.raises(TypeError):
         on_virtual(_queue.SimpleQueue.get, numbers)
+
+
+def test_condition_that_goes_on_after_uninstall():
+    """Who waits for a Condition over an RLock has it again by the name that it is known by then, and gives it back."""
+    condition = threading.Condition()
+
+    def wait():
+        with condition:
+            return condition.wait()
+
+    with ThreadGroup() as group:
+        future = group.spawn(wait)
+        wait_parked(future)
+        plait.patch.uninstall()
+        try:
+            with condition:
+                condition.notify_all()
+            wait_until(future.done)
+            assert condition.acquire(blocking=False)
+            condition.release()
+        finally:
+            plait.patch.install()
+    assert future.result() is True

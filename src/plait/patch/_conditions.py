@@ -25,7 +25,8 @@ from plait._core import Counter, call_deaf
 from plait._core._cancel import check_entry, retract
 from plait._core._waiters import Waiter
 from plait._errors import Cancelled
-from plait._native import cooperative
+from plait._native import cooperative, rlock_owner, rlock_write
+from plait._originals import RLock
 from plait.patch._locks import enter, restore
 from plait.patch._registry import ClassPatch
 
@@ -130,6 +131,10 @@ def _is_plain(condition: Any) -> bool:
 def _take_back(condition: Any, state: Any) -> None:
     """Take the condition's lock again, of whatever class it is: the caller counts on it (docs/adr/0004)."""
     call_deaf(condition._acquire_restore, state)
+    lock = condition._lock
+    if type(lock) is RLock and rlock_owner(lock) != threading.get_ident():
+        # The leaves were taken out meanwhile, and this thread is known by another identity.
+        rlock_write(lock, threading.get_ident(), state[0])
 
 
 def _is_complete(me: Parker, error: Any) -> bool:
