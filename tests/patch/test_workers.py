@@ -452,3 +452,19 @@ def test_large_parts_and_small_ones(tmp_path, size):
     finally:
         for one in (fd, reader, writer):
             os.close(one)
+
+
+def test_ctrl_c_while_a_number_is_replaced():
+    """dup2 onto a number that a worker uses waits until it is let go; a signal handler that raises ends the wait."""
+    code = """
+        import os, signal, threading
+        from plait._native import await_free, hold
+        number = os.open("/dev/null", os.O_RDONLY)
+        hold(number)
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        try:
+            await_free(number)
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    assert run_python(code) == "interrupted\n"

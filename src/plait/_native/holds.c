@@ -22,6 +22,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <time.h>
 #include <unistd.h>
 
 typedef struct {
@@ -166,12 +167,26 @@ holds_await(PyObject *Py_UNUSED(module), PyObject *arg)
     int fd = number_in(arg);
     if (fd == -2)
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    pthread_mutex_lock(&mutex);
-    while (find(fd) != NULL)
-        pthread_cond_wait(&one_is_free, &mutex);
-    pthread_mutex_unlock(&mutex);
-    Py_END_ALLOW_THREADS
+    int is_held = 1;
+    while (is_held) {
+        Py_BEGIN_ALLOW_THREADS
+        pthread_mutex_lock(&mutex);
+        if (find(fd) != NULL) {
+            struct timespec soon; /* a signal does not end this wait, and its handler shall have its turn */
+            clock_gettime(CLOCK_REALTIME, &soon);
+            soon.tv_nsec += 50000000;
+            if (soon.tv_nsec >= 1000000000) {
+                soon.tv_sec++;
+                soon.tv_nsec -= 1000000000;
+            }
+            pthread_cond_timedwait(&one_is_free, &mutex, &soon);
+        }
+        is_held = find(fd) != NULL;
+        pthread_mutex_unlock(&mutex);
+        Py_END_ALLOW_THREADS
+        if (is_held && PyErr_CheckSignals() < 0)
+            return NULL;
+    }
     Py_RETURN_NONE;
 }
 
@@ -223,7 +238,7 @@ static PyMethodDef holds_functions[] = {
      PyDoc_STR("let_go(fd, era): it does so no more; once for each hold, and nothing in the child of a fork.")},
     {"close_held", holds_close, METH_O,
      PyDoc_STR("close_held(fd): if it is held, close the file, and the number when it is let go; else False.")},
-    {"await_free", holds_await, METH_O, PyDoc_STR("await_free(fd): block until nobody holds it.")},
+    {"await_free", holds_await, METH_O, PyDoc_STR("await_free(fd): block until nobody holds it, or until a signal handler raises.")},
     {"held", holds_held, METH_VARARGS, PyDoc_STR("held(low, high): the held numbers among these, in order.")},
     {"reset_holds", holds_reset, METH_NOARGS, PyDoc_STR("There are no workers: in a child process after fork.")},
     {NULL, NULL, 0, NULL},

@@ -109,7 +109,7 @@ def _read_rest(me: Parker, fd: int, data: bytes, length: int) -> bytes:
 
 def _read_somewhere(me: Parker, fd: int, length: int) -> bytes:
     """From a file system that cannot tell whether a read would wait: a network's, say."""
-    if is_in_memory(fd):
+    if is_in_memory(fd) and poll_now(fd, READ):  # /proc/kmsg waits for the next message
         return _originals.os_read(fd, length)
     return on_worker(me, (fd,), _originals.os_read, length)  # type: ignore[no-any-return]
 
