@@ -91,6 +91,32 @@ def platform_thread(fn, /, *args):
         assert not thread.is_alive()
 
 
+@contextmanager
+def handler_during(reason, handle, times=1):
+    """Inside the block, `handle()` is called by a signal handler in the middle of waits of the main thread for `reason`."""
+    main = current_thread()
+    calls = []
+
+    def on_signal(number, frame):
+        if len(calls) < times:
+            calls.append(number)
+            handle()
+
+    def strike():
+        # Again and again: CPython notices one that comes just before the thread blocks only when it wakes.
+        if is_parked(main, reason):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+        return len(calls) == times
+
+    before = signal.signal(signal.SIGUSR1, on_signal)
+    try:
+        with platform_thread(until, strike, "the handler was called") as outcome:
+            yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert outcome[0][0] is None, outcome
+
+
 def me():
     """The calling thread as the core sees it."""
     return current_thread()

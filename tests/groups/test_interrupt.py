@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import signal
+import socket
 
 import pytest
-from support import finish, interrupt, program, run_program
+from support import finish, handler_during, interrupt, is_parked, program, run_program, until
+
+from plait import Limiter, ThreadGroup, offload
+from plait._core import WaitReason, current_thread
 
 BODIES = {
     "join": "pass",
@@ -412,3 +416,37 @@ def test_signal_handler_that_waits(body, wait):
         interrupt(process, signal.SIGUSR1)
         out, err = finish(process)
     assert out == "handled\nover\n", err
+
+
+def wait_for_a_worker():
+    main = current_thread()
+    assert offload(lambda: until(lambda: is_parked(main, WaitReason.OFFLOAD))) is True
+
+
+def wait_for_a_slot():
+    limiter = Limiter(1)
+    limiter.acquire()
+    assert not limiter.acquire(timeout=0.001)
+
+
+def wait_for_a_descriptor():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"y")
+        assert ours.recv(1) == b"y"
+
+
+@pytest.mark.parametrize("wait", [wait_for_a_worker, wait_for_a_slot, wait_for_a_descriptor])
+def test_handler_that_waits_while_the_descriptor_of_the_outer_wait_is_ready(wait):
+    """What the main thread waits for does not end the wait of a signal handler in the middle of that."""
+    main = current_thread()
+    ours, theirs = socket.socketpair()
+
+    def handle():
+        theirs.send(b"x")
+        before = main.park_count
+        wait()
+        assert main.park_count - before < 3
+
+    with ours, theirs, ThreadGroup(), handler_during(WaitReason.READABLE, handle):
+        assert ours.recv(1) == b"x"

@@ -2,7 +2,9 @@
 
 A record exists per OS thread and is *bound* (leaves become cooperative there) only while the thread has a scope open.
 It waits natively, for a bell: a lock that is held while the bell is silent; or, when it waits for a descriptor, an
-eventfd in poll(2) beside that descriptor. Which of the two is chosen before the wait is armed.
+eventfd in poll(2) beside that descriptor. Which of the two is chosen before the wait is armed. A signal handler that
+waits in the middle of a wait for a descriptor keeps to the eventfd, and polls that alone: the descriptor is not its own.
+Afterwards it rings once more, for the outer wait is over, whatever it has missed meanwhile, and has to look.
 
     Owner:   1. arms the wait word                      Resumer: 1. claims the wait word                        [fence]
              2. waits for the bell, and silences it              2. rings the bell, unless it rings already
@@ -58,7 +60,18 @@ class Owner(Protocol):
 class PlatformThread(Parker):
     """The record of one OS thread."""
 
-    __slots__ = ("__weakref__", "_bell", "_bound", "_is_waiting", "_name", "_owner", "_timers", "_wakeup", "_watched")
+    __slots__ = (
+        "__weakref__",
+        "_bell",
+        "_bound",
+        "_is_waiting",
+        "_name",
+        "_owner",
+        "_timers",
+        "_wakeup",
+        "_watched",
+        "_watching",
+    )
 
     # Set by the runtime: a carrier keeps deadlines of scopes opened here, too, and may also say when to spawn again.
     queue_spawner: ClassVar[Callable[[Parker], bool]]
@@ -82,7 +95,9 @@ class PlatformThread(Parker):
         self._bell = _originals.allocate_lock()
         lock_acquire(self._bell)
         self._is_waiting = False  # in `wait_natively`, where signal handlers run
-        self._watched: dict[int, int] | None = None  # descriptors of the present wait, each with its events; owner
+        # Descriptors that it waits for, each with its events; None: for none, and the bell is the lock
+        self._watched: dict[int, int] | None = None
+        self._watching = 0  # the epoch of the wait that they end
         self._owner: Owner | None = None  # what the descriptor belongs to, if that can be asked
         self._bound = 0  # how many scopes this thread has open
         self._timers = Timers()  # their deadlines
@@ -154,6 +169,10 @@ class PlatformThread(Parker):
         """Wait for the bell or the descriptor."""
         is_inner = self._is_waiting
         self._is_waiting = True
+        has_eventfd = self._watched is not None
+        is_own = self._watching == epoch
+        watched = self._watched if is_own and self._watched is not None else {}
+        owner = self._owner if is_own else None
         try:
             while self.waits(epoch):
                 _native.check_signals()  # one that has come since the last instruction of Python would not end the wait
@@ -161,9 +180,9 @@ class PlatformThread(Parker):
                 if limit is not None and limit < until:
                     until = limit
                 patience = min(max(until - now(), 0.0), LONGEST_WAIT)
-                if self._watched is None:
+                if not has_eventfd:
                     lock_acquire(self._bell, True, patience)
-                elif self._poll(patience):
+                elif self._poll(watched, owner, patience):
                     self.claim(epoch, WOKEN)
                 moment = now()
                 if moment >= until:
@@ -185,16 +204,14 @@ class PlatformThread(Parker):
         if self._is_waiting:
             self.resume()
 
-    def _poll(self, patience: float) -> bool:
-        """Wait for the descriptor and the bell beside it; whether the descriptor is ready."""
-        assert self._watched is not None
+    def _poll(self, watched: dict[int, int], owner: Owner | None, patience: float) -> bool:
+        """Wait for these descriptors, of `owner`, and the bell beside them; whether one is ready."""
         assert self._wakeup is not None
-        watched = self._watched
         poll = select.poll()
         for fd, events in watched.items():
             poll.register(fd, events)
         poll.register(self._wakeup, select.POLLIN)
-        if self._owner is not None and self._owner.fileno() not in watched:
+        if owner is not None and owner.fileno() not in watched:
             return True  # closed before this wait was armed
         ready = dict(poll_poll(poll, patience * 1000))
         if ready.pop(self._wakeup, 0):
@@ -227,7 +244,7 @@ class PlatformThread(Parker):
             _native.closing_enter(fd)
         try:
             _watchers[self] = self._watched
-            epoch = self.arm()
+            epoch = self._watching = self.arm()
             if publish is not None and not publish(epoch):
                 self.withdraw()
                 return True
