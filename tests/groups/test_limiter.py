@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 
 import pytest
-from support import run_anywhere, until, wait_parked
+from support import handler_during, is_parked, run_anywhere, until, wait_parked
 
-from plait import Cancelled, GroupClosed, Limiter, ThreadGroup, move_on_after, timeout
-from plait._core import WaitReason, current_thread
+from plait import Cancelled, GroupClosed, Limiter, ThreadGroup, move_on_after, offload, shield, timeout
+from plait._core import WaitReason, current_thread, runtime
 from plait._originals import monotonic
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
@@ -196,6 +196,84 @@ def test_spawner_whose_group_closes_while_it_waits():
             spawner = wait_parked(outsiders.spawn(pytest.raises, GroupClosed, closing.spawn, int), WaitReason.SLOT)
         limiter.release()
         raise spawner.result().value
+    assert limiter.available == 1
+
+
+def test_woken_for_nothing_keeps_its_place():
+    """Who waits in a shield, and is woken by a cancel that this hides, is served before those who came later."""
+    limiter = Limiter(1)
+    order = []
+
+    def take(name):
+        with shield(timeout=3600), limiter:
+            order.append(name)
+
+    with ThreadGroup() as others, ThreadGroup() as group:
+        limiter.acquire()
+        first = wait_parked(group.spawn(take, "first"), WaitReason.SLOT)
+        wait_parked(others.spawn(take, "second"), WaitReason.SLOT)
+        parks = first.park_count
+        group.cancel()
+        until(lambda: first.park_count > parks and is_parked(first, WaitReason.SLOT))
+        limiter.release()
+    assert order == ["first", "second"]
+    assert limiter.available == 1
+
+
+def test_passed_over_while_it_is_awake_gets_its_place_back():
+    """Whose wait cannot be claimed just now is passed over, and goes back to its place among those that were, too."""
+    limiter = Limiter(1)
+    order = []
+    busy = []
+    is_released = False
+
+    def take(name):
+        with shield(timeout=3600), limiter:
+            order.append(name)
+            until(lambda: name != 3 or limiter.waiting == 4)
+
+    def keep_a_carrier():
+        busy.append(1)
+        while not is_released:
+            pass
+
+    with ThreadGroup() as others, ThreadGroup() as group:
+        limiter.acquire()
+        for name in range(3):
+            wait_parked(group.spawn(take, name), WaitReason.SLOT)
+        for name in range(3, 5):
+            wait_parked(others.spawn(take, name), WaitReason.SLOT)
+        for _ in runtime.carriers:
+            others.spawn(keep_a_carrier)
+        until(lambda: len(busy) == len(runtime.carriers))
+        group.cancel()
+        limiter.release()
+        assert limiter.waiting == 1
+        is_released = True
+    assert order == [3, 0, 1, 2, 4]
+    assert limiter.available == 1
+
+
+HANDLERS = {
+    "waits": lambda limiter: offload(int),
+    "wants one, too": lambda limiter: limiter.__enter__().__exit__(None, None, None),
+}
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_handler_after_the_slot_was_given(handler):
+    """A slot that is given to the main thread, just before a signal handler waits in the middle of its wait, is not lost."""
+    limiter = Limiter(1)
+    limiter.acquire()
+
+    def handle():
+        limiter.release()
+        assert limiter.waiting == 0
+        HANDLERS[handler](limiter)
+
+    with handler_during(WaitReason.SLOT, handle):
+        assert limiter.acquire(timeout=5)
+    limiter.release()
     assert limiter.available == 1
 
 

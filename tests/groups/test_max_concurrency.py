@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 
 import pytest
-from support import is_parked, platform_thread, run_anywhere, run_in_vthread, until, wait_parked
+from support import handler_during, is_parked, platform_thread, run_anywhere, run_in_vthread, until, wait_parked
 
 from plait import Cancelled, GroupClosed, GroupFailed, Limiter, ThreadGroup, shield
 from plait._core import WaitReason, current_thread, observe_parks, runtime, unobserve_parks
@@ -372,3 +372,19 @@ def test_slot_comes_back_from_a_spawn_that_fails():
                 group.spawn(Nameless())
         assert group.available == 1
         assert len(group) == 0
+
+
+def test_handler_that_spawns_once_the_slot_was_given():
+    """A handler in the middle of a spawn, which has its slot already, may spawn into the same group, and wait for that."""
+    gate = threading.Event()
+    with ThreadGroup(max_concurrency=1) as group:
+
+        def handle():
+            gate.set()
+            until(lambda: not group.statistics().waiting)
+            assert group.spawn(int).result() == 0
+
+        with handler_during(WaitReason.SLOT, handle):
+            group.spawn(gate.wait)
+            assert group.spawn(int).result() == 0
+    assert group.available == 1

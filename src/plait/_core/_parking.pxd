@@ -12,6 +12,7 @@ cdef class Parker(Victim):
     cdef public object waits_for
     cdef public int holds
     cdef public bint has_lent
+    cdef public object slot_waiter
     cdef leave(self, uint64_t epoch, limit)
     cpdef resume(self)
     cpdef resume_spawner(self)

@@ -91,6 +91,7 @@ class PlatformThread(Parker):
         self.waits_for = None
         self.holds = 0
         self.has_lent = False
+        self.slot_waiter = None
         self._name = threading.current_thread().name
         self._bell = _originals.allocate_lock()
         lock_acquire(self._bell)

@@ -5,12 +5,17 @@ from plait._core._tree cimport Scope, horizon
 from plait._core._parking cimport Parker, park, park_shielded
 from plait._native._native cimport Lock, WaitWord, now, uint64_t
 
+cdef class Slots
+
 @cython.final
 cdef class SlotWaiter:
+    cdef public Slots slots
     cdef public Parker who
+    cdef public SlotWaiter outer
     cdef public uint64_t epoch
     cdef public Scope holder
     cdef public double since
+    cdef public long long turn
     cdef public bint is_served
     cpdef bint serve(self) except -1
 
@@ -21,22 +26,28 @@ cdef class Slots:
     cdef object _waiting
     cdef object _returning
     cdef long long _below
+    cdef long long _turns
     cdef set _offers
     cpdef bint try_take(self) except -1
-    @cython.locals(epoch=uint64_t, waiter=SlotWaiter, is_taken=bint, is_offered=bint, is_outsider=bint, is_raising=bint, outcome=int)
+    @cython.locals(epoch=uint64_t, waiter=SlotWaiter, is_taken=bint, is_offered=bint, is_outsider=bint, is_raising=bint, is_over=bint, is_served=bint, outcome=int)
     cpdef bint take(self, Parker me, deadline=*, group=*) except -1
     @cython.locals(waiter=SlotWaiter)
     cpdef bint give(self) except -1
     @cython.locals(waiter=SlotWaiter, is_wanted=bint)
     cpdef lend(self, Parker me, Slots awaited)
-    @cython.locals(epoch=uint64_t, waiter=SlotWaiter, is_taken=bint, is_offered=bint, is_over=bint, is_late=bint, outcome=int, since=double)
+    @cython.locals(epoch=uint64_t, waiter=SlotWaiter, is_taken=bint, is_offered=bint, is_over=bint, is_late=bint, since=double)
     cpdef take_back(self, Parker me, deadline=*)
     @cython.locals(waiter=SlotWaiter)
-    cdef SlotWaiter _take_below(self, Parker me)
+    cdef SlotWaiter _serve_below(self, Parker me)
+    cdef bint _take_or_queue(self, SlotWaiter waiter, uint64_t epoch) except -1
+    cdef bint _take_over(self, SlotWaiter outer) except -1
+    @cython.locals(other=SlotWaiter)
+    cdef _queue(self, SlotWaiter waiter)
+    cdef bint _is_queued(self, SlotWaiter waiter) except -1
     cdef bint _is_wanted(self) except -1
     @cython.locals(waiter=SlotWaiter, oldest=SlotWaiter, is_newest_first=bint)
     cdef SlotWaiter _take_first(self)
-    cdef bint _drop(self, SlotWaiter waiter) except -1
+    cdef _drop(self, SlotWaiter waiter)
     @cython.locals(scope=Scope)
     cdef Scope _holder_above(self, Parker me)
 

@@ -1,9 +1,18 @@
 """Slots: how many threads may be at work at a time; who waits for a slot, and whose slot others may use meanwhile.
 
-    Taker:    under the lock: takes a free slot, or queues (me, epoch), armed; parks     [claim = the slot is mine]
-    Releaser: under the lock: takes waiters off until a claim succeeds, or counts the slot free; resumes it outside
-A slot goes from hand to hand: it is never free while somebody waits, so nobody can overtake. A taker whose wait was
-WOKEN owns the slot, cancelled or not.
+    Taker:    under the lock: takes a free slot, or queues with the epoch of its wait, armed; parks
+    Releaser: under the lock: takes waiters off until a claim succeeds, which it notes there (`is_served`), or counts the
+              slot free; resumes that waiter outside
+    Taker:    under the lock: reads whether it was served
+A slot goes from hand to hand: it is never free while somebody waits, so nobody can overtake. Who was served owns the slot,
+cancelled or not. The outcome of the wait does not tell: a signal handler that waits in the middle of it has changed the
+word since.
+
+Who is woken for nothing, and waits again, keeps its place. If it was taken off in between, since its wait could not be
+claimed, it goes back in front of all who came later.
+
+A signal handler may want a slot in the middle of a wait for one that has been served already. It takes that, or it would
+wait for its own thread, and the outer wait finds that it was not served.
 
 A *holder* is a thread that was started with a slot. It does not keep that to itself while it waits for the end of others:
 
@@ -59,11 +68,14 @@ on_need: list[Callable[[Slots], None]] = []
 class SlotWaiter:
     """Somebody who waits for a slot."""
 
-    __slots__ = ("epoch", "holder", "is_served", "since", "who")
+    __slots__ = ("epoch", "holder", "is_served", "outer", "since", "slots", "turn", "who")
 
-    def __init__(self, who: Parker, epoch: int, holder: Scope | None, since: float = 0.0) -> None:
+    def __init__(self, slots: Slots, who: Parker, holder: Scope | None, since: float = 0.0) -> None:
+        self.slots = slots  # what it waits for one of
         self.who = who
-        self.epoch = epoch
+        self.outer: SlotWaiter | None = who.slot_waiter  # whose wait this one is in the middle of
+        self.epoch = 0  # of the present wait. Written by the owner, under the lock
+        self.turn = 0  # its place among all who ever waited for a first slot, from 1 on. Likewise
         self.since = since  # since when it wants back what it has lent; 0.0: it has lent nothing
         self.is_served = False  # it has a slot: its wait was claimed with one. Under the lock
         self.holder = holder  # the nearest holder above it, whose offer it may use
@@ -77,7 +89,7 @@ class SlotWaiter:
 class Slots:
     """A number of slots, and who waits for one. Any thread."""
 
-    __slots__ = ("_below", "_free", "_limit", "_lock", "_offers", "_returning", "_waiting")
+    __slots__ = ("_below", "_free", "_limit", "_lock", "_offers", "_returning", "_turns", "_waiting")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit  # under _lock
@@ -85,6 +97,7 @@ class Slots:
         self._free = limit  # under _lock; above zero only while nobody waits, below while more are taken than there are
         self._returning: OrderedDict[SlotWaiter, None] = OrderedDict()  # who takes one back, as they came. Under _lock
         self._waiting: OrderedDict[SlotWaiter, None] = OrderedDict()  # who has none yet, as they came. Under _lock
+        self._turns = 0  # how many have ever waited there. Under _lock
         self._below = 0  # how many of them are below a holder. Under _lock
         self._offers: set[Parker] = set()  # holders that wait, and whose slots nobody has used. Under _lock
 
@@ -145,27 +158,19 @@ class Slots:
         Who wants to spawn into `group` has no deadline, and gives up once that is shut, whether it is in there or not.
         Whoever is left by an exception has no slot.
         """
-        holder = self._holder_above(me)
+        waiter = SlotWaiter(self, me, self._holder_above(me))
         limit = deadline
         is_outsider = group is not None and not is_under(me.scope, group.scope)
         while True:
             epoch = me.arm()
-            waiter = SlotWaiter(me, epoch, holder)
             with self._lock:
-                is_taken = self._free > 0
-                if is_taken:
-                    self._free -= 1
-                elif holder in self._offers:
-                    self._offers.discard(holder)
-                    is_taken = True
-                else:
-                    self._waiting[waiter] = None
-                    self._below += holder is not None
+                is_taken = self._take_or_queue(waiter, epoch)
                 is_offered = bool(self._offers)
             if is_taken:
                 me.withdraw()
                 return True
-            is_raising = True
+            is_raising = is_over = True
+            me.slot_waiter = waiter
             try:
                 if is_offered:
                     _tell_lookout(self)
@@ -177,18 +182,22 @@ class Slots:
                     outcome = me.withdraw()
                 else:
                     outcome = park(me, epoch, WaitReason.SLOT, limit)
+                is_over = outcome == WAITING or (outcome == TIMED_OUT and group is None)
                 is_raising = False
             finally:
+                me.slot_waiter = waiter.outer
                 with self._lock:
-                    self._drop(waiter)
+                    is_served = waiter.is_served
+                    if is_over:
+                        self._drop(waiter)
                 if is_outsider:
                     group.drop_outsider(waiter)  # type: ignore[union-attr]
                 # Whose exception it is, and after which other waits, does not matter: only whether it has the slot.
-                if is_raising and waiter.is_served:
+                if is_raising and is_served:
                     Slots.give(self)
-            if outcome == WOKEN:
+            if is_served:
                 return True
-            if outcome == WAITING or (outcome == TIMED_OUT and group is None):
+            if is_over:
                 return False
 
     def give(self) -> bool:
@@ -219,13 +228,9 @@ class Slots:
                 # It may be this one that went on without: offered at each of its waits, its slot would become many.
                 self._free += 1
                 return
-            while True:
-                waiter = self._take_below(me)
-                if waiter is None:
-                    self._offers.add(me)
-                    break
-                if waiter.serve():
-                    break
+            waiter = self._serve_below(me)
+            if waiter is None:
+                self._offers.add(me)
             is_wanted = self._is_wanted()
         if waiter is not None:
             waiter.who.resume()
@@ -245,8 +250,9 @@ class Slots:
     def pass_on(self, holder: Parker, waiter: SlotWaiter) -> bool:
         """Give the slot that `holder` offers to `waiter`; False if one of them is not there any more. Any thread."""
         with self._lock:
-            if holder not in self._offers or not self._drop(waiter) or not waiter.serve():
+            if holder not in self._offers or not self._is_queued(waiter) or not waiter.serve():
                 return False
+            self._drop(waiter)
             self._offers.discard(holder)
         waiter.who.resume()
         return True
@@ -268,7 +274,8 @@ class Slots:
             limit = _own_limit(me, deadline)
             is_late = limit is not None and now() >= limit
             epoch = me.arm()
-            waiter = SlotWaiter(me, epoch, None, since)
+            waiter = SlotWaiter(self, me, None, since)
+            waiter.epoch = epoch
             with self._lock:
                 is_taken = me in self._offers
                 if is_taken:
@@ -288,22 +295,59 @@ class Slots:
             until = patience(me, since)
             if limit is not None and (until is None or limit < until):
                 until = limit
-            outcome = park_shielded(me, epoch, WaitReason.SLOT, sooner(until, me))
-            if outcome == WOKEN:
-                return
+            park_shielded(me, epoch, WaitReason.SLOT, sooner(until, me))
             is_over = until is not None and now() >= until
             with self._lock:
+                if waiter.is_served:
+                    return
                 self._drop(waiter)
                 if is_over:
                     self._free -= 1
             if is_over:
                 return
 
-    def _take_below(self, me: Parker) -> SlotWaiter | None:
-        """Take the first off who may use the slot that `me` offers. Under _lock."""
+    def _take_or_queue(self, waiter: SlotWaiter, epoch: int) -> bool:
+        """Take a slot for `waiter`, if it can have one now; else let it be found, with its armed wait `epoch`. Under _lock."""
+        waiter.epoch = epoch
+        is_taken = self._free > 0
+        if is_taken:
+            self._free -= 1
+        elif waiter.holder in self._offers:
+            self._offers.discard(waiter.holder)
+            is_taken = True
+        else:
+            is_taken = self._take_over(waiter.outer)
+        if is_taken:
+            self._drop(waiter)
+        elif waiter not in self._waiting:
+            self._queue(waiter)
+        return is_taken
+
+    def _take_over(self, outer: SlotWaiter | None) -> bool:
+        """Take the slot with which `outer`, or one around it, has been served, and has not seen it yet. Under _lock."""
+        while outer is not None:
+            if outer.slots is self and outer.is_served:
+                outer.is_served = False
+                return True
+            outer = outer.outer
+        return False
+
+    def _queue(self, waiter: SlotWaiter) -> None:
+        """At the end, or where it was before. Under _lock."""
+        self._waiting[waiter] = None
+        self._below += waiter.holder is not None
+        if not waiter.turn:
+            self._turns += 1
+            waiter.turn = self._turns
+            return
+        for other in [other for other in self._waiting if other.turn > waiter.turn]:
+            self._waiting.move_to_end(other)
+
+    def _serve_below(self, me: Parker) -> SlotWaiter | None:
+        """Give the slot of `me` to the first who may use it when that is offered. Under _lock; as `SlotWaiter.serve`."""
         if self._below:
             for waiter in self._waiting:
-                if waiter.holder is me:
+                if waiter.holder is me and waiter.serve():
                     self._drop(waiter)
                     return waiter
         return None
@@ -325,16 +369,17 @@ class Slots:
         self._below -= waiter.holder is not None
         return waiter
 
-    def _drop(self, waiter: SlotWaiter) -> bool:
-        """Take it off, wherever it stands; False if it is not there. Under _lock."""
+    def _is_queued(self, waiter: SlotWaiter) -> bool:
+        """Whether it waits for its turn. Under _lock."""
+        return waiter in self._waiting or waiter in self._returning
+
+    def _drop(self, waiter: SlotWaiter) -> None:
+        """Take it off, wherever it stands, if it does. Under _lock."""
         if waiter in self._waiting:
             del self._waiting[waiter]
             self._below -= waiter.holder is not None
-            return True
-        if waiter in self._returning:
+        elif waiter in self._returning:
             del self._returning[waiter]
-            return True
-        return False
 
     def _holder_above(self, me: Parker) -> Scope | None:
         """The nearest thread above `me` that was started with one of these slots."""

@@ -183,6 +183,7 @@ class VirtualThread(Parker):
         self.waits_for = None
         self.holds = 0
         self.has_lent = False
+        self.slot_waiter = None
         self.carrier = None
         self.stack = None
         self._timer = None
