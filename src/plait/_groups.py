@@ -72,8 +72,13 @@ _serials = count(1)
 _REPORT_AFTER = 1.0  # seconds that a failed group waits for its children before it says so
 
 # What Ctrl-C does: the first cancels, wherever it comes. During the join the second says who is waited for and has no more
-# patience with them, and the third leaves, children or not.
+# patience with them, and the third leaves, children or not. SystemExit of a signal handler does the same.
+# Whatever else a handler raises during the join cancels, too, however often it comes, and is a failure of the group, the
+# first such. It says nothing about patience: a handler that ticks must not drive children out of their clean-up. A handler
+# that waits there, or looks, has the scopes of the block: if they are cancelled it gets their Cancelled. That is the end of
+# the handler, and of nothing else, for the block knows already; nor has the block been told by it.
 _HURRY, _LEAVE = 2, 3
+_BARE = (KeyboardInterrupt, SystemExit)  # they leave as they are
 
 
 class GroupScope(DeadlineScope):
@@ -446,10 +451,6 @@ class ThreadGroup(Container):
         else:
             self.dismiss_daemons()
             interrupt = self._join(me, int(isinstance(error, KeyboardInterrupt)))
-        if interrupt is not None and not isinstance(interrupt, (KeyboardInterrupt, SystemExit)):
-            with self._lock:  # who has left children behind is not alone here
-                self._failures.setdefault(id(interrupt), interrupt)
-            interrupt = None
         # Asked again: if a scope further out was cancelled during the join, what the body was told goes on to that one.
         is_own = is_own and self._scope.absorbs(error)
         cut_by = pending(self.scope) if self._scope.is_shield else None  # its shelter, in clean-up, is over
@@ -485,11 +486,14 @@ class ThreadGroup(Container):
         return error
 
     def _join(self, me: Parker, times: int) -> BaseException | None:
-        """Wait for the children, whatever happens; the first exception of a signal handler that came meanwhile.
+        """Wait for the children, whatever happens; the first Ctrl-C that came meanwhile.
 
-        `times`: how often Ctrl-C has come already.
+        `times`: how often it has come already.
         """
         interrupt: BaseException | None = None
+        failure: BaseException | None = None
+        told = me.delivery
+        alive: Any = None if told is None else told.alive
         is_impatient = False
         since = now()
         slots = lend_slot(me, self.slots)
@@ -500,7 +504,7 @@ class ThreadGroup(Container):
                 if not self.inside.count():
                     me.withdraw()
                     break
-                failed = self._failed_around(interrupt)
+                failed = self._failed_around(failure if interrupt is None else interrupt)
                 due = self._report_due(failed, since)
                 if not is_impatient and (due is None or now() < due):
                     park_shielded(me, epoch, WaitReason.GROUP, due)
@@ -512,14 +516,25 @@ class ThreadGroup(Container):
                     is_impatient = False
                     self.scope.hurry()
             except BaseException as error:  # noqa: BLE001 - a signal handler's, in the main thread
-                interrupt = interrupt or error
-                times += 1
+                me.delivery = told
+                if told is not None:
+                    told.alive = alive
+                if isinstance(error, Cancelled) and is_cancelled(self.scope):
+                    continue
                 self.scope.cancel_scope(type(error).__name__, self)
+                if not isinstance(error, _BARE):
+                    failure = error if failure is None else failure
+                    continue
+                interrupt = error if interrupt is None else interrupt
+                times += 1
                 if times >= _LEAVE:
                     break
                 is_impatient = times == _HURRY
         if slots is not None:
             slots.take_back(me)
+        if failure is not None:
+            with self._lock:  # who has left children behind is not alone here
+                self._failures.setdefault(id(failure), failure)
         return interrupt
 
     def _failed_around(self, interrupt: BaseException | None) -> ThreadGroup | None:
@@ -552,7 +567,7 @@ class ThreadGroup(Container):
         """
         failures = list(self._failures.values())
         bare = error if isinstance(error, KeyboardInterrupt) else interrupt  # the first Ctrl-C
-        bare = bare or next((e for e in failures if isinstance(e, (KeyboardInterrupt, SystemExit))), None)
+        bare = bare or next((e for e in failures if isinstance(e, _BARE)), None)
         if bare is not None:
             others = [failure for failure in failures if failure is not bare]
             if others:

@@ -15,7 +15,16 @@ import warnings
 import weakref
 
 import pytest
-from support import collect, is_parked, platform_thread, run_anywhere, run_in_vthread, until, wait_parked
+from support import (
+    collect,
+    handler_during,
+    is_parked,
+    platform_thread,
+    run_anywhere,
+    run_in_vthread,
+    until,
+    wait_parked,
+)
 
 import plait
 from plait import (
@@ -784,6 +793,89 @@ def test_exception_of_a_signal_handler_during_the_join():
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert set(caught.value.exceptions) == {error, own}
+
+
+def test_handler_that_fails_again_and_again_during_the_join():
+    """The first failure is the group's; none of them takes the children's grace, or leaves a child behind."""
+    errors = []
+
+    def handle():
+        errors.append(Oops())
+        raise errors[-1]
+
+    def work():
+        try:
+            time.sleep(3600)
+        finally:
+            until(lambda: len(errors) == 4)
+            time.sleep(0.001)
+            cleaned.append(1)
+
+    cleaned = []
+    with (
+        handler_during(WaitReason.GROUP, handle, times=4),
+        pytest.raises(ExceptionGroup) as caught,
+        ThreadGroup() as group,
+    ):
+        wait_parked(group.spawn(work))
+    assert cleaned
+    assert caught.value.exceptions == (errors[0],)
+
+
+def test_interrupt_after_the_failure_of_a_handler():
+    """Ctrl-C during the join leaves bare, though a handler has failed there before, which is noted on it."""
+    errors = [Oops("tick"), KeyboardInterrupt()]
+
+    def handle():
+        raise errors.pop(0)
+
+    def work():
+        try:
+            time.sleep(3600)
+        finally:
+            until(lambda: not errors)
+
+    with (
+        handler_during(WaitReason.GROUP, handle, times=2),
+        pytest.raises(KeyboardInterrupt) as caught,
+        ThreadGroup(name="mine") as group,
+    ):
+        wait_parked(group.spawn(work))
+    assert caught.value.__notes__ == ["<ThreadGroup 'mine'> also failed with Oops('tick')"]
+
+
+LOOKS = {"look": plait.checkpoint, "wait": lambda: plait.offload(int), "spawn": lambda: plait.spawn(int)}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("which", ["inner", "outer"])
+def test_handler_that_is_cancelled_during_the_join(look, which):
+    """The Cancelled that a handler gets there ends the handler alone: the block waits on, and ends as it would have."""
+    told = []
+    beyond = []
+
+    def handle():
+        try:
+            LOOKS[look]()
+        except Cancelled:
+            told.append(1)
+            raise
+
+    def work():
+        try:
+            time.sleep(3600)
+        finally:
+            until(lambda: len(told) == 4)
+            time.sleep(0.001)
+            beyond.append("clean-up")
+
+    with handler_during(WaitReason.GROUP, handle, times=4), ThreadGroup() as outer:
+        with ThreadGroup() as inner:
+            child = wait_parked(inner.spawn(work))
+            {"inner": inner, "outer": outer}[which].cancel()
+        assert child.done()
+        beyond.append("block")
+    assert beyond == (["clean-up", "block"] if which == "inner" else ["clean-up"])
 
 
 # ---- misuse
