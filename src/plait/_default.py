@@ -2,6 +2,10 @@
 
 The default group supervises: a failure goes to `plait.excepthook` and cancels nobody. It is joined when the process
 shuts down, before `threading` joins the program's own threads.
+
+A block that ends may let a signal handler run when its children are done, or while the last one ends. What is spawned
+there belongs to the next group around, as after the block. Only the spawn itself tells: a group that looks open closes
+when its last child counts itself out, and is closed for good. So who is refused looks again, and finds it skipped.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import traceback
 from typing import TYPE_CHECKING, ClassVar, ParamSpec, TypeVar
 
 from plait._core import Lock, VirtualThread, WaitReason, call_contained, current_thread, park_shielded, runtime
+from plait._errors import GroupClosed
 from plait._groups import GroupScope, ThreadGroup
 
 if TYPE_CHECKING:
@@ -148,10 +153,13 @@ def default_group() -> ThreadGroup:
 
 
 def group_around() -> ThreadGroup:
-    """The innermost group that the calling thread has open, else the one it was spawned in, else the default group."""
+    """The innermost group that the calling thread has open, else the one it was spawned in, else the default group.
+
+    One that has closed is none of them: it may still be around a signal handler.
+    """
     scope: Scope | None = current_thread().scope
     while scope is not None:
-        if isinstance(scope, GroupScope):
+        if isinstance(scope, GroupScope) and scope.group.inside.count():
             return scope.group
         scope = scope.parent
     return default_group()
@@ -198,4 +206,10 @@ def spawn(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]
         >>> spawn(sum, [1, 2, 3]).result()
         6
     """
-    return current_group().spawn(fn, *args, **kwargs)
+    while True:
+        group = current_group()
+        try:
+            return group.spawn(fn, *args, **kwargs)
+        except GroupClosed:
+            if isinstance(group, DefaultGroup) or group.inside.count():
+                raise

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 
 import pytest
-from support import finish, interrupt, platform_thread, program, run_program, until
+from support import finish, handler_during, interrupt, platform_thread, program, run_program, until
 
 import plait
-from plait import ThreadGroup
+from plait import ThreadGroup, _default
+from plait._core import WaitReason
 from plait._default import default_group
 
 
@@ -399,3 +401,50 @@ def test_offload_while_the_process_ends():
         threading._register_atexit(gate.set)
     """)
     assert out == "6\n"
+
+
+@pytest.mark.parametrize("where", ["inside", "outside"])
+def test_spawn_in_a_handler_once_the_children_are_done(where):
+    """A handler that runs as a block ends, whose children are done, spawns into the next group around."""
+    gate = threading.Event()
+    groups = []
+
+    def handle():
+        gate.set()
+        until(lambda: not group.inside.count())
+        groups.extend([ThreadGroup.current, plait.spawn(int).group])
+
+    def end_a_block():
+        nonlocal group
+        with handler_during(WaitReason.GROUP, handle), ThreadGroup() as group:
+            group.spawn(gate.wait)
+
+    group = outer = default_group()
+    if where == "inside":
+        with ThreadGroup() as outer:
+            end_a_block()
+    else:
+        end_a_block()
+    assert groups == [outer, outer]
+
+
+def test_spawn_in_a_handler_as_the_last_child_ends(monkeypatch):
+    """The group closes after a handler has found it open, and before it spawns: as if it had been closed before."""
+    gate = threading.Event()
+    look = _default.current_group
+    futures = []
+
+    def look_and_wait():
+        found = look()
+        if found is group:
+            gate.set()
+            until(lambda: not group.inside.count())
+        return found
+
+    def handle():
+        monkeypatch.setattr(_default, "current_group", look_and_wait)
+        futures.append(plait.spawn(int))
+
+    with handler_during(WaitReason.GROUP, handle), ThreadGroup() as group:
+        group.spawn(gate.wait)
+    assert futures[0].group is default_group()
