@@ -8,6 +8,7 @@ group of all that failed.
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import reprlib
 from collections import deque
 from contextlib import nullcontext, suppress
@@ -165,11 +166,14 @@ class _Host:
     The thread is a daemon of the group that the iterator is begun in, so a cancel there reaches the calls. It must not if
     the iterator is begun in a shield, or in clean-up: then it is one of the default group, and who uses the iterator ends
     it when cancelled. If that has come already, the thread knows by itself when the shield, or the grace, is over.
+
+    In a child process that is forked meanwhile there is neither the thread nor the calls: nothing is ended there.
     """
 
     def __init__(self, name: str) -> None:
         self.calls = _Calls(name)
         self.failure: BaseException | None = None  # what the block has raised
+        self._process = os.getpid()  # where the thread is
         opened = _Arrivals()
         me = current_thread()
         group = group_around()
@@ -202,6 +206,8 @@ class _Host:
     def close(self) -> None:
         """Cancel the calls at work, and wait for their end, as far as the calling thread may wait."""
         if self._thread.done() or not runtime.is_started:  # at the end of the process nothing can be waited for
+            return
+        if self._process != os.getpid():
             return
         self._thread.cancel()
         if _is_amid():
@@ -372,6 +378,7 @@ def pmap(fn: Callable[[S], T], iterable: Iterable[S], *, limit: int | None = Non
     Each step is a cancel point. An iterator that is not wanted any more is closed with `close()`, or by dropping it
     (as a `for` loop does that is left early): the calls at work are cancelled, and have ended when it is closed. If one has
     failed by then, `close()` raises its error (and Python reports it, to `sys.unraisablehook`, if nobody has called that).
+    In a child process, forked meanwhile, that leaves the calls alone, which are the parent's.
 
     Raises:
         TypeError, ValueError: `fn` cannot be called, `iterable` is none, or `limit` is no number from 1 up.

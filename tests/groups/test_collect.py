@@ -697,3 +697,36 @@ def test_callable_with_an_odd_name():
     """Whatever it says it is called."""
     assert gather(Oddly()) == [1]
     assert race(Oddly()) == 1
+
+
+@pytest.mark.parametrize("where", ["main", "virtual"])
+def test_loop_that_is_left_in_a_forked_child(where):
+    """The calls are the parent's: the child waits for none of them."""
+    out, _ = run_program(f"""
+        import os, warnings, plait
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and later warn of a fork with threads
+        def leave():
+            for _ in plait.pmap(abs, range(100), limit=3):
+                child = os.fork()
+                if not child:
+                    plait.spawn(int).result()
+                break
+            if not child:
+                os._exit(0)
+            return os.waitpid(child, 0)[1]
+        print(leave() if {where!r} == "main" else plait.spawn(leave).result())
+    """)
+    assert out == "0\n"
+
+
+def test_as_completed_of_the_own_future():
+    """A thread that would wait for its own end is told so, as by `result`."""
+
+    def body():
+        ended = group.spawn(int)
+        with pytest.raises(RuntimeError) as caught:
+            next(as_completed([ended, current_thread()]))
+        assert str(caught.value) == f"{current_thread()!r} cannot wait for its own outcome"
+
+    with ThreadGroup(timeout=10) as group:
+        group.spawn(body)

@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from support import run_anywhere, run_in_vthread, until, wait_parked
+from support import run_anywhere, run_in_vthread, run_program, until, wait_parked
 
 from plait import Cancelled, ThreadGroup, cancelled, checkpoint, deadline, move_on_after, shield, timeout
 from plait._core import current_thread, runtime
@@ -471,3 +471,41 @@ def test_cancel_that_comes_at_the_end_of_a_limit(monkeypatch):
     with ThreadGroup() as group:
         group.spawn(child)
     assert told == ["the group was cancelled"]
+
+
+@pytest.mark.parametrize("where", ["main", "virtual"])
+def test_limit_in_a_forked_child(where):
+    """Both processes go on inside the block, and its time is up in both."""
+    out, _ = run_program(f"""
+        import os, time, warnings, plait
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and later warn of a fork with threads
+        def fork():
+            with plait.move_on_after(0.05) as limit, plait.timeout(3600):
+                child = os.fork()
+                time.sleep(3600)
+            with plait.move_on_after(0.001):
+                time.sleep(3600)
+            if not child:
+                os._exit(not limit.cancelled_caught)
+            return os.waitpid(child, 0)[1]
+        print(fork() if {where!r} == "main" else plait.spawn(fork).result())
+    """)
+    assert out == "0\n"
+
+
+def test_limit_of_a_platform_thread_that_computes_in_a_forked_child():
+    """A carrier of the child sees to those below the limit."""
+    out, _ = run_program("""
+        import os, time, warnings, plait
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and later warn of a fork with threads
+        with plait.timeout(3600), plait.move_on_after(0.05) as limit:
+            child = os.fork()
+            with plait.ThreadGroup() as group:
+                sleeper = group.spawn(time.sleep, 3600)
+                while not sleeper.done():
+                    pass
+        if not child:
+            os._exit(not limit.cancelled_caught)
+        print(os.waitpid(child, 0)[1])
+    """)
+    assert out == "0\n"

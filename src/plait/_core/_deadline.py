@@ -21,6 +21,8 @@ class DeadlineScope(CancelScope):
     A timer may call when it is late: another thread's carrier hears of a new deadline, or of the end, in its turn. So it
     is the scope that says whether it is due, under the lock that cancels take; and it takes a new deadline under that lock,
     if it is not cancelled yet. Owner and timer agree on which of the two came first.
+
+    In a forked child, whose carriers have lost their timers, an open scope of who has forked gets another one.
     """
 
     __slots__ = ("_timer",)
@@ -71,6 +73,12 @@ class DeadlineScope(CancelScope):
         if self._timer is not None:
             me.retire_timer(self._timer)  # type: ignore[union-attr]
             self._timer = None
+
+    def survive_fork(self) -> None:
+        """Have a timer in this process, too, unless it is cancelled. What has become of the former one does not matter."""
+        me: Parker = self.owner  # type: ignore[assignment]
+        if self._timer is not None and self.cancelled_at is None:
+            self._timer = me.add_timer(self.deadline, self, 0)
 
     def expire(self, epoch: int) -> None:
         """The deadline has come."""

@@ -132,6 +132,10 @@ class PlatformThread(Parker):
         self._bound = 0
         _native.bind(None)
 
+    def survive_fork(self) -> None:
+        """In a child that this thread has forked: its scopes set their timers again."""
+        self._timers = Timers()
+
     def add_timer(self, when: float, target: Target, epoch: int) -> tuple[Timer, Timer]:
         """Have it called here, in the first wait after that, or by a carrier."""
         elsewhere = Timer(when, target, epoch)

@@ -12,6 +12,7 @@ cdef class Runtime:
     cdef public Lock _lock
     cdef public list _carriers
     cdef public bint _is_over
+    cdef public list _kept
     cdef public Counter _next
     cdef public object _wanted
     cdef public object offload

@@ -54,6 +54,7 @@ class Runtime:
         self._lock = Lock()
         self._carriers: list[Carrier] = []  # empty until started; then never changes
         self._is_over = False  # the process is ending. Under _lock
+        self._kept: list[Timer] = []  # deadlines for the first carrier, where there is none yet. Under _lock
         self._next = Counter()
         self._wanted: int | None = None  # carriers asked for by configure()
         self.offload = Offload()
@@ -111,6 +112,9 @@ class Runtime:
             carriers = [Carrier(number, watch) for number in range(count)]
             if _native.gc_gate not in gc.callbacks:
                 gc.callbacks.append(_native.gc_gate)
+            kept, self._kept = self._kept, []
+            for timer in kept:
+                carriers[0].timers.push(timer)
             for carrier in carriers:
                 carrier.start()
             self._carriers = carriers
@@ -142,14 +146,21 @@ class Runtime:
 
     def push_timer(self, timer: Timer) -> None:
         """A platform thread's scope has a deadline: the first carrier keeps it."""
-        carrier = self.carriers[0]
-        carrier.call(partial(carrier.timers.push, timer))
+        with self._lock:
+            carriers = self._carriers
+            if not carriers:
+                self._kept.append(timer)
+                return
+        carriers[0].call(partial(carriers[0].timers.push, timer))
 
     def retire_timer(self, timer: Timer) -> None:
         """One of those deadlines is over before its time. Its carrier hears of it after the push: calls keep order."""
-        carriers = self._carriers
-        if carriers:  # there are none in a forked child that leaves a block of its parent
-            carriers[0].call(partial(carriers[0].timers.retire, timer))
+        with self._lock:
+            carriers = self._carriers
+            if not carriers:  # a forked child leaves a block of its parent
+                timer.take_target()
+                return
+        carriers[0].call(partial(carriers[0].timers.retire, timer))
 
     def halt(self) -> None:
         """Stop all carriers: the process is about to end, and what still runs on them ends with it."""
@@ -163,20 +174,24 @@ class Runtime:
         """In the child: only the calling kernel thread exists.
 
         On a platform thread everything starts afresh when it is next needed. A virtual thread that has forked keeps its
-        carrier, which has lost all others.
+        carrier, which has lost all others. The time limits of the scopes that it has open hold in both processes.
         """
         self.offload = Offload()
         _lot.reset()
         me = _native.current()
         self._carriers = []
+        self._kept = []
+        if isinstance(me, VirtualThread) and me.carrier is not None:
+            me.carrier.survive_fork(me)
+            self._carriers = [me.carrier]
+        elif isinstance(me, PlatformThread):
+            me.survive_fork()
         scope = me.scope if me is not None else None
         while scope is not None and scope.owner is me:
             if scope.container is not None:
                 scope.container.abandon()
+            scope.survive_fork()
             scope = scope.parent
-        if isinstance(me, VirtualThread) and me.carrier is not None:
-            me.carrier.survive_fork(me)
-            self._carriers = [me.carrier]
 
 
 def default_carriers() -> int:

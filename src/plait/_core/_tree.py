@@ -126,6 +126,9 @@ class Scope(WaitWord):
         """The deadline has come. Any thread; never parks."""
         raise NotImplementedError
 
+    def survive_fork(self) -> None:
+        """In a child that the owner has forked inside this scope, which stays open there. The owner's."""
+
     def hurry(self) -> None:
         """Have no more patience with what is under this scope, which is cancelled: neither shields nor grace count.
 
