@@ -26,6 +26,7 @@ from plait._core import (
     check_park,
     check_seconds,
     current_thread,
+    grace_of,
     lend_slot,
     lot_wait,
     lot_wake_one,
@@ -114,7 +115,7 @@ class _Calls:
     """A block of calls, which raises the first failure among them, as it is."""
 
     def __init__(self, name: str) -> None:
-        self.group = ThreadGroup(name=name)
+        self.group = ThreadGroup(name=name, grace=grace_of(current_thread().scope))
         self._count = 0
 
     def spawn(self, what: object, fn: Callable[..., T], *args: Any) -> Future[T]:
@@ -212,7 +213,7 @@ class _Host:
         self._thread.cancel()
         if _is_amid():
             return
-        with shield(timeout=2 * GRACE):
+        with shield(timeout=grace_of(self.calls.group.scope) + GRACE):
             _lending(self._thread.wait_done, _offer)
 
     def tell(self, error: BaseException) -> None:
@@ -228,7 +229,8 @@ class _Host:
 def gather(*fns: Callable[[], T]) -> list[T]:
     """Call all of `fns` concurrently; their results, in the order of `fns`. A cancel point.
 
-    The first that fails cancels the others, and is raised when they have ended. Raises `TypeError` if one of `fns`
+    The first that fails cancels the others, and is raised when they have ended; their clean-up may take as long as the
+    `grace` of the group around says. Raises `TypeError` if one of `fns`
     cannot be called; then none is.
 
     Example:
@@ -255,7 +257,8 @@ def _check_functions(caller: str, fns: tuple[object, ...]) -> None:
 def race(*fns: Callable[[], T]) -> T:
     """Call all of `fns` concurrently; the outcome of the first that returns or raises. A cancel point.
 
-    The others are cancelled, and have ended when this returns; what they still return or raise is dropped. Raises
+    The others are cancelled, and have ended when this returns, as with `gather`; what they still return or raise is
+    dropped. Raises
     `ValueError` without any function to call, and `TypeError` if one of `fns` cannot be called; then none is.
 
     Example:
@@ -373,7 +376,7 @@ def pmap(fn: Callable[[S], T], iterable: Iterable[S], *, limit: int | None = Non
     Lazy: an item is taken from `iterable`, on the consumer's thread, when there is room for its call; a result that
     nobody has asked for yet occupies its room. So an endless iterable is fine; one that waits for the results of earlier
     items is not, unless `limit` is 1, since there is no look at results before there are `limit` calls. `ordered=False` gives results as they
-    come. A call that fails cancels the others; its error is raised by the iterator.
+    come. A call that fails cancels the others, as with `gather`; its error is raised by the iterator.
 
     Each step is a cancel point. An iterator that is not wanted any more is closed with `close()`, or by dropping it
     (as a `for` loop does that is left early): the calls at work are cancelled, and have ended when it is closed. If one has

@@ -82,7 +82,8 @@ class timeout(_TimeLimit):  # noqa: N801 - read as a word: with timeout(5)
     """A block that may take so many seconds; cut short at a cancel point, it raises `TimeoutError`.
 
     Any thread. Its clock starts on entry. Scopes nest: the one whose time is up turns the cancellation into its own
-    `TimeoutError`, others let it pass. What the block waited for has not happened: nothing is lost.
+    `TimeoutError`, others let it pass. What the block waited for has not happened: nothing is lost. Clean-up may take as
+    long as the `grace` of the group around says, five seconds where there is none.
 
     Raises:
         TimeoutError: the time was up before the block had ended.

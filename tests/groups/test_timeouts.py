@@ -5,12 +5,25 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 
 import pytest
 from support import run_anywhere, run_in_vthread, run_program, until, wait_parked
 
-from plait import Cancelled, ThreadGroup, cancelled, checkpoint, deadline, move_on_after, shield, timeout
+from plait import (
+    Cancelled,
+    ThreadGroup,
+    cancelled,
+    checkpoint,
+    deadline,
+    gather,
+    move_on_after,
+    pmap,
+    race,
+    shield,
+    timeout,
+)
 from plait._core import current_thread, runtime
 from plait._originals import monotonic
 
@@ -509,3 +522,79 @@ def test_limit_of_a_platform_thread_that_computes_in_a_forked_child():
         print(os.waitpid(child, 0)[1])
     """)
     assert out == "0\n"
+
+
+def _left_for_clean_up(graces, ready=None):
+    """Wait until it is cancelled, and put down for how long it may clean up."""
+    try:
+        if ready is not None:
+            ready.set()
+        time.sleep(3600)
+    finally:
+        graces.append(current_thread().delivery.until - monotonic())
+
+
+def _fail_after(ready):
+    ready.wait()
+    raise ZeroDivisionError
+
+
+def _cut_by_timeout(graces):
+    with suppress(TimeoutError), timeout(0.01):
+        _left_for_clean_up(graces)
+
+
+def _cut_by_move_on_after(graces):
+    with shield(timeout=3600), move_on_after(0.01):
+        _left_for_clean_up(graces)
+
+
+def _cut_by_deadline(graces):
+    with suppress(TimeoutError), timeout(3600), deadline(time.monotonic()):
+        _left_for_clean_up(graces)
+
+
+def _cut_in_gather(graces):
+    ready = threading.Event()
+    with pytest.raises(ZeroDivisionError):
+        gather(partial(_left_for_clean_up, graces, ready), partial(_fail_after, ready))
+
+
+def _cut_in_race(graces):
+    ready = threading.Event()
+    race(partial(_left_for_clean_up, graces, ready), ready.wait)
+
+
+def _cut_in_pmap(graces):
+    ready = threading.Event()
+    calls = [partial(_left_for_clean_up, graces, ready), partial(_fail_after, ready)]
+    with pytest.raises(ZeroDivisionError):
+        list(pmap(lambda call: call(), calls))
+
+
+@pytest.mark.parametrize("grace", [0.5, 60])
+@pytest.mark.parametrize(
+    "cut",
+    [_cut_by_timeout, _cut_by_move_on_after, _cut_by_deadline, _cut_in_gather, _cut_in_race, _cut_in_pmap],
+)
+def test_clean_up_has_the_grace_of_the_group_around(cut, grace):
+    """A block that has no grace of its own grants that of the block it is opened in."""
+    graces = []
+    with ThreadGroup(grace=grace) as group:
+        group.spawn(cut, graces)
+    [left] = graces
+    assert left <= grace
+    assert left > 5 or grace < 5
+
+
+@WHERE
+def test_clean_up_in_no_group(where):
+    """Where no block says otherwise it has five seconds."""
+    graces = []
+
+    def body():
+        with move_on_after(0.01):
+            _left_for_clean_up(graces)
+
+    run_anywhere(where, body)
+    assert 0 < graces[0] <= 5

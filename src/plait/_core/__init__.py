@@ -61,7 +61,17 @@ from plait._core._runtime import (
 from plait._core._sleep import sleep
 from plait._core._slots import Slots, lend_slot
 from plait._core._stacks import Snapshot, stack_of_kernel_thread, take_snapshot
-from plait._core._tree import DEADLINE_PASSED, GRACE, CancelScope, Scope, is_cancelled, is_under, pending, pending_now
+from plait._core._tree import (
+    DEADLINE_PASSED,
+    GRACE,
+    CancelScope,
+    Scope,
+    grace_of,
+    is_cancelled,
+    is_under,
+    pending,
+    pending_now,
+)
 from plait._core._vthread import (
     CANCELLED,
     FAILED,

@@ -1,6 +1,6 @@
 cimport cython
 
-from plait._core._tree cimport Delivery, Scope, Victim, horizon, is_hurried, pending, pending_now
+from plait._core._tree cimport Delivery, Scope, Victim, grace_of, horizon, is_hurried, pending, pending_now
 from plait._native._native cimport cooperative, now
 
 cdef double _PAUSE, _LONGEST_PAUSE, _SHARE

@@ -19,7 +19,7 @@ from sys import exc_info
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from plait._core._misuse import check_openers
-from plait._core._tree import Delivery, horizon, is_hurried, is_under, pending, pending_now
+from plait._core._tree import Delivery, grace_of, horizon, is_hurried, is_under, pending, pending_now
 from plait._errors import Cancelled, CancelledSwallowed
 from plait._native._native import cooperative, now
 
@@ -106,7 +106,7 @@ def patience(me: Victim, since: float) -> float | None:
     if scope is None or me.is_deaf:
         return None
     assert scope.cancelled_at is not None
-    return since if is_hurried(me.scope) else max(scope.cancelled_at, since) + scope.grace
+    return since if is_hurried(me.scope) else max(scope.cancelled_at, since) + grace_of(scope)
 
 
 def _is_patient(me: Victim) -> bool:
@@ -244,6 +244,6 @@ def _widen(me: Victim, scope: Scope) -> None:
 
 def _end_of_grace(me: Victim, scope: Scope) -> float:
     """Until when clean-up for `scope`, which begins now, may park: no longer than the clean-up that it is part of."""
-    until = now() + scope.grace
+    until = now() + grace_of(scope)
     end = me.scope.grace_end  # type: ignore[union-attr]
     return min(until, end) if end else until

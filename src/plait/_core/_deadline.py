@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from plait._core._clock import now
 from plait._core._runtime import close_scope, open_scope
-from plait._core._tree import DEADLINE_PASSED, GRACE, CancelScope, cancelling
+from plait._core._tree import DEADLINE_PASSED, CancelScope, cancelling
 
 if TYPE_CHECKING:
     from plait._core._parking import Parker
@@ -27,7 +27,7 @@ class DeadlineScope(CancelScope):
 
     __slots__ = ("_timer",)
 
-    def __init__(self, grace: float = GRACE, container: Container | None = None) -> None:
+    def __init__(self, grace: float | None = None, container: Container | None = None) -> None:
         super().__init__(grace, container)
         self._timer: Timer | tuple[Timer, Timer] | None = None  # the owner's alone
 

@@ -47,5 +47,6 @@ cpdef Scope pending(Scope scope)
 cpdef Scope pending_now(Scope scope)
 cpdef bint is_cancelled(Scope scope) except -1
 cpdef bint is_hurried(Scope scope) except -1
+cpdef double grace_of(Scope scope) except -1
 cpdef horizon(Scope above)
 cdef object Cancelled

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 DEADLINE_PASSED = "deadline passed"  # the reason of a cancel by time, told from others by identity
-GRACE = 5.0  # seconds that clean-up may take, unless the scope says otherwise
+GRACE = 5.0  # seconds that clean-up may take, unless the scope, or one above it, says otherwise
 
 cancelling = Lock()  # orders the first canceller of a scope before the others
 
@@ -86,7 +86,7 @@ class Scope(WaitWord):
     owner: Victim | None  # written by the owner on entry
     opener: FrameType | None  # the generator that has opened it, until it is seen to be suspended inside. Owner only
     container: Container | None  # written once
-    grace: float  # seconds; written before the cancel
+    grace: float | None  # seconds; None: what the scope above grants. Written before the cancel
     cancelled_at: float | None  # None, then the instant of the cancel, for good. Written under cancelling
     deadline: float  # the instant when time cancels it; 0.0: there is none. Written by the owner, under cancelling
     is_hurried: bool  # cancelled, and out of patience: shields below hide nothing of it, no grace is left. Set once
@@ -203,7 +203,7 @@ class CancelScope(Scope):
 
     _told: Delivery | None  # a shield's: what the thread had been told when it opened this scope
 
-    def __init__(self, grace: float = GRACE, container: Container | None = None) -> None:
+    def __init__(self, grace: float | None = None, container: Container | None = None) -> None:
         self.parent = None
         self.owner = None
         self.container = container
@@ -314,6 +314,15 @@ def is_under(scope: Scope | None, ancestor: Scope) -> bool:
             return True
         scope = scope.parent
     return False
+
+
+def grace_of(scope: Scope | None) -> float:
+    """How many seconds clean-up for `scope` may take: what the nearest one from there upwards says that says anything."""
+    while scope is not None:
+        if scope.grace is not None:
+            return scope.grace
+        scope = scope.parent
+    return GRACE
 
 
 def horizon(above: Scope | None) -> float | None:
