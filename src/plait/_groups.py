@@ -34,8 +34,8 @@ from plait._core import (
     check_entry,
     check_park,
     check_seconds,
-    close_scope,
     current_thread,
+    end_inside,
     is_cancelled,
     is_under,
     lend_slot,
@@ -434,7 +434,7 @@ class ThreadGroup(Container):
             if me is not self.owner or not is_under(me.scope, self.scope):
                 self.scope.cancel_scope("its block was ended out of place", self)
                 raise misuse
-            error = self.end_inside(me, self.scope, error or misuse)
+            error = end_inside(me, self.scope, error or misuse)
         is_own = self._scope.absorbs(error)
         if isinstance(error, Cancelled) and is_cancelled(self.scope):
             # On its way to the scope that was cancelled. If a shield hides that, the body alone has been told, by a spawn
@@ -469,20 +469,15 @@ class ThreadGroup(Container):
             return error
 
     def end_inside(self, me: Parker, outer: Scope, error: BaseException) -> BaseException:
-        """End the scopes that were left open inside `outer`, by a suspended generator say: no child may outlive them.
+        """As the function of that name."""
+        return end_inside(me, outer, error)
 
-        Gives what leaves them: `error`, or what a group among them makes of it.
-        """
-        while (inner := me.scope) is not outer:
-            if isinstance(inner, GroupScope):
-                try:
-                    inner.group.__exit__(type(error), error, None)
-                except BaseException as failed:  # noqa: BLE001 - it leaves through this group
-                    error = failed
-            elif isinstance(inner, DeadlineScope):
-                inner.leave()
-            else:
-                close_scope(inner)  # type: ignore[arg-type]  # a shield
+    def end_block(self, error: BaseException) -> BaseException:
+        """What a block around this one, which ends first, has to do with it."""
+        try:
+            self.__exit__(type(error), error, None)
+        except BaseException as failed:  # noqa: BLE001 - it leaves through the block around
+            return failed
         return error
 
     def _join(self, me: Parker, times: int) -> BaseException | None:

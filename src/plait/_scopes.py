@@ -14,6 +14,7 @@ from plait._core import (
     check_seconds,
     close_scope,
     current_thread,
+    end_inside,
     is_under,
     now,
     open_scope,
@@ -51,11 +52,14 @@ class _TimeLimit(DeadlineScope):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         """The clock stops. No cancel point."""
-        is_mine = self.absorbs(error)
+        left_by = _what_leaves(self, error)
+        is_mine = self.absorbs(left_by)
         self.leave(is_mine)
         if is_mine:
             self.cancelled_caught = True
-            return self._conclude(error)
+            return self._conclude(left_by)
+        if left_by is not error:
+            raise left_by  # type: ignore[misc]
         return False  # no cancel point: what the block has waited for is complete, and would be lost
 
     def reschedule(self, seconds: float | None) -> bool:
@@ -87,6 +91,7 @@ class timeout(_TimeLimit):  # noqa: N801 - read as a word: with timeout(5)
 
     Raises:
         TimeoutError: the time was up before the block had ended.
+        RuntimeError: the block has ended before a scope inside it, which is ended, too.
         TypeError, ValueError: `seconds` is not a number, or is negative.
 
     Example:
@@ -130,6 +135,7 @@ class deadline(_TimeLimit):  # noqa: N801 - read as a word: with deadline(at)
 
     Raises:
         TimeoutError: the instant came before the block had ended.
+        RuntimeError: as for `timeout`.
         TypeError: `at` is not a number.
 
     Example:
@@ -247,7 +253,29 @@ class shield(CancelScope):  # noqa: N801 - read as a word: with shield(timeout=5
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Cancels show again."""
+        left_by = _what_leaves(self, error)
         close_scope(self)
+        if left_by is not error:
+            raise left_by  # type: ignore[misc]
+
+
+def _what_leaves(scope: CancelScope, error: BaseException | None) -> BaseException | None:
+    """What leaves the block of `scope`, which ends by `error`, when the scopes that are left open inside have ended, too."""
+    me = current_thread()
+    if me.scope is scope or me is not scope.owner or not is_under(me.scope, scope):
+        return error
+    return end_inside(me, scope, error or _left_open(scope, me.scope))
+
+
+def _left_open(scope: CancelScope, inner: Scope | None) -> BaseException:
+    """What to raise where `inner` has been left open in `scope`; or what a signal handler raises meanwhile."""
+    try:
+        return RuntimeError(
+            f"the block of {scope!r} must end after the scopes inside it, which end with it now: {inner!r} was left open. "
+            f"Leave a scope before each yield, or close the generator that is suspended inside"
+        )
+    except BaseException as failure:  # noqa: BLE001 - repr() lets handlers run
+        return failure
 
 
 def checkpoint() -> None:

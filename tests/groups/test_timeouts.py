@@ -262,11 +262,16 @@ def test_leaving_on_another_thread_or_out_of_order():
     with pytest.raises(RuntimeError) as caught:
         outer.__exit__(None, None, None)
     assert str(caught.value) == (
-        "scopes must be closed in the reverse order of opening, by the thread that opened them: move_on_after(60) is not "
-        "the innermost scope of <platform thread 'MainThread'>, move_on_after(61) is"
+        "the block of move_on_after(60) must end after the scopes inside it, which end with it now: move_on_after(61) was "
+        "left open. Leave a scope before each yield, or close the generator that is suspended inside"
     )
-    inner.__exit__(None, None, None)
-    outer.__exit__(None, None, None)
+    for ended in (inner, outer):
+        with pytest.raises(RuntimeError) as caught:
+            ended.__exit__(None, None, None)
+        assert str(caught.value) == (
+            "scopes must be closed in the reverse order of opening, by the thread that opened them: "
+            f"{ended!r} is not the innermost scope of <platform thread 'MainThread'>, None is"
+        )
     with pytest.raises(RuntimeError) as caught:
         move_on_after(1).__exit__(None, None, None)
     assert str(caught.value) == "move_on_after(1) is not open: write `with`, which enters it and leaves it, once"
@@ -382,14 +387,95 @@ def test_end_of_a_limit_is_no_cancel_point(where, limit):
     assert got == ["item"]
 
 
-def test_limit_that_could_not_be_left_still_strikes():
-    """Its block is ended out of order, which is refused, and goes on."""
-    with pytest.raises(TimeoutError):
-        with timeout(0.05) as outer:
-            with move_on_after(3600):
-                with pytest.raises(RuntimeError, match="reverse order"):
-                    outer.__exit__(None, None, None)
-                time.sleep(3600)
+def _suspended_inside(block):
+    """A generator that is suspended inside `block`."""
+
+    def generate():
+        with block:
+            yield
+
+    generator = generate()
+    next(generator)
+    return generator
+
+
+def _close(generator):
+    """Close it, whose block has been ended from outside."""
+    with pytest.raises(RuntimeError, match="reverse order"):
+        generator.close()
+
+
+BLOCKS = pytest.mark.parametrize(
+    "make",
+    [
+        lambda: timeout(3600),
+        lambda: move_on_after(3600),
+        lambda: deadline(time.monotonic() + 3600),
+        lambda: shield(timeout=3600),
+    ],
+)
+
+
+@WHERE
+@BLOCKS
+@pytest.mark.filterwarnings("ignore::plait.YieldInsideScope")
+def test_block_that_ends_before_those_inside(where, make):
+    """It ends those that were left open with itself, and says so: nothing stays open in the thread."""
+
+    def body():
+        around = current_thread().scope
+        inner = timeout(60)
+        with pytest.raises(RuntimeError) as caught, make() as block:
+            block = block or current_thread().scope
+            generators = [_suspended_inside(shield(timeout=60)), _suspended_inside(inner)]
+        assert str(caught.value) == (
+            f"the block of {block!r} must end after the scopes inside it, which end with it now: timeout(60) was left open. "
+            "Leave a scope before each yield, or close the generator that is suspended inside"
+        )
+        assert current_thread().scope is around
+        for generator in generators:
+            _close(generator)
+
+    run_anywhere(where, body)
+
+
+@BLOCKS
+@pytest.mark.filterwarnings("ignore::plait.YieldInsideScope")
+def test_group_left_open_in_a_block(make):
+    """Its children have ended with the block, and what the group raises leaves it."""
+    group = ThreadGroup()
+    with pytest.raises(ExceptionGroup) as caught, make():
+        generator = _suspended_inside(group)
+        child = group.spawn(time.sleep, 3600)
+    assert [type(error) for error in caught.value.exceptions] == [RuntimeError]
+    assert child.cancelled()
+    assert current_thread().scope is None
+    with pytest.raises(RuntimeError, match="must end on the thread that began it"):
+        generator.close()
+
+
+@BLOCKS
+def test_error_of_a_block_that_ends_before_those_inside(make):
+    """What the body raises is not hidden by that."""
+    with pytest.raises(ZeroDivisionError), make():
+        generator = _suspended_inside(timeout(60))
+        1 / 0  # noqa: B018 - the error
+    assert current_thread().scope is None
+    _close(generator)
+
+
+@WHERE
+def test_time_limit_that_strikes_with_a_block_left_open_inside(where):
+    """It is the limit's own end, whatever was left open."""
+
+    def body():
+        with pytest.raises(TimeoutError), timeout(0.01):
+            inner = timeout(3600)
+            inner.__enter__()
+            time.sleep(3600)
+        assert current_thread().scope is (None if where != "virtual" else current_thread())
+
+    run_anywhere(where, body)
 
 
 @WHERE

@@ -22,7 +22,7 @@ from plait._core._atomics import Counter, Flag, Lock
 from plait._core._cancel import be_patient, check_entry, check_park, deliver, patiently, refuge, retract
 from plait._core._clock import now
 from plait._core._container import Container
-from plait._core._deadline import DeadlineScope, check_seconds
+from plait._core._deadline import DeadlineScope, check_seconds, end_inside
 from plait._core._lookout import lock_waits
 from plait._core._lot import set_told as lot_set_told
 from plait._core._lot import wait as lot_wait
@@ -131,6 +131,8 @@ __all__ = (
     "close_scope",
     "current_thread",
     "deliver",
+    "end_inside",
+    "grace_of",
     "is_cancelled",
     "is_under",
     "keeping",

@@ -130,6 +130,10 @@ class Container:
         for daemon in daemons:
             daemon.cancel_scope("all others in its group are done", daemon)
 
+    def end_block(self, error: BaseException) -> BaseException:
+        """End the block, left open, as if `error` left it; what leaves it. On the thread that began it."""
+        raise NotImplementedError
+
     def end_inside(self, me: Parker, outer: Scope, error: BaseException) -> BaseException:
         """End the scopes that `me`, the caller, has left open inside `outer`; what leaves them of `error`."""
         raise NotImplementedError

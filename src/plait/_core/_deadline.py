@@ -12,7 +12,7 @@ from plait._core._tree import DEADLINE_PASSED, CancelScope, cancelling
 if TYPE_CHECKING:
     from plait._core._parking import Parker
     from plait._core._timers import Timer
-    from plait._core._tree import Container
+    from plait._core._tree import Container, Scope
 
 
 class DeadlineScope(CancelScope):
@@ -83,6 +83,21 @@ class DeadlineScope(CancelScope):
     def expire(self, epoch: int) -> None:
         """The deadline has come."""
         self.cancel_scope(DEADLINE_PASSED, self)
+
+
+def end_inside(me: Parker, outer: Scope, error: BaseException) -> BaseException:
+    """End the scopes that `me`, the caller, has left open inside `outer`, by a suspended generator say.
+
+    No child may outlive them. Gives what leaves them: `error`, or what a group among them makes of it.
+    """
+    while (inner := me.scope) is not outer:
+        if inner.container is not None:  # type: ignore[union-attr]  # `outer` is further out
+            error = inner.container.end_block(error)  # type: ignore[union-attr]
+        elif isinstance(inner, DeadlineScope):
+            inner.leave()
+        else:
+            close_scope(inner)  # type: ignore[arg-type]  # a shield
+    return error
 
 
 def check_seconds(seconds: object, what: str) -> float:

@@ -58,6 +58,9 @@ class Container(Protocol):
     def turn_away(self) -> None:
         """Wake whoever waits outside to spawn here: nothing can be spawned any more."""
 
+    def end_block(self, error: BaseException) -> BaseException:
+        """End the block, left open, as if `error` left it; what leaves it. On the thread that began it."""
+
 
 class Scope(WaitWord):
     """A node of the tree.
