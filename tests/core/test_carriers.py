@@ -14,8 +14,12 @@ from support import run_in_vthread, run_program, until, wait_parked
 import plait
 from plait import ThreadGroup
 from plait._core import current_thread, runtime
+from plait._core._carrier import Carrier
 from plait._core._continuation import Stack
+from plait._core._runtime import Runtime
+from plait._core._watch import Watch
 from plait._native import kernel_ident
+from plait._originals import monotonic
 
 CARRIERS = int(os.environ.get("PLAIT_CARRIERS") or 0)
 
@@ -294,3 +298,17 @@ def test_first_spawns_at_the_same_time():
         PLAIT_CARRIERS=2,
     )
     assert out == "2\n"
+
+
+def test_carriers_that_do_not_stop_are_waited_for_together(monkeypatch):
+    """At the end of the process each carrier is asked to stop, and those that compute hold it up once, not one by one."""
+    monkeypatch.setattr("plait._core._runtime._PATIENCE", 0.05, raising=False)
+    watch = Watch(3)
+    ending = Runtime()
+    ending._carriers = carriers = [Carrier(number, watch) for number in range(3)]  # which come to nothing
+    start = monotonic()
+    ending.halt()
+    assert monotonic() - start < 1
+    assert [carrier.calls.size() for carrier in carriers] == [1, 1, 1]
+    for carrier in carriers:
+        carrier.poller.close()

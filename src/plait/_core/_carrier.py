@@ -46,6 +46,7 @@ from plait._native._native import Queue, Ready, Timers, now
 from plait._originals import lock_acquire, lock_release
 
 if TYPE_CHECKING:
+    from _thread import LockType
     from collections.abc import Callable
 
     from plait._core._parking import Parker
@@ -131,8 +132,8 @@ class Carrier:
         self.idler = Idler(self.poller.wake)
         self._join(Watch(1))
 
-    def halt(self) -> bool:
-        """Stop for good: the process is about to end. False if the carrier did not answer within a second.
+    def halt(self) -> LockType:
+        """Have it stop for good, for the process is about to end: a lock that is free once it stands still.
 
         Up to 3.13 CPython ends a daemon thread where it next asks for the GIL, by unwinding its C stack; on a stack
         that is not the kernel thread's own that corrupts memory. A carrier that waits without the GIL for ever is
@@ -148,7 +149,7 @@ class Carrier:
             lock_acquire(for_ever)
 
         self.call(stand_still)
-        return lock_acquire(answered, True, 1.0)
+        return answered
 
     # ---- on the carrier's kernel thread
 

@@ -4,7 +4,7 @@ from plait._core._carrier cimport Carrier
 from plait._core._container cimport Container
 from plait._core._parking cimport Parker
 from plait._core._vthread cimport VirtualThread
-from plait._native._native cimport Counter, Lock, Rundown, caller_code, caller_offset, copied_context, current
+from plait._native._native cimport Counter, Lock, Rundown, caller_code, caller_offset, copied_context, current, now
 
 cimport cython
 

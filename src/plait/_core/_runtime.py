@@ -30,8 +30,10 @@ from plait._native._native import (
     caller_offset,
     copied_context,
     current,
+    now,
     write_unraisable,
 )
+from plait._originals import lock_acquire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
 V = TypeVar("V", bound=VirtualThread)
 
+_PATIENCE = 1.0  # seconds that all carriers together have to stop in, when the process ends
 _OVER = "virtual threads cannot be started any more: the process is ending"
 
 
@@ -167,8 +170,10 @@ class Runtime:
         with self._lock:
             carriers, self._carriers = self._carriers, []
             self._is_over = True
-        for carrier in carriers:
-            carrier.halt()
+        answers = [carrier.halt() for carrier in carriers]
+        until = now() + _PATIENCE
+        for answered in answers:
+            lock_acquire(answered, True, max(until - now(), 0.0))
 
     def after_fork(self) -> None:
         """In the child: only the calling kernel thread exists.
