@@ -303,7 +303,8 @@ def as_completed(futures: Iterable[F], timeout: float | None = None) -> Iterator
     """The futures, each once, in the order in which they end. Waits for the next when asked for it: a cancel point.
 
     Any futures of `concurrent.futures`. Raises `TimeoutError` when `timeout` seconds have passed since the first was
-    asked for, `TypeError` at once if something else than a future is among them.
+    asked for, `TypeError` at once if something else than a future is among them, `RuntimeError` when the thread whose own
+    future is among them asks for the first.
 
     Example:
         >>> import threading
@@ -333,6 +334,9 @@ def as_completed(futures: Iterable[F], timeout: float | None = None) -> Iterator
 
 def _arriving(waiting: dict[F, None], span: float | None) -> Iterator[F]:
     deadline = None if span is None else now() + span
+    me = current_thread()
+    if isinstance(me, Future) and me in waiting:
+        raise RuntimeError(f"{me!r} cannot wait for its own outcome")
     arrivals = _Arrivals()
     arrived = arrivals.put  # the one object that stands with all futures
     lend = partial(lend_slot_among, limits_of(waiting), deadline=deadline)
