@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from queue import Empty, Full
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from plait._core import WaitReason, check_entry, current_thread
 from plait._errors import ChannelClosed
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 T = TypeVar("T")
+
+_MISSING: Any = object()
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,18 @@ class Channel(Generic[T]):
 
     __slots__ = ("__weakref__", "_exchange")
 
-    def __init__(self, capacity: int) -> None:
+    @overload
+    def __init__(self, capacity: int, /) -> None: ...
+
+    @overload
+    def __init__(self, *, capacity: int) -> None: ...
+
+    def __init__(self, capacity: int = _MISSING) -> None:
+        if capacity is _MISSING:
+            raise TypeError(
+                "Channel needs its capacity: write Channel(8) for one that holds up to 8 values, or Channel(0) for one whose "
+                "senders wait for receivers"
+            )
         if isinstance(capacity, bool) or not isinstance(capacity, int):
             raise TypeError(f"capacity must be a whole number from 0 up, not {capacity!r}: a channel has a bound")
         if capacity < 0:

@@ -159,11 +159,17 @@ class ThreadGroup(Container):
         grace: float = GRACE,
         on_error: OnError = "cancel",
         name: str | None = None,
+        **unknown: Never,
     ) -> None:
         if misplaced:
             raise TypeError(
                 f"ThreadGroup takes its options by name: write ThreadGroup(max_concurrency={misplaced[0]!r}), not "
                 f"ThreadGroup({misplaced[0]!r})"
+            )
+        if unknown:
+            raise TypeError(
+                f"ThreadGroup has no option {next(iter(unknown))!r}: it takes max_concurrency, timeout, grace, on_error and "
+                f"name, and max_concurrency is how many children may be at work at a time"
             )
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a string or None, not {name!r}")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
 
 from plait._core import Counter, Parker, VirtualThread, caller_code, caller_offset, current_thread, line_at, now
 from plait._errors import HeldWhileParked
@@ -53,6 +53,9 @@ def called(thread: Parker) -> str:
     return VirtualThread.__repr__(thread) if isinstance(thread, VirtualThread) else repr(thread)
 
 
+MISSING: Any = object()  # in place of the value that is not given
+
+
 class Shared(Generic[T]):
     """A value, and the only way to it: hold its lock."""
 
@@ -61,8 +64,14 @@ class Shared(Generic[T]):
     # How a hold and a wait are put into words, by whether they are for writing.
     _took: ClassVar[tuple[str, str]]
     _waits: ClassVar[tuple[str, str]]
+    _block: ClassVar[str]  # what is written after `with`, with its name as {}
 
     def __init__(self, value: T) -> None:
+        if value is MISSING:
+            kind = type(self).__name__
+            raise TypeError(
+                f"{kind} needs the value that it protects: write {kind}(value), or {kind}(None) if there is none"
+            )
         self._value = value  # under the lock
         self._is_empty = False  # into_inner has taken the value away. Under the lock
         self._number = _numbers.add(1)
@@ -72,6 +81,16 @@ class Shared(Generic[T]):
             frame = sys._getframe().f_back  # noqa: SLF001 - who wrote `Mutex[int](0)`
             if frame is not None:
                 self._code, self._offset = frame.f_code, frame.f_lasti
+
+    if not TYPE_CHECKING:  # there it is an error already
+
+        def __enter__(self) -> NoReturn:
+            """Not for users: a block says in which way it holds the lock."""
+            kind = type(self).__name__
+            raise TypeError(f"{self._name} is no context manager: write {self._block.format(kind.lower())}")
+
+        def __exit__(self, *exc_info: object) -> None:
+            """Not for users: there is no block."""
 
     @property
     def _name(self) -> str:

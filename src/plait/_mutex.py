@@ -12,7 +12,7 @@ keeps a busy mutex busy.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, overload
 
 from plait._core import (
     Counter,
@@ -31,7 +31,7 @@ from plait._core import (
 )
 from plait._deadlock import Wait, begin_wait, end_wait, orphaned
 from plait._errors import Cancelled, DeadlockError, PoisonedError
-from plait._holding import Block, Shared, Taken, called, check_change, end_hold, new_hold, place
+from plait._holding import MISSING, Block, Shared, Taken, called, check_change, end_hold, new_hold, place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -74,8 +74,15 @@ class Mutex(Shared[T]):
 
     _took: ClassVar[tuple[str, str]] = ("took", "took")
     _waits: ClassVar[tuple[str, str]] = ("for", "for")
+    _block: ClassVar[str] = "`with {}.lock() as value:`"
 
-    def __init__(self, value: T, *, poison: bool = False) -> None:
+    @overload
+    def __init__(self, value: T, /, *, poison: bool = False) -> None: ...
+
+    @overload
+    def __init__(self, *, value: T, poison: bool = False) -> None: ...
+
+    def __init__(self, value: T = MISSING, *, poison: bool = False) -> None:
         super().__init__(value)
         self._poisons = poison  # written once
         self._poison: BaseException | None = None  # the first that left a block. Set under the lock, cleared by anybody

@@ -22,7 +22,7 @@ by the grant is not turned into a cancellation.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar, overload
 
 from plait._core import (
     TIMED_OUT,
@@ -38,7 +38,7 @@ from plait._core import (
 )
 from plait._deadlock import Wait, begin_wait, end_wait
 from plait._errors import DeadlockError
-from plait._holding import Block, Shared, Taken, called, check_change, end_hold, new_hold, place
+from plait._holding import MISSING, Block, Shared, Taken, called, check_change, end_hold, new_hold, place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -77,8 +77,15 @@ class RWLock(Shared[T]):
 
     _took: ClassVar[tuple[str, str]] = ("took for reading", "took for writing")
     _waits: ClassVar[tuple[str, str]] = ("to read", "to write")
+    _block: ClassVar[str] = "`with {0}.read() as value:` or `with {0}.write() as value:`"
 
-    def __init__(self, value: T) -> None:
+    @overload
+    def __init__(self, value: T, /) -> None: ...
+
+    @overload
+    def __init__(self, *, value: T) -> None: ...
+
+    def __init__(self, value: T = MISSING) -> None:
         super().__init__(value)
         self._lock = Lock()  # "readers and writers": guards what follows
         self._writing: Hold | None = None

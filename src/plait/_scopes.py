@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Any, Never, Self
+from typing import TYPE_CHECKING, Any, Never, Self, overload
 
 from plait._core import (
     CancelScope,
@@ -107,7 +107,15 @@ class timeout(_TimeLimit):  # noqa: N801 - read as a word: with timeout(5)
 
     __slots__ = ("_seconds",)
 
-    def __init__(self, seconds: float) -> None:
+    @overload
+    def __init__(self, seconds: float, /) -> None: ...
+
+    @overload
+    def __init__(self, *, seconds: float) -> None: ...
+
+    def __init__(self, seconds: float = _MISSING) -> None:
+        if seconds is _MISSING:
+            raise TypeError("timeout needs its limit, in seconds: write timeout(5)")
         super().__init__()
         self._seconds = check_seconds(seconds, "timeout")
 
@@ -155,7 +163,15 @@ class deadline(_TimeLimit):  # noqa: N801 - read as a word: with deadline(at)
 
     __slots__ = ("_at",)
 
-    def __init__(self, at: float) -> None:
+    @overload
+    def __init__(self, at: float, /) -> None: ...
+
+    @overload
+    def __init__(self, *, at: float) -> None: ...
+
+    def __init__(self, at: float = _MISSING) -> None:
+        if at is _MISSING:
+            raise TypeError("deadline needs an instant of time.monotonic(): write deadline(time.monotonic() + 5)")
         super().__init__()
         if isinstance(at, bool) or not isinstance(at, (int, float)) or at != at:  # noqa: PLR0124 - NaN
             raise TypeError(f"deadline needs an instant of time.monotonic(), a number, not {at!r}")
@@ -190,7 +206,15 @@ class move_on_after(_TimeLimit):  # noqa: N801 - read as words: with move_on_aft
 
     __slots__ = ("_seconds",)
 
-    def __init__(self, seconds: float) -> None:
+    @overload
+    def __init__(self, seconds: float, /) -> None: ...
+
+    @overload
+    def __init__(self, *, seconds: float) -> None: ...
+
+    def __init__(self, seconds: float = _MISSING) -> None:
+        if seconds is _MISSING:
+            raise TypeError("move_on_after needs its limit, in seconds: write move_on_after(5)")
         super().__init__()
         self._seconds = check_seconds(seconds, "move_on_after")
 

@@ -13,7 +13,10 @@ from support import run_anywhere, run_in_vthread, run_program
 
 from plait import (
     Cancelled,
+    Channel,
+    Mutex,
     RebindAfterSpawn,
+    RWLock,
     ThreadGroup,
     TimeoutDoesNotReachChild,
     YieldInsideScope,
@@ -334,3 +337,57 @@ def test_development_mode():
     """
     assert run_program(code, PYTHONDEVMODE=1, PLAIT_CARRIERS=1)[0] == "['RebindAfterSpawn']\n"
     assert run_program(code, PYTHONDEVMODE="", PLAIT_CARRIERS=1)[0] == "[]\n"
+
+
+# ---- calls that cannot be meant
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (timeout, "timeout needs its limit, in seconds: write timeout(5)"),
+        (move_on_after, "move_on_after needs its limit, in seconds: write move_on_after(5)"),
+        (deadline, "deadline needs an instant of time.monotonic(): write deadline(time.monotonic() + 5)"),
+        (shield, "a shield needs its limit by name, in seconds: write shield(timeout=5)"),
+        (Mutex, "Mutex needs the value that it protects: write Mutex(value), or Mutex(None) if there is none"),
+        (RWLock, "RWLock needs the value that it protects: write RWLock(value), or RWLock(None) if there is none"),
+        (
+            Channel,
+            (
+                "Channel needs its capacity: write Channel(8) for one that holds up to 8 values, or Channel(0) for one "
+                "whose senders wait for receivers"
+            ),
+        ),
+    ],
+)
+def test_what_is_needed_is_not_given(make, message):
+    """Who leaves it out is told what it is, and how it is written."""
+    with pytest.raises(TypeError) as caught:
+        make()
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("option", ["limit", "max_workers", "anything"])
+def test_option_that_groups_do_not_have(option):
+    """It is told which there are."""
+    with pytest.raises(TypeError) as caught:
+        ThreadGroup(**{option: 3})
+    assert str(caught.value) == (
+        f"ThreadGroup has no option {option!r}: it takes max_concurrency, timeout, grace, on_error and name, and "
+        "max_concurrency is how many children may be at work at a time"
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "block"),
+    [
+        (Mutex, "`with mutex.lock() as value:`"),
+        (RWLock, "`with rwlock.read() as value:` or `with rwlock.write() as value:`"),
+    ],
+)
+def test_block_of_a_lock_itself(make, block):
+    """A block is made by a method of it, which the error names."""
+    lock = make(None)
+    with pytest.raises(TypeError) as caught, lock:
+        pass
+    assert str(caught.value) == f"{lock._name} is no context manager: write {block}"
