@@ -13,6 +13,16 @@ from plait._core import WaitReason, current_thread
 from plait._originals import sleep
 
 
+class Index:
+    """Something that is only like an int."""
+
+    def __init__(self, value):
+        self._value = value
+
+    def __index__(self):
+        return self._value
+
+
 @pytest.fixture(params=["virtual", "platform"])
 def elsewhere(request):
     """Runs a function on another thread, of either kind; gives something with a `result()`."""
@@ -438,6 +448,28 @@ def test_many_join_one_thread():
     thread.join()
 
 
+@pytest.mark.parametrize("make", [threading.Lock, threading.RLock])
+@pytest.mark.parametrize("timeout", [None, "x", 1.5, Index(0), Index(-1), Index(-2), Index(1 << 70), float("nan")])
+def test_odd_timeouts_of_a_lock(make, timeout):
+    """What is only like an int is a timeout, and what is none is refused in the same words: held or not."""
+    free, held = make(), make()
+    held.acquire()
+    locks = [free] if timeout in (1.5, None) or getattr(timeout, "_value", 0) == -1 else [free, held]
+    for lock in locks:
+        for keywords in ({}, {"blocking": False}):
+            there = PlatformCall(
+                described, lambda lock=lock, keywords=keywords: _tried(lock, keywords, timeout)
+            ).result()
+            assert on_virtual(described, _tried, lock, keywords, timeout) == there
+
+
+def _tried(lock, keywords, timeout):
+    has_it = lock.acquire(timeout=timeout, **keywords)
+    if has_it:
+        lock.release()
+    return has_it
+
+
 # ---- queues ----
 
 
@@ -478,6 +510,8 @@ def test_queue_moves_everything_once(make, consumer, producer):
         ((1, 2, 3), {}),
         ((), {"timeout": 1e100}),
         ((), {"timeout": float("nan")}),
+        ((), {"timeout": Index(0)}),
+        ((True, Index(-1)), {}),
     ],
 )
 def test_get_from_an_empty_queue(make, arguments, keywords):
@@ -487,7 +521,7 @@ def test_get_from_an_empty_queue(make, arguments, keywords):
     items = make()
     got = on_virtual(described, items.get, *arguments, **keywords)
     expected = described(items.get, *arguments, **keywords)
-    if make is queue.SimpleQueue and expected[1] == "TypeError":
+    if expected[1] == "TypeError":
         got, expected = got[:2], expected[:2]
     assert got == expected
 

@@ -148,6 +148,29 @@ def test_refusals_and_timeouts():
         assert _value(locks[0]) == _value(locks[1])
 
 
+class Index:
+    """Something that is only like an int."""
+
+    def __index__(self):
+        return 0
+
+
+class Number:
+    """Something that is only like a float."""
+
+    def __float__(self):
+        return 0.0
+
+
+@pytest.mark.parametrize("timeout", [Index(), Number(), "0", b"0", float("nan"), -1], ids=repr)
+@pytest.mark.parametrize("value", [0, 1])
+def test_odd_timeouts(timeout, value):
+    """They are taken or refused as on any thread, and what is taken is told."""
+    ours, theirs = CONTEXT.Semaphore(value), CONTEXT.Semaphore(value)
+    assert on_virtual(described, ours.acquire, True, timeout) == described(theirs.acquire, True, timeout)
+    assert ours.get_value() == theirs.get_value()
+
+
 def test_cancelled_waiters_take_nothing():
     """What is released after all waiters were cancelled is there for others, whoever was waiting on their behalf."""
     semaphore = CONTEXT.Semaphore(0)

@@ -742,6 +742,32 @@ def test_wrong_arguments(name, arguments, timeout):
         assert on_virtual(described, getattr(sock, name), *arguments)[:2] == expected[:2]
 
 
+class Index:
+    """Something that is only like an int."""
+
+    def __index__(self):
+        return 0
+
+
+@pytest.mark.parametrize("flags", [1.5, Index(), "x", None, True, 1 << 31, float("nan")], ids=repr)
+@pytest.mark.parametrize("timeout", [None, 10])
+def test_odd_flags(flags, timeout):
+    """Flags are ints, and what is like one."""
+    calls = {
+        "recv": (1, flags),
+        "recv_into": (bytearray(1), 1, flags),
+        "send": (b"x", flags),
+        "sendall": (b"x", flags),
+    }
+    for name, arguments in calls.items():
+        near, far = socket.socketpair()
+        with near, far:
+            near.settimeout(timeout)
+            far.send(b"xxx")
+            expected = described(getattr(near, name), *arguments)
+            assert on_virtual(described, getattr(near, name), *arguments)[:2] == expected[:2]
+
+
 @pytest.mark.parametrize("method", ["connect", "connect_ex"])
 @pytest.mark.parametrize("address", [5, ("127.0.0.1", 70000), ("127.0.0.1", "x"), ("::1", 80), ("a..b", 80)])
 def test_wrong_addresses(method, address):

@@ -412,10 +412,17 @@ def test_flush_of_mapped_memory(tmp_path, monkeypatch):
     with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
         mapping[:4] = b"news"
         assert on_virtual(mapping.flush) is None
-        assert on_virtual(mapping.flush, mmap.PAGESIZE) is None
         assert on_virtual(mapping.flush, mmap.PAGESIZE, mmap.PAGESIZE) is None
-    assert calls == [(None, 3 * mmap.PAGESIZE), (None, 2 * mmap.PAGESIZE), (None, mmap.PAGESIZE)]
+    assert calls == [(None, 3 * mmap.PAGESIZE), (None, mmap.PAGESIZE)]
     assert path.read_bytes().startswith(b"news")
+
+
+@pytest.mark.parametrize("args", [(0, -1), (mmap.PAGESIZE,), (mmap.PAGESIZE, -1)], ids=str)
+def test_flush_of_all_that_is_left(tmp_path, args):
+    """What the version takes for that."""
+    (tmp_path / "file").write_bytes(bytes(3 * mmap.PAGESIZE))
+    with open(tmp_path / "file", "r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+        assert on_virtual(described, mapping.flush, *args) == described(mapping.flush, *args)
 
 
 @pytest.mark.parametrize("args", [(1, 1), (-1, 1), (0, 1 << 30), ("x",), (1.5,), (0, 1, 2, 3)], ids=str)

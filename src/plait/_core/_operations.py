@@ -21,6 +21,7 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import contextmanager
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from plait import _originals
@@ -156,15 +157,16 @@ def _is_tcp(sock: Any) -> bool:
 
 def recv(sock: Any, size: int, flags: int = 0, /) -> bytes:
     """`socket.recv`."""
+    bits: int = flags if type(flags) is int else index(flags)
     timeout = _gettimeout(sock)
     fd = _fileno(sock)
     if (timeout is not None and timeout == 0) or fd < 0 or size <= 0:
-        return _originals.sock_recv(sock, size, flags)
-    if flags & _UNUSUAL and timeout is None:
-        if flags & _NEVER_WAITS:
-            return _originals.sock_recv(sock, size, flags)
+        return _originals.sock_recv(sock, size, bits)
+    if bits & _UNUSUAL and timeout is None:
+        if bits & _NEVER_WAITS:
+            return _originals.sock_recv(sock, size, bits)
         whole = bytearray(size)
-        return bytes(memoryview(whole)[: _receive_all(sock, fd, whole, size, flags)])
+        return bytes(memoryview(whole)[: _receive_all(sock, fd, whole, size, bits)])
     me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
@@ -173,10 +175,10 @@ def recv(sock: Any, size: int, flags: int = 0, /) -> bytes:
     is_worth_a_try = entry is None or entry.readable
     while True:
         if is_worth_a_try:
-            got = _native_recv(fd, size, flags)
+            got = _native_recv(fd, size, bits)
             if got is not None:
                 if entry is not None and 0 < len(got) < size:
-                    _note_short(entry, flags)
+                    _note_short(entry, bits)
                 return got
             if entry is not None:
                 _note_empty(entry)
@@ -198,17 +200,18 @@ def _note_short(entry: Descriptor, flags: int) -> None:
 
 def recv_into(sock: Any, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
     """`socket.recv_into`."""
+    bits: int = flags if type(flags) is int else index(flags)
     timeout = _gettimeout(sock)
     fd = _fileno(sock)
     if (timeout is not None and timeout == 0) or fd < 0:
-        return _originals.sock_recv_into(sock, buffer, nbytes, flags)
+        return _originals.sock_recv_into(sock, buffer, nbytes, bits)
     size = room_in(buffer, nbytes)
     if not size:
         return 0
-    if flags & _UNUSUAL and timeout is None:
-        if flags & _NEVER_WAITS:
-            return _originals.sock_recv_into(sock, buffer, nbytes, flags)
-        return _receive_all(sock, fd, buffer, size, flags)
+    if bits & _UNUSUAL and timeout is None:
+        if bits & _NEVER_WAITS:
+            return _originals.sock_recv_into(sock, buffer, nbytes, bits)
+        return _receive_all(sock, fd, buffer, size, bits)
     me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
@@ -217,10 +220,10 @@ def recv_into(sock: Any, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
     is_worth_a_try = entry is None or entry.readable
     while True:
         if is_worth_a_try:
-            got = _native_recv_into(fd, buffer, size, flags)
+            got = _native_recv_into(fd, buffer, size, bits)
             if got is not None:
                 if entry is not None and 0 < got < size:
-                    _note_short(entry, flags)
+                    _note_short(entry, bits)
                 return got
             if entry is not None:
                 _note_empty(entry)
@@ -281,17 +284,18 @@ def _send_some(me: Parker, sock: Any, data: Any, flags: int, start: int, deadlin
 
 def send(sock: Any, data: Any, flags: int = 0, /) -> int:
     """`socket.send`. Without a timeout it sends everything; cancelled half-way, it returns how much was sent."""
+    bits: int = flags if type(flags) is int else index(flags)
     timeout = _gettimeout(sock)
-    if (timeout is not None and timeout == 0) or _fileno(sock) < 0 or (flags & _DONTWAIT and timeout is None):
-        return _originals.sock_send(sock, data, flags)
+    if (timeout is not None and timeout == 0) or _fileno(sock) < 0 or (bits & _DONTWAIT and timeout is None):
+        return _originals.sock_send(sock, data, bits)
     me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
     if timeout is not None:
-        return _send_some(me, sock, data, flags, 0, now() + timeout)
+        return _send_some(me, sock, data, bits, 0, now() + timeout)
     size = size_of(data)
-    sent = _send_some(me, sock, data, flags, 0, None)
-    return sent if sent >= size else send_rest(me, sock, data, flags, sent)
+    sent = _send_some(me, sock, data, bits, 0, None)
+    return sent if sent >= size else send_rest(me, sock, data, bits, sent)
 
 
 def send_rest(me: Parker, sock: Any, data: Any, flags: int, start: int) -> int:
@@ -317,9 +321,10 @@ def send_rest(me: Parker, sock: Any, data: Any, flags: int, start: int) -> int:
 
 def sendall(sock: Any, data: Any, flags: int = 0, /) -> None:
     """`socket.sendall`. Cancelled half-way, part of the data has been sent, as CPython documents for any error."""
+    bits: int = flags if type(flags) is int else index(flags)
     timeout = _gettimeout(sock)
-    if (timeout is not None and timeout == 0) or _fileno(sock) < 0 or (flags & _DONTWAIT and timeout is None):
-        _originals.sock_sendall(sock, data, flags)
+    if (timeout is not None and timeout == 0) or _fileno(sock) < 0 or (bits & _DONTWAIT and timeout is None):
+        _originals.sock_sendall(sock, data, bits)
         return
     me: Parker = cooperative()
     if me.scope is not None:
@@ -330,6 +335,6 @@ def sendall(sock: Any, data: Any, flags: int = 0, /) -> None:
         data = memoryview(data)  # so that nobody resizes it meanwhile
     start = 0
     while True:
-        start += _send_some(me, sock, data, flags, start, deadline)
+        start += _send_some(me, sock, data, bits, start, deadline)
         if start >= size:
             return

@@ -58,6 +58,18 @@ _copy_file_range = original(os.copy_file_range)
 _sync = original(os.sync)
 _flush = original(method(mmap.mmap, "flush"))
 
+
+def _knows_the_rest() -> bool:
+    """Whether for `mmap.flush` a size of -1 is all that is left, and the size of who gives none; else it is the mapping's."""
+    with mmap.mmap(-1, mmap.PAGESIZE) as mapping:
+        try:
+            _flush(mapping, 0, -1)
+        except ValueError:
+            return False
+    return True
+
+
+_KNOWS_THE_REST = _knows_the_rest()
 _MOST_PARTS = 1024  # IOV_MAX
 _SPLICE_F_NONBLOCK = 2
 _WAITING_FLAGS = os.RWF_HIPRI | os.RWF_DSYNC | os.RWF_SYNC | getattr(os, "RWF_APPEND", 0)
@@ -207,7 +219,8 @@ def splice(src: int, dst: int, count: int, offset_src: Any = None, offset_dst: A
         check_entry(me)
     try:
         numbers = index(src), index(dst), index(count)
-        flags = index(flags)
+        if not isinstance(flags, int):
+            raise TypeError
     except TypeError:
         return _splice(src, dst, count, offset_src, offset_dst, flags)  # type: ignore[no-any-return]  # refuses
     src, dst, count = numbers
@@ -257,12 +270,14 @@ def flush(mapping: Any, *args: Any, **kwargs: Any) -> Any:
     return None
 
 
-def _to_flush(mapping: Any, offset: Any = 0, size: Any = -1) -> tuple[int, int] | None:
+def _to_flush(mapping: Any, offset: Any = 0, *sizes: Any) -> tuple[int, int] | None:
     """The address and the size of what `mmap.flush` writes; None if it does not."""
     try:
-        offset, size = index(offset), index(size)
+        offset = index(offset)
         with memoryview(mapping) as view:
-            size = view.nbytes - offset if size == -1 else size
+            size = index(*sizes) if sizes else -1 if _KNOWS_THE_REST else view.nbytes
+            if size == -1 and _KNOWS_THE_REST:
+                size = view.nbytes - offset
             if view.readonly or offset < 0 or size < 0 or view.nbytes - offset < size:
                 return None
             return address_of(view) + offset, size
@@ -270,13 +285,13 @@ def _to_flush(mapping: Any, offset: Any = 0, size: Any = -1) -> tuple[int, int] 
         return None
 
 
-def _on_disk(name: str, run: Callable[..., Any]) -> Leaf:
-    """A leaf whose first argument is a file, and which always runs on a worker."""
+def _on_disk(name: str, run: Callable[..., Any], *, takes_files: bool = False) -> Leaf:
+    """A leaf whose first argument is a descriptor, or else what has one, and which always runs on a worker."""
     target = getattr(os, name)
     call: Callable[..., Any] = original(target)
 
     def leaf(fd: Any, *args: Any) -> Any:
-        if hasattr(fd, "fileno"):
+        if takes_files and hasattr(fd, "fileno"):
             fd = fd.fileno()
         if not isinstance(fd, int) or isinstance(fd, bool) or fd < 0:
             return call(fd, *args)  # refuses, or warns
@@ -312,7 +327,7 @@ def leaves() -> Sequence[Leaf | ClassPatch]:
         "copy_file_range": copy_file_range,
     }
     found: list[Leaf | ClassPatch] = [Leaf(f"os.{name}", getattr(os, name), leaf) for name, leaf in table.items()]
-    found += [_on_disk(name, on_worker) for name in ("fsync", "fdatasync", "posix_fallocate")]
-    found.append(_on_disk("ftruncate", change_on_worker))
+    found += [_on_disk(name, on_worker, takes_files=True) for name in ("fsync", "fdatasync")]
+    found += [_on_disk("posix_fallocate", on_worker), _on_disk("ftruncate", change_on_worker)]
     found.append(Leaf("mmap.mmap.flush", method(mmap.mmap, "flush"), flush))
     return found

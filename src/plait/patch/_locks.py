@@ -13,6 +13,7 @@ import _thread
 import sys
 import threading
 from functools import partial
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from plait._core import Parker, WaitReason, check_entry, lot_wait, lot_wait_shielded, lot_wake_one, now
@@ -29,6 +30,7 @@ _condition_restore = threading.Condition._acquire_restore.__code__  # type: igno
 
 def acquire(lock: Any, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - CPython's
     """`lock.acquire`."""
+    timeout = number(timeout)
     if not blocking or (timeout != -1 and not 0 <= timeout <= threading.TIMEOUT_MAX):
         return lock_acquire(lock, blocking, timeout)  # does not wait, or refuses
     if lock_acquire(lock, False):
@@ -45,6 +47,11 @@ def acquire(lock: Any, blocking: bool = True, timeout: float = -1) -> bool:  # n
         restore(me, lock)
         return True
     return lot_wait(me, id(lock), attempt, WaitReason.LOCK, deadline, patient=True)
+
+
+def number(timeout: Any) -> float:
+    """Seconds, as C takes them: also of what is only like an int. A TypeError where C refuses it, too."""
+    return timeout if isinstance(timeout, (int, float)) else index(timeout)
 
 
 def _caller() -> object:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from plait._core import Parker, WaitReason, check_entry, lot_wait, lot_wake_one, now
 from plait._native import cooperative
 from plait._originals import queue_get
+from plait.patch._locks import number
 from plait.patch._registry import ClassPatch, Leaf, method
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ _Empty = _queue.Empty
 
 def get(queue: Any, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002 - CPython's
     """`SimpleQueue.get`."""
+    if timeout is not None and block:
+        timeout = number(timeout)
     if not block or (timeout is not None and not 0 < timeout <= TIMEOUT_MAX):
         return queue_get(queue, block, timeout)  # does not wait, or refuses
     me: Parker = cooperative()

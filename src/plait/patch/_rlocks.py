@@ -41,6 +41,7 @@ from plait._originals import (
     rlock_release,
     rlock_release_save,
 )
+from plait.patch._locks import number
 from plait.patch._registry import IDENTITY, ClassPatch, Leaf, method
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ _LONGEST = threading.TIMEOUT_MAX
 
 def acquire(lock: Any, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - CPython's
     """`RLock.acquire`."""
+    timeout = number(timeout)
     me: Parker = current()
     if not isinstance(me, VirtualThread):
         if not blocking or (timeout != -1 and not 0 <= timeout <= _LONGEST) or cooperative() is None:

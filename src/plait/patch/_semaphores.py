@@ -27,6 +27,8 @@ from __future__ import annotations
 
 import os
 import sys
+from errno import EINVAL
+from math import isnan, ldexp
 from typing import TYPE_CHECKING, Any
 
 from plait._core import (
@@ -180,14 +182,13 @@ def acquire(lock: Any, block: bool = True, timeout: float | None = None) -> bool
         semlock_enter(lock, ident)
         return True
     if timeout is not None:
-        try:
-            timeout = timeout + 0.0
-        except TypeError:
-            timeout = float(timeout) if hasattr(timeout, "__float__") else _acquire(lock, False, timeout)  # refuses
+        timeout = ldexp(timeout, 0)  # as C takes a number: of what has `__float__` or `__index__`, and of no text
     handle = lock.handle
     if not sem_try(handle):
         if not block or (timeout is not None and timeout <= 0):
             return False
+        if timeout is not None and isnan(timeout):  # as the kernel says
+            raise OSError(EINVAL, os.strerror(EINVAL))
         if not _wait(me, lock, handle, None if timeout is None else now() + timeout):
             return False
     semlock_enter(lock, ident)
