@@ -1,7 +1,7 @@
 """`VirtualThreadPoolExecutor`: an executor that runs each call on a virtual thread of its own.
 
 State, all of it under the executor's condition: the calls that wait for one of those at work to end, and how many are at
-work. Whoever ends a call begins the next one, before it counts itself out; so the process, which waits for the threads,
+work, on which threads. Whoever ends a call begins the next one, before it counts itself out; so the process, which waits for the threads,
 waits for the calls that are queued as well.
 """
 
@@ -14,7 +14,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from plait._limits import check_limit
-from plait._native import copied_context
+from plait._native import copied_context, current
 from plait._threads import container
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class VirtualThreadPoolExecutor(Executor):
         self._idle = threading.Condition(threading.Lock())  # notified when nothing is at work; guards what follows
         self._queue: deque[_Call] = deque()
         self._at_work = 0
+        self._own: set[Any] = set()  # the virtual threads on which calls are at work
         self._is_shut_down = False
         self._is_broken = False
 
@@ -120,6 +121,9 @@ class VirtualThreadPoolExecutor(Executor):
         """Take no more calls, and, if told to `wait`, wait until all are done. A cancel point then.
 
         `cancel_futures` cancels those that are queued. Any thread, any number of times; the end of a `with` block waits.
+
+        Raises:
+            RuntimeError: told to wait by one of its own calls, which would wait for itself. It is shut down all the same.
         """
         with self._idle:
             self._is_shut_down = True
@@ -131,6 +135,10 @@ class VirtualThreadPoolExecutor(Executor):
             call.future.set_running_or_notify_cancel()
         if wait:
             with self._idle:
+                if current() in self._own:
+                    raise RuntimeError(
+                        f"cannot wait for the end of {self!r} in one of its own calls: shutdown(wait=False)"
+                    )
                 self._idle.wait_for(lambda: not self._at_work)
 
     def _check_open(self) -> None:
@@ -145,11 +153,14 @@ class VirtualThreadPoolExecutor(Executor):
 
     def _work(self, call: _Call) -> None:
         """What each virtual thread does."""
+        me = current()
         try:
+            with self._idle:
+                self._own.add(me)
             if call.future.set_running_or_notify_cancel() and self._is_ready(call):
                 call.run()
         finally:  # a callback of the future may raise SystemExit, say
-            self._end()
+            self._end(me)
 
     def _is_ready(self, call: _Call) -> bool:
         """Whether the initializer has succeeded here; if not, the executor is broken."""
@@ -169,9 +180,10 @@ class VirtualThreadPoolExecutor(Executor):
             return False
         return True
 
-    def _end(self) -> None:
-        """A call is over: begin the next."""
+    def _end(self, me: Any = None) -> None:
+        """A call is over, that of the thread `me`, or one that never began: begin the next."""
         with self._idle:
+            self._own.discard(me)
             following = self._queue.popleft() if self._queue else None
             if following is None:
                 self._at_work -= 1

@@ -145,6 +145,25 @@ def test_shutdown_runs_what_is_queued():
     assert [future.result() for future in futures] == [None] * 5
 
 
+def test_shutdown_by_a_call_of_its_own():
+    """It cannot wait for itself, and is told so; one that does not wait is as ever, and so is one of another executor."""
+    executor, other, gate = VirtualThreadPoolExecutor(1), VirtualThreadPoolExecutor(), threading.Event()
+
+    def shut_down():
+        gate.wait()
+        other.shutdown()
+        executor.shutdown(wait=False)
+        with pytest.raises(RuntimeError, match="cannot wait for the end of <VirtualThreadPoolExecutor"):
+            executor.shutdown()
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            executor.submit(int)
+
+    first, second = executor.submit(shut_down), executor.submit(shut_down)
+    gate.set()
+    assert first.result() is second.result() is None
+    executor.shutdown()
+
+
 def test_failure_interrupts_who_waits_in_shutdown():
     """The wait is a cancel point; the call goes on."""
     gate = threading.Event()
