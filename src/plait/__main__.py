@@ -182,22 +182,64 @@ def _without_us(traceback: TracebackType | None) -> TracebackType | None:
     return traceback
 
 
-def _say_nothing(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """An exception hook for what has been shown."""
+_MISSING: Any = object()  # `sys.excepthook` was deleted
+
+
+class _ExceptHook:
+    """`sys.excepthook` for the one exception that ends the program: the hook that was there gets it, without our frames.
+
+    The interpreter calls it when it shows that exception, and from then on the hook of before is in its place again. What
+    the interpreter does about a hook that is missing or fails is done here: it would show our frames with that.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+        self._traceback = _without_us(error.__traceback__)
+        self._hook = getattr(sys, "excepthook", _MISSING)
+
+    def __call__(self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None, /) -> None:
+        if error is self._error:
+            self._put_back()
+            traceback = sys.last_traceback = self._traceback
+            error = error.with_traceback(traceback)
+        if self._hook is _MISSING:
+            sys.stderr.write("sys.excepthook is missing\n")
+            sys.__excepthook__(kind, error, traceback)
+            return
+        try:
+            self._hook(kind, error, traceback)
+        except BaseException as failure:
+            if isinstance(failure, SystemExit) and not sys.flags.inspect:
+                raise
+            sys.stderr.write("Error in sys.excepthook:\n")
+            _show(failure)
+            sys.stderr.write("\nOriginal exception was:\n")
+            sys.__excepthook__(kind, error, traceback)
+
+    def _put_back(self) -> None:
+        if self._hook is _MISSING:
+            del sys.excepthook
+        else:
+            sys.excepthook = self._hook
+
+
+def _show(failure: BaseException) -> None:
+    """Show what a hook has raised."""
+    traceback = _without_us(failure.__traceback__)
+    sys.__excepthook__(type(failure), failure.with_traceback(traceback), traceback)
 
 
 def _run(arguments: list[str]) -> None:
-    """Run the program; what it raises is shown as the interpreter would, and then raised, so that it ends likewise."""
+    """Run the program; what it raises ends this process, too, and is shown as that of a program of its own."""
     try:
         code, module = _load(arguments)
         sys.modules["__main__"] = module
         exec(code, module.__dict__)  # noqa: S102 - the program
-    except (SystemExit, UsageError):
+    except UsageError:
         raise
     except BaseException as error:
-        shown = _without_us(error.__traceback__)
-        sys.excepthook(type(error), error.with_traceback(shown), shown)
-        sys.excepthook = _say_nothing
+        if not isinstance(error, SystemExit) or sys.flags.inspect:  # otherwise that is not shown
+            sys.excepthook = _ExceptHook(error)
         raise
 
 

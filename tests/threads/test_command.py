@@ -100,6 +100,33 @@ def test_ends_of_a_program(code, program):
     assert run("-", stdin=code) == run("-", stdin=code, plait=False)
 
 
+ENDS = [
+    "1 / 0",
+    "import sys; sys.excepthook = None; 1 / 0",
+    "import sys; del sys.excepthook; 1 / 0",
+    "import sys; sys.excepthook = lambda kind, error, traceback: sys.exit(9); 1 / 0",
+    "import sys\ndef hook(kind, error, traceback):\n    raise RuntimeError('in the hook')\nsys.excepthook = hook\n1 / 0",
+    "import sys; sys.exit(3)",
+    "1 +",
+]
+LOOK = """
+import atexit, sys
+def look():
+    traceback = getattr(sys, "last_traceback", None)
+    print(getattr(sys, "excepthook", None) is sys.__excepthook__, traceback and traceback.tb_frame.f_code.co_filename)
+atexit.register(look)
+"""
+
+
+@pytest.mark.parametrize("code", ENDS)
+def test_hooks_at_the_end_of_a_program(code, program):
+    """A hook that is missing or fails is told of as ever; and once the exception is shown it is in its place again."""
+    path = program(LOOK + code if code in ENDS[:-1] else code)
+    assert run(path) == run(path, plait=False)
+    ours = run("-i", "-m", "plait", path, plait=False, stdin="look()\n1 / 0\n")
+    assert ours == run("-i", path, plait=False, stdin="look()\n1 / 0\n")
+
+
 def test_ends_in_a_function():
     """The lines of `-c` are in the traceback where `python` has them there."""
     code = "def f(x):\n    return [1 / y for y in x]\nprint(f([1]), flush=True)\nf([0])"
