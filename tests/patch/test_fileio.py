@@ -31,6 +31,7 @@ from patch.helpers import (
 )
 from support import descriptors
 
+import plait
 from plait import Cancelled, ThreadGroup
 from plait._core import WaitReason, runtime
 from plait.patch import _blocks, _descriptors, _files
@@ -239,6 +240,10 @@ def test_calls_at_an_offset_and_with_many_buffers(path, pipe, cache):
         lambda fd: os.open("/dev/null", "x"),
         lambda fd: os.open(None, 0),
         lambda fd: os.open in os.supports_dir_fd,
+        lambda fd: os.ftruncate(io.FileIO(fd, closefd=False), 0),
+        lambda fd: os.posix_fallocate(io.FileIO(fd, closefd=False), 0, 1),
+        lambda fd: os.fsync(io.FileIO(fd, closefd=False)),
+        lambda fd: os.splice(fd, fd, 1, flags=1.5),
     ],
 )
 def test_wrong_calls(path, call):
@@ -463,6 +468,44 @@ def test_fifo_with_a_platform_thread(fifo, first, mode):
         assert child.result(10) == str(fifo) or child.result() == fifo
         is_over.set()
     call.result()
+
+
+class Derived(io.FileIO):
+    """With an `__init__` of its own, by way of which others come to ours."""
+
+    def __init__(self, path):
+        super().__init__(path)
+
+
+def test_classes_made_of_fileio_before_it_was_patched(fifo):
+    """They wait as it does, however they are derived; and no more once the originals are back."""
+    plait.patch.uninstall()
+    try:
+
+        class Early(io.FileIO):
+            pass
+
+        class Mixed(Derived, Early):
+            __init__ = Early.__init__
+
+        class Later(Mixed):
+            pass
+
+    finally:
+        plait.patch.install()
+    for cls in (Early, Mixed, Later, Derived):
+        with ThreadGroup() as group:
+            reader = group.spawn(lambda cls=cls: cls(fifo).close())
+            wait_parked(reader)
+            os.close(os.open(fifo, os.O_WRONLY))
+    plait.patch.uninstall()
+    try:
+        with ThreadGroup() as group:
+            group.cancel()
+            for cls in (Early, Mixed, Later, Derived):
+                cls(os.devnull).close()  # no cancel point
+    finally:
+        plait.patch.install()
 
 
 def test_writer_that_has_come_and_gone(fifo):

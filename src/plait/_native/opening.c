@@ -1,7 +1,8 @@
 /* FileIO.__init__, which is where open() waits: a slot, not a method, so it has a trampoline of its own.
  *
  * The slot of the type and its `__init__` are replaced as the leaves of leaf.c are: the original pointer is stored before
- * ours is published, and ours is harmless for ever. Subclasses take the slot over when they are made.
+ * ours is published, and ours is harmless for ever. Subclasses take the slot over when they are made; those that were made
+ * before are looked for, after FileIO itself has changed, so that whoever is made meanwhile has it from there.
  */
 #include "here.h"
 
@@ -29,6 +30,30 @@ opening_call(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
+static void
+replace_slot(PyTypeObject *cls, initproc from, initproc to)
+{
+    if (cls->tp_init == from)
+        __atomic_store_n(&cls->tp_init, to, __ATOMIC_RELEASE);
+}
+
+/* In all that are made of `cls`, also by way of those that have an `__init__` of their own. */
+static int
+replace_in_subclasses(PyTypeObject *cls, initproc from, initproc to)
+{
+    PyObject *made = PyObject_CallMethod((PyObject *)&PyType_Type, "__subclasses__", "O", cls);
+    if (made == NULL)
+        return -1;
+    int status = 0;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(made) && status == 0; i++) {
+        PyTypeObject *subclass = (PyTypeObject *)PyList_GET_ITEM(made, i);
+        replace_slot(subclass, from, to);
+        status = replace_in_subclasses(subclass, from, to);
+    }
+    Py_DECREF(made);
+    return status;
+}
+
 /* Under the install lock of plait.patch. */
 static PyObject *
 opening_replace(PyObject *Py_UNUSED(module), PyObject *args)
@@ -44,11 +69,12 @@ opening_replace(PyObject *Py_UNUSED(module), PyObject *args)
         replacement = Py_NewRef(callable); /* for ever: a thread may be about to call it */
     initproc from = is_on ? original : open_init;
     initproc to = is_on ? open_init : original;
-    if (cls->tp_init == from)
-        __atomic_store_n(&cls->tp_init, to, __ATOMIC_RELEASE);
+    replace_slot(cls, from, to);
     PyWrapperDescrObject *wrapper = (PyWrapperDescrObject *)descriptor;
     if (wrapper->d_wrapped == (void *)from)
         __atomic_store_n(&wrapper->d_wrapped, (void *)to, __ATOMIC_RELEASE);
+    if (replace_in_subclasses(cls, from, to) < 0)
+        return NULL;
     Py_RETURN_NONE;
 }
 
