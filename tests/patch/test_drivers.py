@@ -232,17 +232,16 @@ def test_patched_whenever_they_are_imported(address, when):
         import psycopg.waiting, psycopg2.extensions
 
         def found():
-            yield psycopg.waiting.wait.__module__
+            yield psycopg.waiting.wait in plait.patch._registry._beneath or psycopg.waiting.wait.__module__
             yield getattr(psycopg2.extensions.get_wait_callback(), "__module__", None)
 
-        print(*found())
+        print(*("plait" in str(name) or name is True for name in found()))
         plait.patch.uninstall()
-        print(any("plait" in str(name) for name in found()))
+        print(any("plait" in str(name) or name is True for name in found()))
         print([finder for finder in sys.meta_path if "psycopg" in getattr(finder, "_module", "")])
     """
-    here = "plait.patch._drivers"
     patched = "True True plait/patch/_drivers.py"
-    assert run_python(code).splitlines() == [patched, patched, f"{here} {here}", "False", "[]"]
+    assert run_python(code).splitlines() == [patched, patched, "True True", "False", "[]"]
 
 
 def test_a_callback_of_the_program(address):
@@ -337,7 +336,7 @@ def test_an_import_that_fails(tmp_path):
             print(error)
         sys.again = True
         import psycopg.waiting
-        print(psycopg.waiting.wait.__module__, type(psycopg.waiting.__loader__).__name__)
+        print(plait.patch.status()["psycopg.waiting.wait"].is_patched, type(psycopg.waiting.__loader__).__name__)
         print(any(getattr(finder, "_module", "") == "psycopg.waiting" for finder in sys.meta_path))
     """
-    assert run_python(code).splitlines() == ["no", "plait.patch._drivers SourceFileLoader", "False"]
+    assert run_python(code).splitlines() == ["no", "True SourceFileLoader", "False"]

@@ -1,6 +1,20 @@
 """On platform threads the leaves behave as before: the same calls, with plait at work and without it."""
 
-from patch.helpers import CERTIFICATE, run_python
+import copy
+import inspect
+import io
+import pickle
+import queue
+import subprocess
+import threading
+import types
+import zipfile
+from unittest import mock
+
+import pytest
+from patch.helpers import CERTIFICATE, on_virtual, run_python
+
+from plait.patch import _registry
 
 CALLS = """
 import multiprocessing, os, queue, select, selectors, signal, socket, ssl, subprocess, threading, time, warnings
@@ -231,3 +245,82 @@ def test_platform_threads_see_no_difference():
     with_plait = run_python(AT_WORK + CALLS + END, CERTIFICATE=str(CERTIFICATE))
     assert len(without.splitlines()) > 120
     assert with_plait.splitlines() == without.splitlines()
+
+
+def _replaced():
+    """The functions of Python that are replaced: what was there, and what is there."""
+    patches = [patch for family in _registry._patches.values() for patch in family]
+    patches = [patch._leaf() if hasattr(patch, "_arrival") else patch for patch in patches]
+    places = [place for patch in patches for place in getattr(patch, "_places", {}).values()]
+    return [(place.original, place.placed) for place in places if place.placed in _registry._beneath]
+
+
+LOOKS = {
+    "name": lambda function: (function.__name__, function.__qualname__, function.__module__, function.__doc__),
+    "kind": lambda function: (inspect.isfunction(function), inspect.isroutine(function), callable(function)),
+    "signature": inspect.signature,
+    "annotations": lambda function: function.__annotations__,
+    "defaults": lambda function: (function.__defaults__, function.__kwdefaults__),
+    "source": inspect.getsource,
+    "dictionary": vars,
+    "code": lambda function: (function.__code__, function.__globals__ is function.__globals__, function.__closure__),
+    "text": lambda function: repr(function).partition(" at ")[0],
+    "copy": lambda function: copy.copy(function) is copy.deepcopy(function) is function,
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_replaced_functions_look_as_they_did(look):
+    """Whatever is asked of a method that is written in Python."""
+    found = [pair for pair in _replaced() if pair[0].__name__ != "_find_and_load" or look != "source"]  # it is frozen
+    assert len(found) > 15
+    for before, now in found:
+        assert now is not before
+        assert LOOKS[look](now) == LOOKS[look](before)
+
+
+def test_replaced_functions_are_pickled_by_name():
+    """As any function."""
+    assert pickle.loads(pickle.dumps(queue.Queue.get)) is queue.Queue.get
+
+
+@pytest.mark.parametrize("where", ["virtual", "platform"])
+def test_replaced_functions_bind_in_other_classes(where):
+    """A class may have one under another name."""
+
+    class Archive(zipfile.ZipFile):
+        finish = zipfile.ZipFile.close
+
+    class Line(queue.Queue):
+        take, take_now = queue.Queue.get, staticmethod(queue.Queue.get)
+
+    def body():
+        archive, line = Archive(io.BytesIO(), "w"), Line()
+        archive.finish()
+        line.put(1)
+        line.put(2)
+        return archive.fp, line.take(), line.take_now(line, block=False)
+
+    assert (on_virtual(body) if where == "virtual" else body()) == (None, 1, 2)
+
+
+@pytest.mark.parametrize("where", ["virtual", "platform"])
+def test_mocks_of_replaced_methods(where):
+    """A mock made with the specification of one is called with self, and the method is back in its place after it."""
+
+    def body():
+        before = threading.Thread.start, queue.Queue.get, subprocess.Popen._wait
+        with mock.patch.object(threading.Thread, "start", autospec=True) as start:
+            thread = threading.Thread()
+            thread.start()
+            start.assert_called_once_with(thread)
+        with mock.patch.object(queue.Queue, "get", autospec=True, side_effect=lambda self, *args: self.maxsize):
+            assert queue.Queue(3).get() == 3
+        with mock.patch.object(subprocess.Popen, "_wait", autospec=True, side_effect=lambda self, timeout: 7):
+            process = subprocess.Popen(["true"])
+            assert process.wait() == 7
+        assert before == (threading.Thread.start, queue.Queue.get, subprocess.Popen._wait)
+        return process.wait()
+
+    assert (on_virtual(body) if where == "virtual" else body()) == 0
+    assert isinstance(threading.Thread.start, types.FunctionType)

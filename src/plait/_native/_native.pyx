@@ -99,6 +99,7 @@ cdef extern from "here.h":
     int plait_gate_init(object module) except -1
     int plait_opening_init(object module) except -1
     int plait_around_init(object module) except -1
+    int plait_diverted_init(object module) except -1
     int plait_hashes_init(object module) except -1
     int plait_holds_init(object module) except -1
     int plait_tls_init(object module) except -1
@@ -392,6 +393,7 @@ plait_words_init(_module)
 plait_gate_init(_module)
 plait_opening_init(_module)
 plait_around_init(_module)
+plait_diverted_init(_module)
 plait_hashes_init(_module)
 plait_holds_init(_module)
 plait_tls_init(_module)

@@ -58,17 +58,12 @@ around(PyObject *Py_UNUSED(module), PyObject *args)
     def->ml_meth = (PyCFunction)(void (*)(void))call_around;
     def->ml_flags = METH_FASTCALL | METH_KEYWORDS;
     def->ml_doc = text_of(function, "__doc__");
-    PyObject *made = PyCFunction_New(def, args);
-    if (made == NULL || PyCFunction_Check(function))
-        return made;
-    PyObject *method = PyInstanceMethod_New(made); /* binds in a class, as a function of Python's does */
-    Py_DECREF(made);
-    return method;
+    return PyCFunction_New(def, args);
 }
 
 static PyMethodDef around_functions[] = {
     {"around", around, METH_VARARGS,
-     PyDoc_STR("around(function, begin, end): the function, with end(begin()) called after it, where something may park.")},
+     PyDoc_STR("around(function, begin, end): a builtin that calls the function, and end(begin()) after it where something may park.")},
     {NULL, NULL, 0, NULL},
 };
 

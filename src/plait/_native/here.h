@@ -161,6 +161,7 @@ extern Py_ssize_t plait_parks_at; /* where in a WaitWord its count of parks is *
 int plait_gate_init(PyObject *module);
 int plait_opening_init(PyObject *module);
 int plait_around_init(PyObject *module);
+int plait_diverted_init(PyObject *module);
 int plait_hashes_init(PyObject *module);
 int plait_tls_init(PyObject *module);
 int plait_holds_init(PyObject *module);

@@ -40,7 +40,7 @@ from plait._errors import Cancelled
 from plait._native import cooperative
 from plait._originals import os_close, os_system, os_wait3, os_wait4, os_waitid, os_waitpid
 from plait.patch._late import late_leaves
-from plait.patch._registry import ClassPatch, Leaf
+from plait.patch._registry import ALWAYS, ClassPatch, Leaf
 from plait.patch._watches import wait_watching
 
 if TYPE_CHECKING:
@@ -316,7 +316,7 @@ def _children(module: Any) -> Sequence[ClassPatch]:
         leave_all_scopes()
         return run(self, *args, **kwargs)
 
-    return [ClassPatch(_BOOTSTRAP, cls, "_bootstrap", bootstrap)]
+    return [ClassPatch(_BOOTSTRAP, cls, "_bootstrap", bootstrap, when=ALWAYS)]
 
 
 def leaves() -> Sequence[Patch]:

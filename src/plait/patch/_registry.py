@@ -5,15 +5,18 @@ Installing is all or nothing: if one leaf cannot be put in place, those that wer
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
+from functools import update_wrapper
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from plait import _native
 from plait._core import Counter, Lock, lot_set_told
+from plait._native import divert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from types import ModuleType
 
 COOPERATIVE, IDENTITY, ALWAYS, GATED, CLOSING = range(5)  # when a replacement is called: see leaf.c
 
@@ -81,13 +84,59 @@ class Leaf:
 
 
 _INHERITED: Any = object()
+_beneath: dict[FunctionType, FunctionType] = {}  # what was found where a function of ours was made. Under install_lock
+
+
+def _stand_in(found: Any, replacement: Any, when: int) -> Any:
+    """What is put in the place of `found`: for a function of Python one that is like it, except that it is called elsewhere."""
+    if not isinstance(found, FunctionType) or found.__name__ == "__init__":  # of that, calls are inlined whatever it is
+        return replacement
+    made = FunctionType(found.__code__, found.__globals__, found.__name__, found.__defaults__, found.__closure__)
+    update_wrapper(made, found)
+    del made.__wrapped__  # type: ignore[attr-defined]  # nobody shall unwrap it; below, if `found` has one itself
+    made.__dict__.update(found.__dict__)
+    made.__kwdefaults__ = found.__kwdefaults__
+    divert(made, replacement, found if when == COOPERATIVE else None)
+    _beneath[made] = found
+    return made
+
+
+def _is_made_again(found: Any, original: Any) -> bool:
+    """Whether `found` is a function that was made by the same lines as `original`: its module was loaded again."""
+    return (
+        isinstance(found, FunctionType)
+        and isinstance(original, FunctionType)
+        and found not in _beneath
+        and found.__code__ == original.__code__
+    )
+
+
+def _present(cls: type | ModuleType) -> type | ModuleType:
+    """`cls`; or, if its module has been loaded again, what is there now in its place."""
+    if isinstance(cls, ModuleType):
+        return sys.modules.get(cls.__name__, cls)
+    found: Any = sys.modules.get(cls.__module__)
+    for name in cls.__qualname__.split("."):
+        found = getattr(found, name, None)
+    is_same = isinstance(found, type) and (found.__module__, found.__qualname__) == (cls.__module__, cls.__qualname__)
+    return found if is_same else cls
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where an attribute is replaced."""
+
+    original: Any  # what was found there
+    placed: Any  # and what stands there instead
 
 
 @dataclass(slots=True)
 class ClassPatch:
     """One attribute of a Python class, or of a module, that is replaced as usual; or a method that it inherits, covered.
 
-    What is put over ours by others, such as a mock, is left alone.
+    A function is replaced by one that looks the same (`_native/diverted.c`), so whoever copies it into another class,
+    asks for its signature or makes a mock of it finds what he has always found. What is put over ours by others, such as
+    a mock, is left alone. If the module is loaded again its new class is another place; the old one keeps ours, too.
     """
 
     name: str
@@ -95,28 +144,40 @@ class ClassPatch:
     attribute: str
     replacement: Any
     counter: Counter | None = None  # where the replacement counts its parks, if those are not another leaf's
-    original: Any = field(default=None, init=False)
+    when: int = COOPERATIVE  # or ALWAYS. Of what is no function of Python, always
+    _places: dict[type | ModuleType, _Place] = field(default_factory=dict, init=False)  # kept when they are taken out
 
     def put(self) -> None:
         """See `Patch`."""
-        if self.original is None:
-            self.original = self.cls.__dict__.get(self.attribute, _INHERITED)
-            setattr(self.cls, self.attribute, self.replacement)
+        self.cls = _present(self.cls)
+        found = self.cls.__dict__.get(self.attribute, _INHERITED)
+        place = self._places.get(self.cls)
+        if place is None or (found is not place.original and _is_made_again(found, place.original)):
+            place = self._places[self.cls] = _Place(found, _stand_in(found, self.replacement, self.when))
+        elif found is not place.original:
+            return  # others'
+        setattr(self.cls, self.attribute, place.placed)
 
     def take(self) -> None:
         """See `Patch`."""
-        if self.original is not None:
-            if self.cls.__dict__.get(self.attribute) is self.replacement:
-                if self.original is _INHERITED:
-                    delattr(self.cls, self.attribute)
+        for cls, place in self._places.items():
+            if cls.__dict__.get(self.attribute) is place.placed:
+                if place.original is _INHERITED:
+                    delattr(cls, self.attribute)
                 else:
-                    setattr(self.cls, self.attribute, self.original)
-            self.original = None
+                    setattr(cls, self.attribute, place.original)
 
     @property
     def is_in_place(self) -> bool:
-        """See `Patch`."""
-        return self.original is not None
+        """See `Patch`. So it is beneath another of ours."""
+        cls = _present(self.cls)
+        place = self._places.get(cls)
+        found: Any = cls.__dict__.get(self.attribute)
+        while place is not None and found is not None:
+            if found is place.placed:
+                return True
+            found = _beneath.get(found) if isinstance(found, FunctionType) else None
+        return False
 
     @property
     def parks(self) -> int | None:

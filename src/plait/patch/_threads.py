@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait._core import Counter, Parker, WaitReason, call_deaf, check_entry, lot_wait, lot_wake_all, now
 from plait._native import cooperative, lot_is_busy, original
-from plait.patch._registry import ClassPatch, Leaf, method
+from plait.patch._registry import ALWAYS, ClassPatch, Leaf, method
 from plait.patch._watches import wait_watching
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def delete(self: threading.Thread) -> None:
 def leaves() -> Sequence[Leaf | ClassPatch]:
     """What this file makes cooperative."""
     begin = ClassPatch("threading.Thread.start", threading.Thread, "start", start)
-    end = ClassPatch("threading.Thread._delete", threading.Thread, "_delete", delete)
+    end = ClassPatch("threading.Thread._delete", threading.Thread, "_delete", delete, when=ALWAYS)
     if _handle is not None:
         return [Leaf("_thread._ThreadHandle.join", method(_handle, "join"), join_handle), begin, end]
     name = "_wait_for_tstate_lock"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from plait import _threads
 from plait._threads import is_virtual
 from plait.patch import _threads as _kernel_threads
-from plait.patch._registry import ClassPatch
+from plait.patch._registry import ALWAYS, ClassPatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +98,7 @@ def leaves() -> Sequence[ClassPatch]:
         "_set_os_name": set_os_name,
     }
     return [
-        ClassPatch(f"virtual threading.Thread.{name}", threading.Thread, name, replacement)
+        ClassPatch(f"virtual threading.Thread.{name}", threading.Thread, name, replacement, when=ALWAYS)
         for name, replacement in methods.items()
         if name in threading.Thread.__dict__
     ]
