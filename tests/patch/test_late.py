@@ -63,3 +63,75 @@ def test_finders_of_others_without_find_spec():
         print(plait.patch.status()["multiprocessing.connection.Connection._recv_bytes"].is_patched)
     """
     assert run_python(code) == "True\n"
+
+
+def test_finder_in_front_that_finds_the_module_itself():
+    """Nobody tells us of the module: it is not said to be patched, and the next `install` patches it."""
+    code = """
+        import sys, plait
+        from importlib.machinery import PathFinder
+        class Finder:
+            def find_spec(self, name, path=None, target=None):
+                return PathFinder.find_spec(name, path, target) if name == "gzip" else None
+        plait.patch.install()
+        sys.meta_path.insert(0, Finder())
+        def picture():
+            leaf = plait.patch.status()["gzip.GzipFile.close"].is_patched
+            found = sys.modules["gzip"].GzipFile.close if "gzip" in sys.modules else None
+            return leaf, found in plait.patch._registry._beneath
+        print(*picture())
+        import gzip
+        print(*picture(), gzip.GzipFile.close.__qualname__)
+        plait.patch.install()
+        print(*picture(), gzip.GzipFile.close.__qualname__)
+        print(any(getattr(finder, "_module", "") == "gzip" for finder in sys.meta_path))
+        plait.patch.uninstall()
+        print(*picture())
+    """
+    assert run_python(code).splitlines() == [
+        "True False",
+        "False False GzipFile.close",
+        "True True GzipFile.close",
+        "False",
+        "False False",
+    ]
+
+
+def test_module_that_is_loaded_again():
+    """Its new class is not said to be patched; `install` patches that, too, and `uninstall` takes both back."""
+    code = """
+        import importlib, io, queue, threading, zipfile, plait
+        plait.patch.install()
+        leaves = ["queue.Queue.get", "queue.Queue.join", "zipfile.ZipFile.close", "zipfile._ZipWriteFile.close"]
+        def ours(*methods):
+            return [method in plait.patch._registry._beneath for method in methods]
+        def picture():
+            return [plait.patch.status()[leaf].is_patched for leaf in leaves]
+        old = queue.Queue, zipfile.ZipFile
+        print(picture())
+        importlib.reload(queue)
+        importlib.reload(zipfile)
+        print(picture())
+        for _ in range(2):
+            plait.patch.install()
+            print(picture(), ours(queue.Queue.get, zipfile.ZipFile.close, old[0].get, old[1].close))
+        file = io.BytesIO()
+        with plait.ThreadGroup() as group:
+            numbers = queue.Queue()
+            taker = group.spawn(numbers.get)
+            group.spawn(numbers.put, 1)
+            with zipfile.ZipFile(file, "w") as archive, archive.open("name", "w") as part:
+                part.write(b"x")
+        print(taker.result(), zipfile.ZipFile(file).read("name"))
+        plait.patch.uninstall()
+        print(picture(), ours(queue.Queue.get, zipfile.ZipFile.close, old[0].get, old[1].close))
+    """
+    all_of_them, none = [True] * 4, [False] * 4
+    assert run_python(code).splitlines() == [
+        f"{all_of_them}",
+        f"{none}",
+        f"{all_of_them} {all_of_them}",
+        f"{all_of_them} {all_of_them}",
+        "1 b'x'",
+        f"{none} {none}",
+    ]

@@ -3,6 +3,10 @@
 Importing them here would cost every program what few need. A finder stands in front of the others while such leaves are
 wanted; it knows one module, finds it by the others, and has it loaded by the loader that they name. What is made of its
 spec and is not the module that others import, such as a copy that `runpy` runs, is left alone.
+
+A finder that the program puts before ours may find the module by itself, and then nobody tells us. So whoever asks whether
+such a leaf is in place looks whether the module has come, and the next `install()` sees to it. It does so, too, for a module
+that was loaded again: that has a spec of its own, and its leaves are made anew; those of before are kept, to be taken back.
 """
 
 from __future__ import annotations
@@ -29,17 +33,26 @@ class _Arrival(MetaPathFinder):
         self._make = make
         self._wanted: set[str] = set()  # leaves to be put in place then. Under install_lock, as is all below
         self.leaves: dict[str, Patch] | None = None  # by name, once the module is there
+        self._spec: ModuleSpec | None = None  # by which it was loaded that has these leaves
+        self._former: list[Patch] = []  # those of a module that was loaded before it
 
     def want(self, name: str) -> None:
         """Put the leaf `name` in place as soon as the module has come: at once, if it came while nobody was watching."""
         self._wanted.add(name)
         if self.has_come():
-            self.settle(self.look_at(sys.modules[self._module]))
+            module = sys.modules[self._module]
+            if self.leaves is None or self._spec is not module.__spec__:
+                self.settle(module, self.look_at(module))
+            elif name in self.leaves:
+                self.leaves[name].put()
         elif self not in sys.meta_path:
             sys.meta_path.insert(0, self)
 
     def forgo(self, name: str) -> None:
-        """Do not."""
+        """Do not; and take it back where it was put."""
+        for leaf in (*self._former, *(self.leaves or {}).values()):
+            if leaf.name == name:
+                leaf.take()
         self._wanted.discard(name)
         if not self._wanted and self in sys.meta_path:
             sys.meta_path.remove(self)
@@ -57,9 +70,13 @@ class _Arrival(MetaPathFinder):
         """Make the leaves of the module, which has come."""
         return {leaf.name: leaf for leaf in self._make(module)}
 
-    def settle(self, leaves: dict[str, Patch]) -> None:
-        """These are the leaves: put in place those that are wanted."""
-        self.leaves = leaves
+    def settle(self, module: ModuleType, leaves: dict[str, Patch]) -> None:
+        """These are the leaves: put in place those that are wanted. What is in place already is as good."""
+        known = self.leaves or {}
+        kept = {name: leaf for name, leaf in known.items() if leaf.is_in_place}
+        self._former += [leaf for name, leaf in known.items() if name not in kept]
+        self.leaves = leaves = {**leaves, **kept}
+        self._spec = module.__spec__
         if self in sys.meta_path:
             sys.meta_path.remove(self)
         for name in self._wanted & leaves.keys():
@@ -82,7 +99,7 @@ class _Arrival(MetaPathFinder):
         if sys.modules.get(self._module) is module:
             leaves = self.look_at(module)
             with install_lock:
-                self.settle(leaves)
+                self.settle(module, leaves)
 
 
 class _ArrivalLoader(Loader):
@@ -120,17 +137,10 @@ class _LateLeaf:
 
     def put(self) -> None:
         """See `Patch`."""
-        leaf = self._leaf()
-        if leaf is not None:
-            leaf.put()
-        elif self._arrival.leaves is None:
-            self._arrival.want(self.name)
+        self._arrival.want(self.name)
 
     def take(self) -> None:
         """See `Patch`."""
-        leaf = self._leaf()
-        if leaf is not None:
-            leaf.take()
         self._arrival.forgo(self.name)
 
     @property
@@ -139,7 +149,7 @@ class _LateLeaf:
         leaf = self._leaf()
         if leaf is not None:
             return leaf.is_in_place
-        return self._arrival.leaves is None and self._arrival.wants(self.name)
+        return self._arrival.leaves is None and self._arrival.wants(self.name) and not self._arrival.has_come()
 
     @property
     def parks(self) -> int | None:
@@ -152,5 +162,5 @@ def late_leaves(module: str, names: Iterable[str], make: Callable[[Any], Iterabl
     """The leaves `names` of `module`. `make` makes them of the imported module; what it leaves out stays as it is."""
     arrival = _Arrival(module, make)
     if arrival.has_come():
-        arrival.settle(arrival.look_at(sys.modules[module]))
+        arrival.settle(sys.modules[module], arrival.look_at(sys.modules[module]))
     return [_LateLeaf(name, arrival) for name in names]
