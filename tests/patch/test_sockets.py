@@ -1,5 +1,6 @@
 """Sockets: every call, timeouts, ends and closings, on virtual threads."""
 
+import _socket
 import errno
 import os
 import socket
@@ -18,6 +19,7 @@ from patch.helpers import (
     fill,
     is_parked,
     on_virtual,
+    outcome,
     run_python,
     tcp_pair,
     wait_parked,
@@ -1638,3 +1640,74 @@ def test_close_that_lingers():
             wait_until(child.done)
         assert closed == [None]
         assert near.fileno() == -1
+
+
+# ---- sockets that take no weak reference ----
+
+
+def test_sockets_of_c():
+    """`_socket.socket`, under `socket.socket`, can be used by itself; several threads at a time, too."""
+    near, far = _socket.socketpair()
+    with ThreadGroup() as group:
+        readers = [group.spawn(near.recv, 1), group.spawn(near.recv_into, bytearray(1)), group.spawn(near.recvfrom, 1)]
+        wait_parked(*readers)
+        for _ in readers:
+            far.send(b"x")
+        assert [reader.result() for reader in readers] == [b"x", 1, (b"x", None)]
+        waiting = group.spawn(near.sendall, bytes(1 << 22))
+        wait_parked(waiting)
+        got = 0
+        while got < 1 << 22:
+            got += len(far.recv(1 << 20))
+    near.close()
+    far.close()
+
+
+def test_listener_of_c():
+    """It accepts and connects."""
+    listener = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    client = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM)
+    with ThreadGroup() as group:
+        accepted = group.spawn(listener._accept)
+        wait_parked(accepted)
+        on_virtual(client.connect, listener.getsockname())
+        fd, _ = accepted.result()
+        client.settimeout(0.01)
+        assert isinstance(on_virtual(outcome, client.recv, 1)[1], TimeoutError)
+    os.close(fd)
+    listener.close()
+    client.close()
+
+
+@pytest.mark.parametrize("where", ["virtual", "platform"])
+@pytest.mark.parametrize(
+    "closer", [lambda sock: sock.close(), lambda sock: os.close(sock.fileno())], ids=["by itself", "by number"]
+)
+def test_socket_of_c_is_closed(closer, where):
+    """Who waits in it is told."""
+    near, far = _socket.socketpair()
+    with ThreadGroup() as group:
+        waiter = group.spawn(outcome, near.recv, 1)
+        wait_parked(waiter)
+        if where == "virtual":
+            on_virtual(closer, near)
+        else:
+            PlatformCall(closer, near).result()
+        assert waiter.result()[1].errno == errno.EBADF
+    near.detach()
+    far.close()
+
+
+def test_socket_of_c_beside_another_object():
+    """A socket of Python's and one of C's over one descriptor: who reads gets what there is, whichever it uses."""
+    near, far = socket.socketpair()
+    twin = _socket.socket(fileno=near.fileno())
+    with near, far, ThreadGroup() as group:
+        readers = [group.spawn(sock.recv, 1) for sock in (twin, near, twin)]
+        wait_parked(*readers)
+        for _ in readers:
+            far.send(b"x")
+        assert [reader.result() for reader in readers] == [b"x"] * 3
+        twin.detach()

@@ -30,6 +30,7 @@ from plait._core._poller import READ, TROUBLE, WRITE
 from plait._core._reactor import Descriptor, wait_descriptor
 from plait._core._vthread import VirtualThread
 from plait._errors import Cancelled
+from plait._native import closing_enter, closing_leave
 from plait._native import poll_now as _poll_now
 from plait._native._native import cooperative, now, room_in, size_of
 from plait._native._native import recv as _native_recv
@@ -67,13 +68,27 @@ def await_socket(me: Parker, sock: Any, fd: int, events: int, deadline: float | 
         thread: VirtualThread = me
         reactor = thread.carrier.reactor  # type: ignore[union-attr]
         entry = _entry(thread, sock, fd)
+    if entry is not None:
         is_in_time = reactor.wait(thread, entry, events, deadline)
     else:
-        is_in_time = wait_descriptor(me, fd, events, deadline, sock)
+        is_in_time = _wait_bare(me, sock, fd, events, deadline)
     if not is_in_time:
         raise late()
     if _fileno(sock) != fd or (entry is not None and entry.is_over):
         _refuse(me)
+
+
+def _wait_bare(me: Parker, sock: Any, fd: int, events: int, deadline: float | None) -> bool:
+    """For a platform thread, and for a socket that no reactor may own. It is counted, so that closers tell its reactor.
+
+    Waiter: 1. is counted   2. is in the reactor's entry of the number [fence]   3. looks whether the socket is open
+    Closer: 1. closes [fence]   2. has the reactor forget the entry, if there is one
+    """
+    closing_enter(fd)
+    try:
+        return wait_descriptor(me, fd, events, deadline, sock, None, lambda _: bool(_fileno(sock) == fd))
+    finally:
+        closing_leave(fd)
 
 
 def wait_socket(
@@ -124,11 +139,11 @@ def _await_more(me: Parker, sock: Any, fd: int, events: int) -> bool:
     return False
 
 
-def _entry(me: VirtualThread, sock: Any, fd: int) -> Descriptor:
-    """What the reactor of a virtual thread knows of the socket."""
+def _entry(me: VirtualThread, sock: Any, fd: int) -> Descriptor | None:
+    """What the reactor of a virtual thread knows of the socket; None if it may not own that."""
     reactor = me.carrier.reactor  # type: ignore[union-attr]
     entry = reactor.owned(fd, sock)
-    if entry.is_tcp is None:  # it is new
+    if entry is not None and entry.is_tcp is None:  # it is new
         entry.is_tcp = _is_tcp(sock)
         if _fileno(sock) != fd:
             reactor.forget(entry)

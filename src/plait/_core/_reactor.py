@@ -7,8 +7,9 @@ kinds of entry:
   directions. `readable` says whether a read is worth trying: an edge sets it; EAGAIN, or a read that emptied it
   clears it. No edge can be lost between the failed attempt and the wait, since only this kernel thread takes events
   out of the kernel, and it does not do so in between.
-* *Bare*: a number that anybody may close. Each wait orders one event (one-shot), so nothing is known of it between
-  waits and a number that comes back as another file starts afresh.
+* *Bare*: a number that anybody may close, or that of an object whose life we do not see, for it takes no weak reference
+  (`_socket.socket` itself). Each wait orders one event (one-shot), so nothing is known of it between waits and a number
+  that comes back as another file starts afresh.
 
 A thread may wait for several at once, and several for one, each for events of its own. The kernel also reports what nobody
 has asked for: that a file is broken or hung up. Where that ends no wait it would be reported for ever, so from then on,
@@ -111,19 +112,26 @@ class Reactor:
         self._poller = poller
         self._descriptors: dict[int, Descriptor] = {}
 
-    def owned(self, fd: int, owner: Owner) -> Descriptor:
-        """The entry of `fd`, which belongs to `owner`; registered with the kernel on first sight."""
+    def owned(self, fd: int, owner: Owner) -> Descriptor | None:
+        """The entry of `fd`, which belongs to `owner`; registered with the kernel on first sight.
+
+        None if `owner` takes no weak reference: it is to be waited for as a bare one.
+        """
         entry = self._descriptors.get(fd)
+        if entry is not None and entry.owner is not None:
+            previous = referent(entry.owner)
+            if previous is owner:
+                return entry
+            if previous is not None and previous.fileno() == fd and self._poller.is_watched(fd):
+                entry.readable = True
+                return entry  # another object over the same descriptor
+        try:
+            reference = weakref.ref(owner)
+        except TypeError:
+            return None
         if entry is not None:
-            if entry.owner is not None:
-                previous = referent(entry.owner)
-                if previous is owner:
-                    return entry
-                if previous is not None and previous.fileno() == fd and self._poller.is_watched(fd):
-                    entry.readable = True
-                    return entry  # another object over the same descriptor
             self._replace(entry)
-        entry = Descriptor(fd, weakref.ref(owner))
+        entry = Descriptor(fd, reference)
         self._descriptors[fd] = entry
         closing_enter(fd)
         try:
