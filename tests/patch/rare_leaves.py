@@ -133,7 +133,7 @@ NEVER = {
     **dict.fromkeys([f"queue.SimpleQueue.{name}" for name in ("put", "put_nowait")], _ENDS),
     **dict.fromkeys([f"ssl.SSLSocket.{name}" for name in ("settimeout", "setblocking")], "waits for an attempt alone"),
     "socket.socket.close": _ENDS,
-    **dict.fromkeys(["os.close", "os.closerange", "io.FileIO.close", "select.epoll.close"], _ENDS),
+    **dict.fromkeys(["os.close", "os.closerange", "socket.close", "io.FileIO.close", "select.epoll.close"], _ENDS),
     "os.dup2": "waits for a worker that uses the number, and for nothing else: tests/patch/test_workers.py",
     "mmap.mmap.flush": _DISK,
     "threading.Thread._delete": _ENDS,

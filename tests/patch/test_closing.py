@@ -46,6 +46,7 @@ CLOSERS = {
     "os.close by name": lambda fd: os.close(fd=fd),
     "os.closerange": lambda fd: os.closerange(fd, fd + 1),
     "os.dup2": replaced,
+    "socket.close": socket.close,
     "FileIO.close": lambda fd: io.FileIO(fd, _mode(fd)).close(),
 }
 WAITS = {
@@ -83,7 +84,7 @@ def test_who_waits_is_told(pipe, wait, closer, runner):
 
 
 SOCKET_CLOSERS = {
-    **{name: CLOSERS[name] for name in ("os.close", "os.closerange", "os.dup2")},
+    **{name: CLOSERS[name] for name in ("os.close", "os.closerange", "os.dup2", "socket.close")},
     "after detach": None,
 }
 SOCKET_WAITS = {

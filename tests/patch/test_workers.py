@@ -4,6 +4,7 @@ import fcntl
 import io
 import mmap
 import os
+import socket
 import stat
 import struct
 import threading
@@ -244,6 +245,7 @@ class Held:
 HELD_CLOSERS = {
     "os.close": os.close,
     "os.closerange": lambda fd: os.closerange(fd, fd + 1),
+    "socket.close": socket.close,
     "FileIO.close": lambda fd: io.FileIO(fd, "r+").close(),
     "buffered": lambda fd: open(fd, "r+b").close(),
 }

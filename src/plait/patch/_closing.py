@@ -23,6 +23,7 @@ A number that a worker uses is *held* (`_native/holds.c`): closed, it leads nowh
 
 from __future__ import annotations
 
+import _socket
 import errno
 import io
 import os
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 _dup2 = original(os.dup2)
 _closerange = original(os.closerange)
+_close_socket = original(_socket.close)
 
 _NUMBERS = range(1 << 31)
 _waits: dict[int, dict[Wait, None]] = {}  # by number; what is empty stays, for others may be about to fill it
@@ -166,9 +168,17 @@ def _epoll_closed(epoll: Any, fd: int) -> None:
 
 
 def _close(fd: int) -> None:
+    _close_by(_originals.os_close, fd)
+
+
+def _close_of_socket(fd: int, /) -> None:
+    _close_by(_close_socket, fd)
+
+
+def _close_by(close: Callable[[int], None], fd: int) -> None:
     number = index(fd)
     if number not in _NUMBERS or not close_held(number):
-        _originals.os_close(fd)
+        close(fd)
     _tell(closed, fd)
 
 
@@ -214,6 +224,7 @@ def leaves() -> Sequence[Leaf]:
     """What this file watches."""
     return [
         Leaf("os.close", os.close, _close, closed, when=CLOSING, key=0),
+        Leaf("socket.close", _socket.close, _close_of_socket, closed, when=CLOSING, key=0),
         Leaf("os.dup2", os.dup2, _replace, _replaced, when=CLOSING, key=1),
         Leaf("os.closerange", os.closerange, _close_range, _range_closed, when=CLOSING, key=-1),
         Leaf("io.FileIO.close", method(io.FileIO, "close"), None, _file_closed, when=CLOSING),
