@@ -10,10 +10,21 @@ import socket
 import threading
 
 import pytest
-from patch.helpers import PlatformCall, described, fill, fill_pipe, on_virtual, outcome, wait_parked, wait_until
+from patch.helpers import (
+    PATIENCE,
+    PlatformCall,
+    described,
+    drain,
+    fill,
+    fill_pipe,
+    on_virtual,
+    outcome,
+    wait_parked,
+    wait_until,
+)
 
-from plait import ThreadGroup, _core, timeout
-from plait.patch import _closing
+from plait import ThreadGroup, _core, _originals, checkpoint, timeout
+from plait.patch import _closing, _descriptors, _files
 
 
 @pytest.fixture
@@ -325,13 +336,184 @@ def test_file_is_closed_while_it_is_sent(tmp_path):
     assert sender.result() < 4 << 20
 
 
-@pytest.mark.parametrize("way", ["read", "poll", "select", "flock"])
+def take(number, fd):
+    """Open the file of `fd` a second time, at a number that is free."""
+    assert fcntl.fcntl(fd, fcntl.F_DUPFD, number) == number
+
+
+@pytest.mark.parametrize("sent", [0, 1], ids=["the first part", "the second part"])
+def test_file_that_is_sent_to_is_closed(tmp_path, monkeypatch, sent):
+    """sendfile() that reads on a worker then ends with what it has sent: nothing goes to what has the number next."""
+    (tmp_path / "sent").write_bytes(b"A" * (2 * _descriptors._PART))
+    began, go_on, asked = threading.Event(), threading.Event(), []
+    pread = _originals.os_pread
+
+    def pread_slowly(*args):
+        asked.append(args)
+        if len(asked) > sent:
+            began.set()
+            assert go_on.wait(PATIENCE)
+        return pread(*args)
+
+    monkeypatch.setattr(_descriptors, "read_nowait", lambda *args: None)
+    monkeypatch.setattr(_originals, "os_pread", pread_slowly)
+    near, far = socket.socketpair()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * _descriptors._PART)
+    with open(tmp_path / "sent", "rb") as file, open(tmp_path / "next", "wb") as other, ThreadGroup() as group:
+        number = near.fileno()
+        sender = group.spawn(outcome, os.sendfile, number, file.fileno(), 0, 2 * _descriptors._PART)
+        drain(far, until=began.is_set)
+        near.close()
+        take(number, other.fileno())
+        go_on.set()
+        kind, value = sender.result()
+    os.close(number)
+    far.close()
+    assert (value == _descriptors._PART) if sent else (value.errno == errno.EBADF), (kind, value)
+    assert (tmp_path / "next").stat().st_size == 0
+
+
+def test_rest_of_a_write_after_a_closing(pipe, monkeypatch):
+    """What is closed and opened anew right after a write has begun, before it waits, gets nothing of its rest."""
+    _, writer = pipe
+    reader, other = os.pipe()
+    write_nowait = _descriptors.write_nowait
+
+    def write_and_close(fd, view, *args):
+        monkeypatch.setattr(_descriptors, "write_nowait", write_nowait)
+        done = write_nowait(fd, view[:10], *args)
+        os.close(writer)
+        take(writer, other)
+        return done
+
+    monkeypatch.setattr(_descriptors, "write_nowait", write_and_close)
+    assert on_virtual(os.write, writer, b"x" * 100) == 10
+    os.close(other)
+    os.close(writer)
+    assert os.read(reader, 100) == b""
+    os.close(reader)
+
+
+@pytest.mark.parametrize("name", ["read", "readall"])
+def test_file_is_closed_while_all_of_it_is_read(tmp_path, monkeypatch, name):
+    """It ends with EBADF, and reads nothing of the file that has the number next."""
+    (tmp_path / "file").write_bytes(b"mine")
+    (tmp_path / "next").write_bytes(b"not mine")
+    file = io.FileIO(tmp_path / "file")
+    number = file.fileno()
+    read_some = _files.read_some
+
+    def read_and_close(*args):
+        data = read_some(*args)
+        if not file.closed:
+            file.close()
+            take(number, other.fileno())
+        return data
+
+    monkeypatch.setattr(_files, "read_some", read_and_close)
+    with open(tmp_path / "next", "rb") as other:
+        kind, error = on_virtual(outcome, getattr(file, name))
+        assert (kind, error.errno) == ("raised", errno.EBADF)
+        assert os.lseek(number, 0, os.SEEK_CUR) == 0
+    os.close(number)
+
+
+def test_file_is_closed_while_the_rest_of_it_is_given_up(tmp_path, monkeypatch):
+    """Where it was is nobody's place any more: that of the file that has the number next stays."""
+    (tmp_path / "file").write_bytes(b"mine")
+    (tmp_path / "next").write_bytes(b"not mine")
+    file = io.FileIO(tmp_path / "file")
+    number = file.fileno()
+    read_some = _files.read_some
+
+    def read_and_close(*args):
+        data = read_some(*args)
+        if not data:
+            file.close()
+            take(number, other.fileno())
+            os.lseek(number, 8, os.SEEK_SET)
+            group.cancel()
+            checkpoint()
+        return data
+
+    monkeypatch.setattr(_files, "read_some", read_and_close)
+    with open(tmp_path / "next", "rb") as other:
+        with ThreadGroup() as group:
+            reader = group.spawn(file.readall)
+        assert reader.cancelled()
+        assert os.lseek(number, 0, os.SEEK_CUR) == 8
+    os.close(number)
+
+
+@pytest.mark.parametrize("closed", ["source", "target"])
+def test_end_of_a_splice_is_closed_while_it_waits_for_the_other(closed):
+    """It moves nothing out of, or into, the pipe that has the number next."""
+    source, into = os.pipe()
+    out, target = os.pipe()
+    next_out, next_into = os.pipe()
+    if closed == "source":
+        os.write(into, b"mine")
+        fill_pipe(target)
+    with ThreadGroup() as group:
+        waiter = group.spawn(outcome, os.splice, source, target, 100)
+        wait_parked(waiter)
+        if closed == "source":
+            os.close(source)
+            take(source, next_out)
+            os.write(next_into, b"not mine")
+            os.read(out, 1 << 20)
+        else:
+            os.close(target)
+            take(target, next_into)
+            os.write(into, b"mine")
+        assert waiter.result()[1].errno == errno.EBADF
+    os.set_blocking(next_out, False)
+    assert described(os.read, next_out, 100)[1] == (b"not mine" if closed == "source" else "BlockingIOError")
+    for fd in (source, into, out, target, next_out, next_into):
+        os.close(fd)
+
+
+def test_eventfd_that_comes_back():
+    """All eventfds look alike; yet who waited for one does not wait for the next of its number."""
+    counter = os.eventfd(0)
+    other = os.eventfd(0)
+    with ThreadGroup() as group:
+        waiter = group.spawn(outcome, os.eventfd_read, counter)
+        wait_parked(waiter)
+        os.close(counter)
+        take(counter, other)
+        os.eventfd_write(other, 7)
+        assert waiter.result()[1].errno == errno.EBADF
+    assert os.eventfd_read(counter) == 7
+    os.close(counter)
+    os.close(other)
+
+
+def test_file_to_be_locked_is_opened_again(tmp_path):
+    """It is the same file, but another owner of locks: who waited with the one that was closed gets none."""
+    holder = os.open(tmp_path / "locked", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    mine = os.open(tmp_path / "locked", os.O_RDWR)
+    with ThreadGroup() as group:
+        waiter = group.spawn(outcome, fcntl.flock, mine, fcntl.LOCK_EX)
+        wait_parked(waiter)
+        again = os.open(tmp_path / "locked", os.O_RDWR)
+        os.close(mine)
+        take(mine, again)
+        assert waiter.result()[1].errno == errno.EBADF
+    fcntl.flock(holder, fcntl.LOCK_UN)
+    for fd in (holder, mine, again):
+        os.close(fd)
+
+
+@pytest.mark.parametrize("way", ["read", "poll", "select", "flock", "eventfd"])
 def test_closing_of_what_had_the_number_before(way, tmp_path):
     """Who tells of it late, when the number is the file's of somebody who waits, disturbs nobody."""
     reader, writer = os.pipe()
     other = os.open(tmp_path / "locked", os.O_RDWR | os.O_CREAT)
     fcntl.flock(other, fcntl.LOCK_EX)
     mine = os.open(tmp_path / "locked", os.O_RDWR)
+    counter = os.eventfd(0)
 
     def wait():
         if way == "poll":
@@ -342,15 +524,18 @@ def test_closing_of_what_had_the_number_before(way, tmp_path):
             assert select.select([reader], [], [])[0] == [reader]
         elif way == "flock":
             fcntl.flock(mine, fcntl.LOCK_EX)
+        elif way == "eventfd":
+            assert os.eventfd_read(counter) == 1
         return os.read(reader, 1)
 
     with ThreadGroup() as group:
         waiter = group.spawn(wait)
         for _ in range(3):
             wait_parked(waiter)
-            _closing.closed(mine if way == "flock" else reader)
+            _closing.closed({"flock": mine, "eventfd": counter}.get(way, reader))
         fcntl.flock(other, fcntl.LOCK_UN)
+        os.eventfd_write(counter, 1)
         os.write(writer, b"x")
         assert waiter.result() == b"x"
-    for fd in (reader, writer, other, mine):
+    for fd in (reader, writer, other, mine, counter):
         os.close(fd)

@@ -25,7 +25,8 @@
  * finds somebody else's turn there, waits for a turn of its own, for which the original is called; the replacement, if
  * there is one, where something may park in that turn.
  *
- * A CLOSING leaf closes a descriptor. Once it has, and if anybody may be waiting in it (they are counted by its number, in
+ * A CLOSING leaf closes a descriptor. First it counts the closing, by its number, in `closings`: so who was about to wait in
+ * it can tell one that began before from one that began after. Once it has closed it, and if anybody may be waiting in it (they are counted by its number, in
  * `awaited`), its `after` is called: with the same arguments, or for a method with the object and the number that it had,
  * which is the first thing in it. A function says which of its arguments is the number; if that is not told by the call
  * itself, or there are several, everybody is asked. Not while this kernel thread holds a lock of the core, which the call
@@ -89,12 +90,32 @@ static PyInterpreterState *home; /* the interpreter that plait is imported in */
 Py_ssize_t plait_lot_waiters[1 << PLAIT_LOT_BITS];
 
 /* By number, modulo the size: how many may be waiting in that descriptor, or will without saying so again. */
-static Py_ssize_t awaited[1 << 14];
+#define NUMBERS (1 << 14)
+static Py_ssize_t awaited[NUMBERS];
+
+/* Likewise: how many closings of that number have begun; and how many of numbers that the call does not tell. */
+static uint64_t closings[NUMBERS];
+static uint64_t other_closings;
+
+static size_t
+place_of_number(int number)
+{
+    return (unsigned)number % NUMBERS;
+}
 
 static Py_ssize_t *
 awaited_at(int number)
 {
-    return &awaited[(unsigned)number % Py_ARRAY_LENGTH(awaited)];
+    return &awaited[place_of_number(number)];
+}
+
+/* `number` is about to be closed. A full fence. */
+static inline void
+count_closing(int number)
+{
+    uint64_t *count = number == SOME_NUMBER ? &other_closings : &closings[place_of_number(number)];
+    __atomic_add_fetch(count, 1, __ATOMIC_SEQ_CST);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
 int
@@ -386,6 +407,7 @@ call_pair(Leaf *leaf, PyObject *self, PyObject *arg)
     {                                                                                                                  \
         Leaf *leaf = &leaves[i];                                                                                       \
         int number = number_of(leaf, self, POSITIONAL, COUNT);                                                         \
+        count_closing(number);                                                                                         \
         if (are_numbers_held()) {                                                                                      \
             if (leaf->is_method)                                                                                       \
                 close_held_file(self);                                                                                 \
@@ -669,6 +691,24 @@ closing_leave(PyObject *Py_UNUSED(module), PyObject *number)
 }
 
 static PyObject *
+closing_begin(PyObject *Py_UNUSED(module), PyObject *number)
+{
+    count_closing((int)PyLong_AsUnsignedLongMask(number));
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+closing_count(PyObject *Py_UNUSED(module), PyObject *const *numbers, Py_ssize_t n)
+{
+    uint64_t count = __atomic_load_n(&other_closings, __ATOMIC_SEQ_CST);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        size_t place = place_of_number((int)PyLong_AsUnsignedLongMask(numbers[i]));
+        count += __atomic_load_n(&closings[place], __ATOMIC_SEQ_CST);
+    }
+    return PyLong_FromUnsignedLongLong(count);
+}
+
+static PyObject *
 closing_fence(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
@@ -692,6 +732,10 @@ static PyMethodDef leaf_functions[] = {
     {"closing_enter", closing_enter, METH_O,
      PyDoc_STR("closing_enter(fd): one more is to be told when the descriptor is closed; a full fence.")},
     {"closing_leave", closing_leave, METH_O, PyDoc_STR("closing_leave(fd): one less.")},
+    {"closing_begin", closing_begin, METH_O,
+     PyDoc_STR("closing_begin(fd): the descriptor is about to be closed, by other means than a leaf; a full fence.")},
+    {"closings", (PyCFunction)(void (*)(void))closing_count, METH_FASTCALL,
+     PyDoc_STR("closings(fd, ...): how many closings have begun that may have been of these numbers; it never falls.")},
     {"closing_fence", closing_fence, METH_NOARGS,
      PyDoc_STR("A full fence, between what a waiter writes and reads, or one who closes.")},
     {NULL, NULL, 0, NULL},

@@ -32,7 +32,7 @@ from plait._native import (
     write_nowait,
 )
 from plait.patch import _descriptors
-from plait.patch._closing import wait_open
+from plait.patch._closing import Wait
 from plait.patch._descriptors import read_some
 from plait.patch._registry import ClassPatch, Leaf, method
 from plait.patch._workers import (
@@ -230,21 +230,24 @@ def splice(src: int, dst: int, count: int, offset_src: Any = None, offset_dst: A
     ends = [(fd, events) for fd, events in ((src, READ), (dst, WRITE)) if is_pollable(fd)]
     job = (src, dst), _splice_onto, count, flags | _SPLICE_F_NONBLOCK, at
     attempt = partial(_splice, src, dst, count, flags=flags | _SPLICE_F_NONBLOCK, **at)
-    while True:
-        for fd, events in ends:
-            while not poll_now(fd, events):
-                wait_open(me, fd, events)
-        try:
-            if len(ends) < 2:  # a pipe, and what may wait for the disk
-                return change_on_worker(me, *job)  # type: ignore[no-any-return]
-            kind = file_type(dst)
-            if kind == stat.S_IFIFO:
-                return attempt()  # type: ignore[no-any-return]
-            if kind == stat.S_IFSOCK:
-                return outside_blocking_mode(dst, attempt)  # type: ignore[no-any-return]
-            return on_worker(me, *job, is_apart=True)  # type: ignore[no-any-return]
-        except BlockingIOError:
-            continue
+    with Wait(me, src, dst) as wait:
+        wait.remember()
+        while True:
+            for fd, events in ends:
+                while not poll_now(fd, events):
+                    wait.wait_ready(fd, events)
+            wait.check()  # who has closed the other one meanwhile may have opened another file
+            try:
+                if len(ends) < 2:  # a pipe, and what may wait for the disk
+                    return change_on_worker(me, *job)  # type: ignore[no-any-return]
+                kind = file_type(dst)
+                if kind == stat.S_IFIFO:
+                    return attempt()  # type: ignore[no-any-return]
+                if kind == stat.S_IFSOCK:
+                    return outside_blocking_mode(dst, attempt)  # type: ignore[no-any-return]
+                return on_worker(me, *job, is_apart=True)  # type: ignore[no-any-return]
+            except BlockingIOError:
+                continue
 
 
 def _is_blocking(fd: int) -> bool:

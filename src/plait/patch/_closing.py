@@ -3,17 +3,25 @@
 A thread that waits for a pipe, say, would else wait for ever, or wake for whatever file has the number by then. Told, it
 raises OSError (EBADF), and does not try again. (Threads that wait in the kernel go on there, in a file that is closed.)
 
-    Waiter: 1. is among the waits of its number, and counted by it [fence]   2. has the kernel watch the number
-            3. publishes the epoch of its wait [fence]   4. looks whether it is over   5. parks
-    Closer: 1. closes [fence]   2. looks at the count, then for waits of the number; for each: 3. marks it as over [fence]
-            4. ends the wait of the epoch, if there is one
-If the closer finds no wait in step 2, its step 1 came before the waiter's step 2, which fails, or has the next file: it
+    Waiter: 1. is among the waits of its number, and counted by it [fence]   2. notes how many closings of it have begun,
+               and which file it is   3. has the kernel watch the number
+            4. publishes the epoch of its wait [fence]   5. looks whether it is over   6. parks
+    Closer: 1. counts the closing [fence]   2. closes [fence]   3. looks at the count of waits, then for waits of the
+               number; for each: 4. marks it as over [fence]   5. ends the wait of the epoch, if there is one
+If the closer finds no wait in step 3, its step 2 came before the waiter's step 3, which fails, or has the next file: it
 is as if the waiter had called later. Neither side takes a lock: files are also closed by the collector, anywhere.
 
-A closer may come to step 2 late, when the number is another file's, and that has waiters of its own: so whoever is told
-looks whether the file is the one that it was when it came, and if so takes it for a false alarm.
+A closer may come to step 3 late, when the number is another file's, and that has waiters of its own. So whoever is told
+looks whether a closing has begun since its step 2: then it was its own file that was closed, whatever the number leads
+to now. If none has, the one that it is told of began before it came, and it is a false alarm if the file is still the
+one that it was. (That alone would not do: a file that is opened again looks the same, and so do all eventfds and their
+kin. A waiter that comes in the very middle of a closing, between the closer's first two steps, has nothing better.)
 
-Who waits by trying again and again, with pauses, is told at the end of the pause: it leaves out 2, 3 and 5.
+A call of several steps, such as a large write, is one wait from the first to the last of them, or the later ones might
+go to the next file. What has been done before the wait was entered counts, too, if the caller has noted the closings
+before that (`since`).
+
+Who waits by trying again and again, with pauses, is told at the end of the pause: it leaves out 3, 4 and 6.
 
 Methods of sockets, whose waits are too many to be entered one by one, are told by the reactors, which count each socket
 that they know; and on platform threads by `wake_watchers`.
@@ -41,6 +49,7 @@ from plait._native import (
     closing_enter,
     closing_fence,
     closing_leave,
+    closings,
     cooperative,
     held,
     original,
@@ -61,12 +70,17 @@ _waits: dict[int, dict[Wait, None]] = {}  # by number; what is empty stays, for 
 
 
 class Wait:
-    """A wait for files, in the block that it is entered for, known by the numbers of their descriptors."""
+    """A wait for files, in the block that it is entered for, known by the numbers of their descriptors.
 
-    __slots__ = ("_files", "_numbers", "epoch", "is_over", "who")
+    `since`: what `closings` said of the number before the caller did the first step of what it waits for.
+    """
 
-    def __init__(self, who: Parker, *numbers: int) -> None:
+    __slots__ = ("_began", "_files", "_numbers", "_since", "epoch", "is_over", "who")
+
+    def __init__(self, who: Parker, *numbers: int, since: int | None = None) -> None:
         self.who = who
+        self._since = since
+        self._began = 0  # how many closings of the numbers had begun when it did
         self.epoch = 0  # 0: not armed. Written by the waiter
         self.is_over = False  # one of the numbers was closed, it seems. Written by closers
         self._numbers = numbers
@@ -76,6 +90,10 @@ class Wait:
         for number in self._numbers:
             _waits.setdefault(number, {})[self] = None
             closing_enter(number)
+        began = closings(*self._numbers)
+        self._began = began if self._since is None else self._since
+        if self._began != began:
+            self.is_over = True
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -101,11 +119,22 @@ class Wait:
         self._files = [_file_at(number) for number in self._numbers]
 
     def check(self) -> None:
-        """Raise OSError (EBADF) if one of the numbers leads to another file than remembered, or to none."""
-        if self.is_over:
-            self.is_over = False
-            if self._files != [_file_at(number) for number in self._numbers]:
-                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        """Raise OSError (EBADF) if one of the numbers was closed meanwhile, or leads to another file than remembered."""
+        is_told = self.is_over
+        if is_told:
+            self.is_over = False  # before it looks: who closes the next one says so again
+        is_begun = closings(*self._numbers) != self._began
+        if (is_told and is_begun) or ((is_told or is_begun) and self._files != list(map(_file_at, self._numbers))):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    def wait_ready(self, fd: int, events: int, deadline: float | None = None) -> bool:
+        """Park until `fd` is ready for `events`; False if the instant `deadline` came first. A cancel point.
+
+        OSError (EBADF) if one of the numbers is closed before. `fd` is one of them, or a descriptor of ours for the same.
+        """
+        is_ready = wait_descriptor(self.who, fd, events, deadline, publish=self.publish)
+        self.check()
+        return is_ready
 
 
 def _file_at(number: int) -> tuple[int, int] | None:
@@ -116,18 +145,11 @@ def _file_at(number: int) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def wait_open(me: Parker, fd: int, events: int, deadline: float | None = None, number: int | None = None) -> bool:
-    """Park until `fd` is ready for `events`; False if the instant `deadline` came first. A cancel point.
-
-    OSError (EBADF) if it is closed before.
-
-    `number`: by which the caller knows the file, if `fd` is a descriptor of our own for it.
-    """
-    with Wait(me, fd if number is None else number) as wait:
+def wait_open(me: Parker, fd: int, events: int) -> None:
+    """Park until `fd` is ready for `events`; OSError (EBADF) if it is closed before. A cancel point."""
+    with Wait(me, fd) as wait:
         wait.remember()
-        is_ready = wait_descriptor(me, fd, events, deadline, publish=wait.publish)
-        wait.check()
-    return is_ready
+        wait.wait_ready(fd, events)
 
 
 def closed(fd: int) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from plait._core import WRITE, sleep
 from plait._native import poll_now
-from plait.patch._closing import Wait, wait_open
+from plait.patch._closing import Wait
 
 if TYPE_CHECKING:
     from plait._core import Parker
@@ -23,7 +23,7 @@ def wait_for_room(me: Parker, fd: int, value: int) -> None:
         wait.remember()
         while True:
             if not poll_now(fd, WRITE):
-                wait_open(me, fd, WRITE)
+                wait.wait_ready(fd, WRITE)
             elif value <= 1 or (count_of(fd) or 0) + value <= FULL:
                 return
             else:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from plait import _originals
 from plait._core import READ, WRITE, Parker, check_entry, keeping
 from plait._native import (
+    closings,
     cooperative,
     poll_now,
     read_into_nowait,
@@ -37,7 +38,7 @@ from plait._native import (
     socket_type,
     write_nowait,
 )
-from plait.patch._closing import wait_open
+from plait.patch._closing import Wait, wait_open
 from plait.patch._counters import SIZE, count_of, wait_for_room
 from plait.patch._registry import ClassPatch, Leaf
 from plait.patch._terminals import read as read_terminal
@@ -164,6 +165,7 @@ def write(fd: int, data: Any, /) -> int:
     me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
+    began = closings(fd)
     with memoryview(data) as held, held.cast("B") as view:
         done = write_nowait(fd, view)
         if done is NotImplemented:
@@ -172,21 +174,20 @@ def write(fd: int, data: Any, /) -> int:
             return size
         if not os.get_blocking(fd):
             return _originals.os_write(fd, view) if done is None else int(done)
-        return _write_all(me, fd, view, write_nowait if is_pollable(fd) else _write_elsewhere, done or 0)
+        attempt = write_nowait if is_pollable(fd) else _write_elsewhere
+        with Wait(me, fd, since=began if done else None) as wait:
+            return _write_all(wait, fd, view, attempt, done or 0)
 
 
-def _write_all(
-    me: Parker, fd: int, view: memoryview, attempt: Callable[..., int | None], done: int = 0, number: int | None = None
-) -> int:
-    """`attempt(fd, view, done)` until all is written, parking on `fd` in between; how much it was in the end.
-
-    `number`: see `wait_open`.
-    """
+def _write_all(wait: Wait, fd: int, view: memoryview, attempt: Callable[..., int | None], done: int = 0) -> int:
+    """`attempt(fd, view, done)` until all is written, parking on `fd` in between; how much it was in the end."""
+    wait.remember()
     while done < view.nbytes:
-        with keeping(me) if done else nullcontext():
+        with keeping(wait.who) if done else nullcontext():
+            wait.check()
             written = attempt(fd, view, done)
             if written is None:
-                wait_open(me, fd, WRITE, number=number)
+                wait.wait_ready(fd, WRITE)
             done += written or 0
             continue
         break
@@ -197,23 +198,28 @@ def _write_otherwise(me: Parker, fd: int, view: memoryview) -> int:
     """To a file of which Linux does not say whether a write would wait."""
     if not view.nbytes or not os.get_blocking(fd):
         return _originals.os_write(fd, view)
-    if not is_pollable(fd):
-        if write_waits(fd, view.nbytes):
-            return _write_all(me, fd, view, _write_elsewhere)
+    if not is_pollable(fd) and not write_waits(fd, view.nbytes):
         return _originals.os_write(fd, view)
     status = os.fstat(fd)
+    if not stat.S_IFMT(status.st_mode) and view.nbytes >= SIZE and count_of(fd) is not None:
+        wait_for_room(me, fd, int.from_bytes(view[:SIZE], sys.byteorder))
+        return _originals.os_write(fd, view)
+    with Wait(me, fd) as wait:
+        return _write_in_steps(wait, fd, view, status)
+
+
+def _write_in_steps(wait: Wait, fd: int, view: memoryview, status: os.stat_result) -> int:
+    if not is_pollable(fd):
+        return _write_all(wait, fd, view, _write_elsewhere)
     if stat.S_ISSOCK(status.st_mode):
-        return _write_all(me, fd, view, _write_to_socket)
+        return _write_all(wait, fd, view, _write_to_socket)
     if not stat.S_ISFIFO(status.st_mode) and not os.isatty(fd):
-        if not stat.S_IFMT(status.st_mode) and view.nbytes >= SIZE and count_of(fd) is not None:
-            wait_for_room(me, fd, int.from_bytes(view[:SIZE], sys.byteorder))
-            return _originals.os_write(fd, view)
-        return _write_all(me, fd, view, _write_when_ready)
+        return _write_all(wait, fd, view, _write_when_ready)
     own = _opened_again(fd, status)
     if own is None:
-        return _write_all(me, fd, view, _write_elsewhere)
+        return _write_all(wait, fd, view, _write_elsewhere)
     try:
-        return _write_all(me, own, view, _write_to_own, number=fd)
+        return _write_all(wait, own, view, _write_to_own)
     finally:
         _originals.os_close(own)
 
@@ -256,8 +262,8 @@ def _write_elsewhere(fd: int, view: memoryview, start: int) -> int:
 def sendfile(out_fd: int, in_fd: int, offset: int | None, count: int) -> int:
     """`os.sendfile`. It has no flag not to wait, so into a blocking stream the file goes by way of our memory.
 
-    As the kernel does there, it goes on until `count` bytes are sent, or the file ends; cancelled half-way it returns
-    how much was sent. From what is no regular file, or into what is no stream, the original sends, on a worker.
+    As the kernel does there, it goes on until `count` bytes are sent, or the file ends; cancelled half-way, or with one
+    of the two closed, it returns how much was sent. From what is no regular file, or into what is no stream, the original sends, on a worker.
     """
     try:
         numbers = index(out_fd), index(in_fd), offset if offset is None else index(offset), index(count)
@@ -279,14 +285,17 @@ def sendfile(out_fd: int, in_fd: int, offset: int | None, count: int) -> int:
     start = os.lseek(in_fd, 0, os.SEEK_CUR) if offset is None else offset
     done = 0
     try:
-        while done < count:
-            with keeping(me) if done else nullcontext():
-                part = _read_at(me, in_fd, min(count - done, _PART), start + done)
-                written = write(out_fd, part)
-                done += written
-                if 0 < written == len(part):
-                    continue
-            break
+        with Wait(me, out_fd) as wait:
+            wait.remember()
+            while done < count:
+                with keeping(me) if done else nullcontext():
+                    part = _read_at(me, in_fd, min(count - done, _PART), start + done)
+                    wait.check()  # who has closed `out_fd` meanwhile may have opened another file
+                    written = write(out_fd, part)
+                    done += written
+                    if 0 < written == len(part):
+                        continue
+                break
     finally:
         if offset is None:
             with suppress(OSError):  # it was closed meanwhile

@@ -5,9 +5,11 @@ Where a descriptor in non-blocking mode has nothing to give or to take, these re
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
+from contextlib import suppress
 from operator import index
 from typing import TYPE_CHECKING, Any
 
@@ -53,34 +55,44 @@ def read(file: Any, size: Any = -1) -> bytes | None:
         return _read(file, size)  # type: ignore[no-any-return]  # so does it here
     me: Parker = cooperative()
     if size < 0:
-        return _read_all(me, _fileno(file))
+        return _read_all(me, file)
     return read_some(me, _fileno(file), min(size, _MOST))
 
 
 def readall(file: Any) -> bytes | None:
     """`FileIO.readall`."""
-    return _readall(file) if _closed(file) else _read_all(cooperative(), _fileno(file))
+    return _readall(file) if _closed(file) else _read_all(cooperative(), file)
 
 
-def _read_all(me: Parker, fd: int) -> bytes | None:
+def _read_all(me: Parker, file: Any) -> bytes | None:
     """Up to the end; None, or what there is, if a descriptor in non-blocking mode has no more now.
 
-    Cancelled, a regular file is back where it was. Nothing that came out of a pipe can be put back into it.
+    Cancelled, a regular file is back where it was. Nothing that came out of a pipe can be put back into it. As in C, each
+    part is read from the descriptor that the file has by then: closed meanwhile, it has none.
     """
     parts: list[bytes] = []
     size = _CHUNK
+    fd = _descriptor(file)
     is_regular = file_type(fd) == stat.S_IFREG
     if is_regular:
         # One more than there is: so the first read gives everything, and the second the end.
         size = max(os.fstat(fd).st_size - os.lseek(fd, 0, os.SEEK_CUR), 0) + 1
     try:
-        while part := read_some(me, fd, min(max(size, _CHUNK), _MOST)):
+        while part := read_some(me, _descriptor(file), min(max(size, _CHUNK), _MOST)):
             parts.append(part)
     except Cancelled:
         if is_regular:
-            os.lseek(fd, -sum(map(len, parts)), os.SEEK_CUR)
+            with suppress(OSError):  # it was closed meanwhile
+                os.lseek(_descriptor(file), -sum(map(len, parts)), os.SEEK_CUR)
         raise
     return part if part is None and not parts else b"".join(parts)
+
+
+def _descriptor(file: Any) -> int:
+    try:
+        return _fileno(file)  # type: ignore[no-any-return]
+    except ValueError:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 
 
 def readinto(file: Any, buffer: Any) -> int | None:

@@ -42,6 +42,7 @@ from plait._core import (
     wait_descriptor,
 )
 from plait._native import (
+    closing_begin,
     cooperative,
     is_in_blocking_mode,
     original,
@@ -420,6 +421,8 @@ def connect_ex(sock: Any, address: Any, /) -> int:
 def close(sock: Any) -> None:
     """`socket.close`: wakes those who are parked on it, on whatever thread. They find it closed."""
     fd = _fileno(sock)
+    if fd >= 0:
+        closing_begin(fd)
     me: Parker | None = cooperative()
     if me is not None and fd >= 0 and _lingers(sock):
         patiently(me, runtime.offload.call, me, _originals.sock_close, sock)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from plait import _originals
 from plait._core import READ, Parker, keeping, now
 from plait._native import original, poll_now
-from plait.patch._closing import wait_open
+from plait.patch._closing import Wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,20 +58,26 @@ def _timing_of(settings: list[object]) -> tuple[int | bytes, int | bytes]:
 
 def read(me: Parker, fd: int, length: int, least: int, patience: float) -> bytes:
     """What one read of at most `length` bytes gives. A cancel point."""
-    least = min(least, length)
+    with Wait(me, fd) as wait:
+        wait.remember()
+        return _read(wait, fd, length, min(least, length), patience)
+
+
+def _read(wait: Wait, fd: int, length: int, least: int, patience: float) -> bytes:
     if not least:
         if patience and length and not poll_now(fd, READ):
-            wait_open(me, fd, READ, now() + patience)
+            wait.wait_ready(fd, READ, now() + patience)
         return _originals.os_read(fd, length if poll_now(fd, READ) else 0)
     if not patience:
-        _wait_for(me, fd, least)
+        _wait_for(wait, fd, least)
         return _originals.os_read(fd, length)
     while not poll_now(fd, READ):
-        wait_open(me, fd, READ)
+        wait.wait_ready(fd, READ)
     data = _originals.os_read(fd, min(length, _waiting(fd) or 1))
     while data and len(data) < least:
-        with keeping(me):
-            if poll_now(fd, READ) or wait_open(me, fd, READ, now() + patience):
+        with keeping(wait.who):
+            wait.check()
+            if poll_now(fd, READ) or wait.wait_ready(fd, READ, now() + patience):
                 more = _originals.os_read(fd, min(length - len(data), _waiting(fd) or 1))
                 data += more
                 if more:
@@ -80,11 +86,11 @@ def read(me: Parker, fd: int, length: int, least: int, patience: float) -> bytes
     return data
 
 
-def _wait_for(me: Parker, fd: int, least: int) -> None:
+def _wait_for(wait: Wait, fd: int, least: int) -> None:
     """Until `least` bytes are there, or the other side has gone. poll(2) waits for VMIN, which may be more."""
     pause = _FIRST_PAUSE
     while _waiting(fd) < least and not poll_now(fd, READ):
-        if wait_open(me, fd, READ, now() + pause):
+        if wait.wait_ready(fd, READ, now() + pause):
             pause = _FIRST_PAUSE
         pause = min(2 * pause, _LONGEST_PAUSE)
 
