@@ -154,12 +154,18 @@ class Index:
     def __index__(self):
         return 0
 
+    def __repr__(self):
+        return "index"
+
 
 class Number:
     """Something that is only like a float."""
 
     def __float__(self):
         return 0.0
+
+    def __repr__(self):
+        return "number"
 
 
 @pytest.mark.parametrize("timeout", [Index(), Number(), "0", b"0", float("nan"), -1], ids=repr)

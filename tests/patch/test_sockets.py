@@ -750,6 +750,9 @@ class Index:
     def __index__(self):
         return 0
 
+    def __repr__(self):
+        return "index"
+
 
 @pytest.mark.parametrize("flags", [1.5, Index(), "x", None, True, 1 << 31, float("nan")], ids=repr)
 @pytest.mark.parametrize("timeout", [None, 10])
