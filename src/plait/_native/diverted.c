@@ -1,6 +1,7 @@
 /* Functions of Python that are called elsewhere: to everybody who looks at one it is a function as any other, with the name,
- * the module, the code and the signature that it was made with; who calls it calls its replacement, and no frame is added. Where nothing may park that may be the original, too, which is
- * what such a function costs elsewhere: a call from C.
+ * the module, the code and the signature that it was made with; who calls it calls its replacement, and no frame is added.
+ * Where nothing may park that may be the original, too, which is what such a function costs elsewhere: a call from C. See
+ * docs/adr/0018.
  *
  * A function has a pointer to the C function by which it is called, and CPython goes by it, inlined or not (PEP 590; from
  * 3.12 on it may be set). 3.11 inlines every call of what is a function exactly: there it gets a type beneath, of the same
