@@ -230,8 +230,7 @@ def gather(*fns: Callable[[], T]) -> list[T]:
     """Call all of `fns` concurrently; their results, in the order of `fns`. A cancel point.
 
     The first that fails cancels the others, and is raised when they have ended; their clean-up may take as long as the
-    `grace` of the group around says. Raises `TypeError` if one of `fns`
-    cannot be called; then none is.
+    `grace` of the group around says. Raises `TypeError` if one of `fns` cannot be called; then none is.
 
     Example:
         >>> from functools import partial
@@ -258,8 +257,8 @@ def race(*fns: Callable[[], T]) -> T:
     """Call all of `fns` concurrently; the outcome of the first that returns or raises. A cancel point.
 
     The others are cancelled, and have ended when this returns, as with `gather`; what they still return or raise is
-    dropped. Raises
-    `ValueError` without any function to call, and `TypeError` if one of `fns` cannot be called; then none is.
+    dropped. Raises `ValueError` without any function to call, and `TypeError` if one of `fns` cannot be called; then none
+    is.
 
     Example:
         >>> import time

@@ -1,8 +1,8 @@
 """`VirtualThreadPoolExecutor`: an executor that runs each call on a virtual thread of its own.
 
 State, all of it under the executor's condition: the calls that wait for one of those at work to end, and how many are at
-work, on which threads. Whoever ends a call begins the next one, before it counts itself out; so the process, which waits for the threads,
-waits for the calls that are queued as well.
+work, on which threads. Whoever ends a call begins the next one, before it counts itself out; so the process, which waits
+for the threads, waits for the calls that are queued as well.
 """
 
 from __future__ import annotations
