@@ -31,7 +31,8 @@ from patch.helpers import (
 
 import plait
 from plait import ThreadGroup
-from plait._native import lot_count, tls_prepare
+from plait._core import current_thread
+from plait._native import lot_count, poll_now, tls_prepare
 from plait.patch import _tls
 
 
@@ -543,6 +544,41 @@ def test_many_shake_hands_on_one_connection():
             for call in (*calls, writer, echo):
                 call.result()
             assert reader.result() == b"hello"
+
+
+def test_handshake_that_a_reader_ends(monkeypatch):
+    """Who waits for the end of a handshake hears of it though the read that has taken it goes on."""
+    near, far = tcp_pair()
+    near = client_context().wrap_socket(near, server_hostname="localhost", do_handshake_on_connect=False)
+    context = server_context()
+    context.num_tickets = 0  # nothing comes after the handshake by itself
+    far = context.wrap_socket(far, server_side=True, do_handshake_on_connect=False)
+    original, held, go, over = _tls.wait_socket, [], threading.Event(), threading.Event()
+
+    def wait_socket(me, *args):
+        if me in held:  # its attempt is made, and it is not to be found yet
+            held.clear()
+            go.set()
+            over.wait()
+        return original(me, *args)
+
+    def shake_hands():
+        held.append(current_thread())
+        near.do_handshake()
+
+    with near, far, ThreadGroup() as group:
+        reader = group.spawn(read_all, near, 5)
+        wait_parked(reader)
+        monkeypatch.setattr(_tls, "wait_socket", wait_socket)
+        call = group.spawn(shake_hands)
+        go.wait()
+        far.do_handshake()
+        wait_until(lambda: near.version() and not poll_now(near.fileno(), select.POLLIN))
+        wait_parked(reader)
+        over.set()
+        call.result()
+        far.sendall(b"hello")
+        assert reader.result() == b"hello"
 
 
 # ---- cancellation ----

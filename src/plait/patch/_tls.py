@@ -13,11 +13,13 @@ read, or write, on behalf of the protocol.
   of `SSLSocket.do_handshake`, which sets the timeout once more: they take a turn at `claim`, too.
 * What one thread has read off the descriptor, another may be parked for, and no event comes for it any more:
 
-    Waiter: 1. notes how many operations have ended   2. attempts       3. arms, and enters itself in `parked`,
-               unless more have ended by then          4. parks
-    Other:  1. attempts, and reads   2. its operation ends: counts, and ends the waits of those in `parked`
+    Waiter: 1. notes how many things have come about   2. attempts       3. arms, and enters itself in `parked`,
+               unless more have by then                 4. parks
+    Other:  1. attempts, and reads   2. its operation ends, or the handshake has ended in its attempt: counts, and ends the
+               waits of those in `parked`
   Both last steps are under the lock: either the waiter's step 3 sees the count, or the other's step 2 the waiter. A write
-  reads only during a handshake, and disturbs nobody otherwise.
+  reads only during a handshake, and disturbs nobody otherwise. A read that goes on may have taken the end of the handshake,
+  for which others wait; of whatever else it has taken a part, the rest comes with an event for all.
 
 Cancelled while it waits, an operation has not happened, and can be done again: nothing that was decrypted is lost, a
 handshake or an unwrap goes on where it was. A write waits for room before it begins, so as a rule it is done at once or
@@ -93,7 +95,7 @@ class _Connection:
 
     def __init__(self) -> None:
         self.inside = 0  # how many threads. Under _lock
-        self.ended = 0  # how many operations that may have read are over. Written under _lock
+        self.ended = 0  # how many operations that may have read are over, and handshakes. Written under _lock
         self.parked: dict[Parker, int] = {}  # who waits to read, in which wait. Under _lock
         self.claim = allocate_lock()  # held for the length of an attempt
         self.claimant: Parker | None = None  # who has it. Written under it
@@ -133,6 +135,14 @@ class _Operation:
                 waits.extend(at.parked.items())
         unpark_all(waits)
 
+    def tell_others(self) -> None:
+        """The handshake is over, and this operation is not."""
+        at = self._at
+        with _lock:
+            at.ended += 1
+            waits = list(at.parked.items())
+        unpark_all(waits)
+
     def repeat(self, late: str | None, call: Callable[..., Any], *args: Any) -> Any:
         """Attempt it until it need not wait; `late` is what to say if that takes too long."""
         while True:
@@ -148,20 +158,26 @@ class _Operation:
         if not lock_acquire(claim, False):
             lot_wait(self._me, id(claim), partial(lock_acquire, claim, False), WaitReason.LOCK, None, True)
         self._at.claimant = self._me
+        # Who comes later attempts after this one.
+        is_ending = self._at.inside > 1 and self._tls.version() is None
         try:
             if socket_fd(self._sock) != self._fd:  # closed meanwhile; another may have the number
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             return 0, tls_attempt(call, self._tls, self._sock, *args)
         except _want_read:
-            return READ, None
+            events = READ
         except _want_write:
-            return WRITE, None
+            events = WRITE
         finally:
             self._at.claimant = None
             if self._at.is_changed:
                 self._at.is_changed = False
                 self._let_block(True)
+            is_ending = is_ending and self._tls.version() is not None
             claim.release()
+        if is_ending:
+            self.tell_others()
+        return events, None
 
     def between_attempts(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """`call(*args, **kwargs)` while there is no attempt but one that has led here, by a callback. No cancel point."""
