@@ -30,7 +30,10 @@ _condition_restore = threading.Condition._acquire_restore.__code__  # type: igno
 
 def acquire(lock: Any, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - CPython's
     """`lock.acquire`."""
-    timeout = number(timeout)
+    try:
+        timeout = number(timeout)
+    except TypeError:
+        return lock_acquire(lock, blocking, timeout)  # refuses, in its own words
     if not blocking or (timeout != -1 and not 0 <= timeout <= threading.TIMEOUT_MAX):
         return lock_acquire(lock, blocking, timeout)  # does not wait, or refuses
     if lock_acquire(lock, False):

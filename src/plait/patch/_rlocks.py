@@ -52,7 +52,10 @@ _LONGEST = threading.TIMEOUT_MAX
 
 def acquire(lock: Any, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - CPython's
     """`RLock.acquire`."""
-    timeout = number(timeout)
+    try:
+        timeout = number(timeout)
+    except TypeError:
+        return rlock_acquire(lock, blocking, timeout)  # refuses, in its own words
     me: Parker = current()
     if not isinstance(me, VirtualThread):
         if not blocking or (timeout != -1 and not 0 <= timeout <= _LONGEST) or cooperative() is None:
