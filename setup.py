@@ -35,6 +35,7 @@ UNTYPED = [
         "_deadlock",
         "_default",
         "_executors",
+        "_failures",
         "_holding",
         "_limits",
         "_mutex",

@@ -7,7 +7,7 @@
 #   _core/         mechanism: threads, carriers, parking, cancellation (its __init__ has the map)
 #   _groups _futures _limits _default      groups, what spawn returns, slots, threads outside any block
 #   _spawning _starts _options             how a call becomes a child of a group
-#   _statistics _stragglers                what a group was doing; whom one that has failed still waits for
+#   _statistics _failures _stragglers      what a group is doing; how it takes failures; whom a failed one still waits for
 #   _scopes                                time limits and shields
 #   _holding _deadlock                     what locks that own a value have in common; who waits for whom among them
 #   _mutex _rwlock                         such locks: for one thread at a time; for many readers or one writer

@@ -38,8 +38,9 @@ from plait._core import (
 )
 from plait._default import default_group, group_around
 from plait._errors import Cancelled, GroupClosed, GroupFailed
+from plait._failures import note_failures
 from plait._futures import Future, Waiting, drop_callback, lend_slot_among, limits_of
-from plait._groups import ThreadGroup, note_failures
+from plait._groups import ThreadGroup
 from plait._native import cooperative, current
 from plait._scopes import move_on_after, shield
 from plait._spawning import add_child, name_of, refuse

@@ -16,10 +16,8 @@ and the group has nothing to do but to wait for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
 from itertools import count
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Literal, Never, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Never, ParamSpec, Self, TypeVar
 
 from plait._core import (
     DEADLINE_PASSED,
@@ -45,6 +43,7 @@ from plait._core import (
 )
 from plait._core._runtime import launch
 from plait._errors import Cancelled
+from plait._failures import OnError, check_on_error, class_of, note_failures, verdict_of
 from plait._futures import Future
 from plait._limits import Limiter, slots_for
 from plait._options import Options
@@ -55,6 +54,7 @@ from plait._statistics import GroupStatistics
 from plait._stragglers import report_stragglers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Executor
     from contextvars import Context
     from types import TracebackType
@@ -65,7 +65,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 V = TypeVar("V")
-OnError = Literal["cancel", "collect"] | Callable[[Future[Any], Exception], Literal["cancel", "ignore", "restart"]]
 
 _serials = count(1)
 
@@ -175,7 +174,7 @@ class ThreadGroup(Container):
             raise TypeError(f"name must be a string or None, not {name!r}")
         self._scope = GroupScope(self, check_seconds(grace, "grace"))
         super().__init__(self._scope, slots_for(max_concurrency))
-        self._on_error = _check_on_error(on_error)
+        self._on_error = check_on_error(on_error)
         self.is_supervised = callable(on_error)
         self._timeout = None if timeout is None else check_seconds(timeout, "timeout")
         self._scope.is_time_limit = timeout is not None
@@ -375,12 +374,7 @@ class ThreadGroup(Container):
     def judge(self, thread: VirtualThread, error: Exception) -> Verdict:
         """Ask the function that was given as `on_error`."""
         try:
-            answer = self._on_error(thread, error)  # type: ignore[operator, arg-type]
-            if not isinstance(answer, str) or answer not in _VERDICTS:
-                raise ValueError(
-                    f'the on_error function of {self!r} must answer "cancel", "ignore" or "restart", not {answer!r}'
-                )
-            verdict = _VERDICTS[answer]
+            verdict = verdict_of(self._on_error(thread, error), self)  # type: ignore[operator, arg-type]
             if verdict is Verdict.RESTART:
                 thread.yield_now()  # a call that fails at once, again and again, would keep all others from running
                 if pending(thread) is not None:
@@ -389,7 +383,7 @@ class ThreadGroup(Container):
         except Cancelled:
             return self._overtaken()
         except BaseException as failure:  # noqa: BLE001 - it leaves through the group, beside what it was asked about
-            self._fail(failure, f"on_error failed: {_class_of(failure)}")
+            self._fail(failure, f"on_error failed: {class_of(failure)}")
             return Verdict.CANCEL
 
     def _overtaken(self) -> Verdict:
@@ -401,7 +395,7 @@ class ThreadGroup(Container):
 
     def child_failed(self, thread: VirtualThread, error: BaseException) -> None:
         """Keep the failure, and cancel everybody else."""
-        self._fail(error, f"{thread.name!r} failed: {_class_of(error)}")
+        self._fail(error, f"{thread.name!r} failed: {class_of(error)}")
 
     def _fail(self, error: BaseException, reason: str) -> None:
         with self._lock:
@@ -590,32 +584,3 @@ class ThreadGroup(Container):
             if is_cut and isinstance(cancelled := check_park(me), Cancelled):
                 raise cancelled
         return is_own
-
-
-_VERDICTS: dict[str, Verdict] = {verdict.value: verdict for verdict in Verdict}
-
-
-def note_failures(error: BaseException, group: ThreadGroup, failures: list[BaseException]) -> None:
-    """Say on `error`, which leaves instead, what else has failed in `group`; whatever the classes of them all do."""
-    with suppress(Exception):
-        error.add_note(f"{group!r} also failed with " + ", ".join(map(_shown, failures)))
-
-
-def _shown(error: BaseException) -> str:
-    try:
-        return repr(error)
-    except Exception:  # noqa: BLE001 - its own
-        return f"{type(error).__name__} (which has no repr)"
-
-
-def _class_of(error: BaseException) -> str:
-    try:
-        return type(error).__name__
-    except BaseException:  # noqa: BLE001 - its metaclass's
-        return "an exception"
-
-
-def _check_on_error(on_error: OnError) -> OnError:
-    if on_error not in ("cancel", "collect") and not callable(on_error):
-        raise TypeError(f'on_error must be "cancel", "collect" or a function (future, exception), not {on_error!r}')
-    return on_error

@@ -85,7 +85,9 @@ cdef class Timers:
         return timer
 
     cpdef push(self, Timer timer):
-        """As `add`, for a timer made elsewhere, once."""
+        """As `add`, for a timer made elsewhere, once; nothing, if it is over already."""
+        if timer.target is None:
+            return
         self.serial += 1  # breaks ties: first come, first out
         timer.serial = self.serial
         timer.is_in = True
