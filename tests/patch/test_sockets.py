@@ -30,7 +30,7 @@ import plait
 from plait import ThreadGroup, _originals, move_on_after
 from plait._core import WaitReason
 from plait.lowlevel import wait_readable, wait_writable
-from plait.patch import _sockets
+from plait.patch import _connections
 
 
 @pytest.fixture(params=["tcp", "unix"])
@@ -889,7 +889,7 @@ def test_close_that_comes_before_the_wait(monkeypatch):
             return 0
 
         quiet, other = os.pipe()
-        monkeypatch.setattr(_sockets, "poll_now", steal)
+        monkeypatch.setattr(_connections, "poll_now", steal)
         assert on_virtual(described, near.accept)[1:] == ("OSError", "[Errno 9] Bad file descriptor")
         for fd in (quiet, other, number):
             os.close(fd)

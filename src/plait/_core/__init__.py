@@ -31,7 +31,19 @@ from plait._core._lot import wake_all as lot_wake_all
 from plait._core._lot import wake_one as lot_wake_one
 from plait._core._misuse import check_reach
 from plait._core._offload import Offload, OffloadJob
-from plait._core._operations import await_socket, keeping, late, recv, recv_into, send, send_rest, sendall, wait_socket
+from plait._core._operations import (
+    await_socket,
+    keeping,
+    late,
+    let_go,
+    listens,
+    recv,
+    recv_into,
+    send,
+    send_rest,
+    sendall,
+    wait_socket,
+)
 from plait._core._parking import (
     INTERRUPTED,
     TIMED_OUT,
@@ -140,7 +152,9 @@ __all__ = (
     "launch",
     "leave_all_scopes",
     "lend_slot",
+    "let_go",
     "line_at",
+    "listens",
     "lock_waits",
     "lot_set_told",
     "lot_wait",

@@ -11,7 +11,7 @@ from plait._native._native cimport send as _native_send
 from plait._native._native cimport socket_fd as _fileno
 from plait._native._native cimport socket_timeout as _gettimeout
 
-cdef int READ, WRITE, TROUBLE, _SOCK_STREAM, _SOL_SOCKET, _SO_PROTOCOL, _TCP, _POLLERR, _PEEK, _DONTWAIT, _NEVER_WAITS, _WAITALL, _UNUSUAL
+cdef int READ, WRITE, TROUBLE, _SOCK_STREAM, _SOL_SOCKET, _SO_ACCEPTCONN, _SO_PROTOCOL, _TCP, _POLLERR, _PEEK, _DONTWAIT, _NEVER_WAITS, _WAITALL, _UNUSUAL
 
 @cython.locals(thread=VirtualThread, entry=Descriptor, reactor=Reactor)
 cpdef await_socket(Parker me, sock, int fd, int events, deadline)
@@ -20,12 +20,16 @@ cpdef bint wait_socket(Parker me, sock, int fd, int events, deadline, publish) e
 cdef bint _await_more(Parker me, sock, int fd, int events) except -1
 @cython.locals(entry=Descriptor, reactor=Reactor)
 cdef Descriptor _entry(VirtualThread me, sock, int fd)
+@cython.locals(thread=VirtualThread, reactor=Reactor)
+cpdef let_go(Parker me, sock, int fd)
+@cython.locals(entry=Descriptor, answer=bint)
+cpdef bint listens(Parker me, sock, int fd) except -1
 cdef bint _is_stream(sock) except -1
 @cython.locals(protocol=int)
 cdef bint _is_tcp(sock) except -1
 cdef _closed()
 cdef _note_empty(Descriptor entry)
-cdef _note_short(Descriptor entry, int flags)
+cdef _note_short(Descriptor entry, sock, int flags)
 @cython.locals(me=Parker, entry=Descriptor, total=Py_ssize_t, is_worth_a_try=cython.bint)
 cdef Py_ssize_t _receive_all(sock, int fd, buffer, Py_ssize_t size, int flags) except -1
 cdef Py_ssize_t _send_some(Parker me, sock, data, int flags, Py_ssize_t start, deadline) except -1

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 _type = Socket.type.__get__
 _SOCK_STREAM = 1
-_SOL_SOCKET, _SO_PROTOCOL, _TCP = 1, 38, 6
+_SOL_SOCKET, _SO_ACCEPTCONN, _SO_PROTOCOL, _TCP = 1, 30, 38, 6
 _POLLERR = 0x008
 _PEEK = 0x02  # MSG_PEEK
 _DONTWAIT = 0x40  # MSG_DONTWAIT: the caller would rather have BlockingIOError
@@ -143,12 +143,31 @@ def _entry(me: VirtualThread, sock: Any, fd: int) -> Descriptor | None:
     """What the reactor of a virtual thread knows of the socket; None if it may not own that."""
     reactor = me.carrier.reactor  # type: ignore[union-attr]
     entry = reactor.owned(fd, sock)
-    if entry is not None and entry.is_tcp is None:  # it is new
-        entry.is_tcp = _is_tcp(sock)
+    if entry is not None and not entry.is_checked:
+        entry.is_checked = True
         if _fileno(sock) != fd:
             reactor.forget(entry)
             raise _closed()
     return entry
+
+
+def let_go(me: Parker | None, sock: Any, fd: int) -> None:
+    """The calling thread has closed the socket, whose number was `fd`: its own reactor is told. (Others: see `_closing`.)"""
+    if isinstance(me, VirtualThread):
+        thread: VirtualThread = me
+        reactor = thread.carrier.reactor  # type: ignore[union-attr]
+        reactor.let_go(fd, sock)
+
+
+def listens(me: Parker, sock: Any, fd: int) -> bool:
+    """Whether the socket takes connections, or has once: when it no longer does, the poller says that it is ready."""
+    entry = _entry(me, sock, fd) if isinstance(me, VirtualThread) else None
+    if entry is not None and entry.listens:
+        return True
+    answer = bool(sock.getsockopt(_SOL_SOCKET, _SO_ACCEPTCONN))
+    if entry is not None:
+        entry.listens = answer
+    return answer
 
 
 def _is_stream(sock: Any) -> bool:
@@ -193,7 +212,7 @@ def recv(sock: Any, size: int, flags: int = 0, /) -> bytes:
             got = _native_recv(fd, size, bits)
             if got is not None:
                 if entry is not None and 0 < len(got) < size:
-                    _note_short(entry, bits)
+                    _note_short(entry, sock, bits)
                 return got
             if entry is not None:
                 _note_empty(entry)
@@ -207,9 +226,13 @@ def _note_empty(entry: Descriptor) -> None:
     entry.is_marked = False
 
 
-def _note_short(entry: Descriptor, flags: int) -> None:
+def _note_short(entry: Descriptor, sock: Any, flags: int) -> None:
     """A read came back with less than was asked for: nothing is left, if that is all that can end a read early here."""
-    if entry.is_tcp and not flags and not entry.is_marked and not entry.has_ended:
+    if flags or entry.is_marked or entry.has_ended:
+        return
+    if entry.is_tcp is None:
+        entry.is_tcp = _is_tcp(sock)
+    if entry.is_tcp:
         entry.readable = False
 
 
@@ -238,7 +261,7 @@ def recv_into(sock: Any, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
             got = _native_recv_into(fd, buffer, size, bits)
             if got is not None:
                 if entry is not None and 0 < got < size:
-                    _note_short(entry, bits)
+                    _note_short(entry, sock, bits)
                 return got
             if entry is not None:
                 _note_empty(entry)

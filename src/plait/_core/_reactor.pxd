@@ -16,7 +16,9 @@ cdef class Descriptor:
     cdef public bint has_ended
     cdef public bint is_marked
     cdef public bint is_over
+    cdef public bint is_checked
     cdef public object is_tcp
+    cdef public bint listens
     @cython.locals(awaited=int, events=int)
     cdef int wanted(self) except? -1
     @cython.locals(who=VirtualThread, awaited=int, waiter=tuple)
@@ -47,3 +49,5 @@ cdef class Reactor:
     cdef _dispatch_bare(self, Descriptor entry, int happened)
     @cython.locals(entry=Descriptor, place=int, happened=int)
     cpdef dispatch(self, Ready ready)
+    @cython.locals(entry=Descriptor)
+    cpdef let_go(self, int fd, owner)

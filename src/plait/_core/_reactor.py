@@ -54,7 +54,18 @@ _WRITABLE_BANDS = 0x300  # POLLWRNORM | POLLWRBAND: and with WRITE
 class Descriptor:
     """One entry: who waits for it, and what was last heard of it."""
 
-    __slots__ = ("fd", "has_ended", "is_marked", "is_over", "is_tcp", "owner", "readable", "waiters")
+    __slots__ = (
+        "fd",
+        "has_ended",
+        "is_checked",
+        "is_marked",
+        "is_over",
+        "is_tcp",
+        "listens",
+        "owner",
+        "readable",
+        "waiters",
+    )
 
     def __init__(self, fd: int, owner: weakref.ref[Owner] | None) -> None:
         self.fd = fd
@@ -64,7 +75,10 @@ class Descriptor:
         self.has_ended = False  # owned: hung up, no further edge will come. Bare: only changes are reported now
         self.is_marked = True  # owned: urgent data may be, or may have been, in it; not once it was found empty
         self.is_over = False  # owned: closed, as far as the threads are concerned that wait here
-        self.is_tcp: bool | None = None  # owned: for who reads it, who finds out
+        # What the operations note of an owned one.
+        self.is_checked = False  # its owner was seen to be open after it was entered
+        self.is_tcp: bool | None = None  # None: nobody has asked
+        self.listens = False  # it takes connections; False: it may
 
     def wanted(self) -> int:
         """All events that anybody waits for."""
@@ -262,6 +276,13 @@ class Reactor:
                 entry.has_ended = True
                 self._poller.watch_changes(entry.fd, entry.wanted())
         except OSError:  # closed, or another file by now: whoever waits shall look, and hear of it there
+            entry.wake(-1)
+
+    def let_go(self, fd: int, owner: Owner) -> None:
+        """`owner` has been closed, and the kernel has forgotten `fd` by itself, if this was the last of its duplicates."""
+        entry = self._descriptors.get(fd)
+        if entry is not None and entry.owner is not None and referent(entry.owner) is owner:
+            self._drop(entry)
             entry.wake(-1)
 
     def find(self, fd: int) -> Descriptor | None:

@@ -128,7 +128,9 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t c_recv "recv"(int fd, void *buffer, size_t size, int flags)
     ssize_t c_send "send"(int fd, const void *buffer, size_t size, int flags)
     int getsockopt(int fd, int level, int name, void *value, unsigned int *size)
-    int MSG_DONTWAIT, SOL_SOCKET, SO_TYPE
+    int MSG_DONTWAIT, SOL_SOCKET, SO_LINGER, SO_TYPE
+    ctypedef struct c_linger "struct linger":
+        int l_onoff, l_linger
 
 cdef extern from "<sys/uio.h>" nogil:
     cdef struct iovec:

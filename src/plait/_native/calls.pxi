@@ -277,6 +277,15 @@ def socket_type(int fd):
     return None
 
 
+def lingers(int fd):
+    """Whether the close of a socket may wait until what was sent has arrived (SO_LINGER)."""
+    cdef c_linger patience
+    cdef unsigned int size = sizeof(patience)
+    if getsockopt(fd, SOL_SOCKET, SO_LINGER, &patience, &size) < 0:
+        return False
+    return patience.l_onoff != 0 and patience.l_linger != 0
+
+
 def sync_memory(size_t address, size_t size):
     """msync(2) of mapped memory: blocks the kernel thread until what was changed there is on the disk."""
     cdef int failed

@@ -698,6 +698,13 @@ closing_begin(PyObject *Py_UNUSED(module), PyObject *number)
 }
 
 static PyObject *
+closing_is_awaited(PyObject *Py_UNUSED(module), PyObject *number)
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    return PyBool_FromLong(__atomic_load_n(awaited_at((int)PyLong_AsUnsignedLongMask(number)), __ATOMIC_RELAXED) != 0);
+}
+
+static PyObject *
 closing_count(PyObject *Py_UNUSED(module), PyObject *const *numbers, Py_ssize_t n)
 {
     uint64_t count = __atomic_load_n(&other_closings, __ATOMIC_SEQ_CST);
@@ -734,6 +741,8 @@ static PyMethodDef leaf_functions[] = {
     {"closing_leave", closing_leave, METH_O, PyDoc_STR("closing_leave(fd): one less.")},
     {"closing_begin", closing_begin, METH_O,
      PyDoc_STR("closing_begin(fd): the descriptor is about to be closed, by other means than a leaf; a full fence.")},
+    {"closing_is_awaited", closing_is_awaited, METH_O,
+     PyDoc_STR("closing_is_awaited(fd): whether anybody may be to be told that it was closed; a full fence comes first.")},
     {"closings", (PyCFunction)(void (*)(void))closing_count, METH_FASTCALL,
      PyDoc_STR("closings(fd, ...): how many closings have begun that may have been of these numbers; it never falls.")},
     {"closing_fence", closing_fence, METH_NOARGS,

@@ -17,6 +17,8 @@ from plait.patch._registry import ClassPatch, Leaf
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_SPECIAL_HOSTS = ("", b"", "<broadcast>", b"<broadcast>")  # which C knows without looking them up
+
 
 def is_numeric(host: Any) -> bool:
     """Whether `host` is an address already, in digits."""
@@ -42,6 +44,22 @@ def lookup(*args: Any) -> list[Any]:
     """`getaddrinfo(*args)` on a worker, while the calling thread parks."""
     found: list[Any] = runtime.offload.call(cooperative(), _originals.getaddrinfo, *args)
     return found
+
+
+def numeric(family: int, address: Any) -> Any:
+    """An internet address whose host is a name, with the name looked up: C would wait for that inside."""
+    if family not in (_socket.AF_INET, _socket.AF_INET6) or not isinstance(address, tuple) or not address:
+        return address
+    host = bytes(address[0]) if isinstance(address[0], bytearray) else address[0]
+    if not isinstance(host, (str, bytes)) or host in _SPECIAL_HOSTS or is_numeric(host):
+        return address
+    if "\0" in host if isinstance(host, str) else b"\0" in host:
+        return address  # the original refuses it
+    try:
+        found = lookup(host, None, family)
+    except (UnicodeError, ValueError):
+        return address  # so does it here
+    return (found[0][4][0], *address[1:])
 
 
 def getaddrinfo(

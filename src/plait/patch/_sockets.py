@@ -2,23 +2,17 @@
 
 `settimeout` keeps its meaning: 0 is left alone, a number of seconds bounds the operation, None waits for ever. A
 socket with a timeout of None is in blocking mode, and stays so: other threads and processes may share it. Where Linux
-knows a flag for one call (MSG_DONTWAIT) that is used. `accept` and `connect` have none: there the descriptor is in
-non-blocking mode for the length of one attempt, which is made only when it should succeed at once (accept) or on a
-socket that nobody else uses yet (connect), and again with growing pauses where the backlog of a Unix socket is full. A
-platform thread that enters `accept` in that moment tries again. See docs/adr/0003.
+knows a flag for one call (MSG_DONTWAIT) that is used; how connections begin and end is in `_connections.py`.
 
 The four that carry streams are operations of the core (`_core/_operations.py`), which compiles them.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import select
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from operator import index
-from struct import unpack
 from typing import TYPE_CHECKING, Any
 
 from plait import _originals
@@ -31,33 +25,28 @@ from plait._core import (
     keeping,
     late,
     now,
-    patiently,
     recv,
     recv_into,
     runtime,
     send,
     send_rest,
     sendall,
-    sleep,
     wait_descriptor,
 )
 from plait._native import (
-    closing_begin,
     cooperative,
-    is_in_blocking_mode,
     original,
-    outside_blocking_mode,
     poll_now,
-    reset_modes,
     size_of,
 )
-from plait._originals import Socket, poll_poll
-from plait.patch._closing import closed
-from plait.patch._names import is_numeric, lookup
-from plait.patch._registry import ALWAYS, ClassPatch, Leaf, method
+from plait._originals import Socket
+from plait.patch._names import numeric
+from plait.patch._registry import ClassPatch, Leaf, method
+from plait.patch._twins import twinned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+
 _fileno = Socket.fileno
 _gettimeout = Socket.gettimeout
 _settimeout = Socket.settimeout
@@ -72,31 +61,9 @@ _NEVER_WAITS = 0x2041  # MSG_DONTWAIT | MSG_OOB | MSG_ERRQUEUE
 _SOL_SOCKET, _SO_ERROR, _SO_LINGER, _SO_RCVTIMEO, _SO_ACCEPTCONN = 1, 4, 13, 20, 30
 _recvmsg_into = original(Socket.recvmsg_into)
 _sendmsg_afalg: Any = original(Socket.sendmsg_afalg) if hasattr(Socket, "sendmsg_afalg") else None
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between attempts to connect to a Unix listener that is full
-_SPECIAL_HOSTS = ("", b"", "<broadcast>", b"<broadcast>")  # which C knows without looking them up
 
 
 # ---- the calls that are rarer: the original, on a twin that does not wait ----
-
-
-@contextmanager
-def _twin(sock: Any, timeout: float | None) -> Iterator[Any]:
-    """An object over the same descriptor on which CPython does not wait by itself.
-
-    With a timeout of None that is the socket itself. With seconds the descriptor is in non-blocking mode already, but
-    CPython would poll it first; an object without the timeout does not.
-    """
-    if timeout is None:
-        yield sock
-        return
-    twin = Socket(_family(sock), _type(sock), _proto(sock), _fileno(sock))
-    try:
-        if _gettimeout(twin) is not None:  # socket.setdefaulttimeout
-            _settimeout(twin, 0)
-        yield twin
-    finally:
-        twin.detach()
-
 
 # Each `place` below has the signature of the method that it stands for, and gives the arguments before the flags, the
 # flags, and those after them. Where it raises TypeError the original will refuse the call.
@@ -124,7 +91,7 @@ def _waiting(name: str, events: int, place: Callable[..., _Placed]) -> Callable[
             return call(sock, *before, flags, *after)
         while True:
             try:
-                with _twin(sock, timeout) as twin:
+                with twinned(sock, timeout) as twin:
                     done = call(twin, *before, flags | _DONTWAIT, *after)
                 break
             except BlockingIOError:
@@ -251,11 +218,11 @@ def _place_sendto(sock: Any, data: Any, *rest: Any) -> _Placed:
     if not 1 <= len(rest) <= 2:
         raise TypeError
     flags, address = rest if len(rest) == 2 else (0, rest[0])
-    return (data,), index(flags), (_numeric(sock, address),)
+    return (data,), index(flags), (numeric(_family(sock), address),)
 
 
 def _place_sendmsg(sock: Any, buffers: Any, ancillary: Any = (), flags: int = 0, address: Any = None, /) -> _Placed:
-    after = () if address is None else (_numeric(sock, address),)
+    after = () if address is None else (numeric(_family(sock), address),)
     return (_listed(buffers), _listed(ancillary)), index(flags), after
 
 
@@ -264,26 +231,9 @@ def _listed(things: Any) -> Any:
     return things if isinstance(things, (list, tuple)) else tuple(things)
 
 
-def _numeric(sock: Any, address: Any) -> Any:
-    """An internet address whose host is a name, with the name looked up: C would wait for that inside."""
-    family = _family(sock)
-    if family not in (_AF_INET, _AF_INET6) or not isinstance(address, tuple) or not address:
-        return address
-    host = bytes(address[0]) if isinstance(address[0], bytearray) else address[0]
-    if not isinstance(host, (str, bytes)) or host in _SPECIAL_HOSTS or is_numeric(host):
-        return address
-    if "\0" in host if isinstance(host, str) else b"\0" in host:
-        return address  # the original refuses it
-    try:
-        found = lookup(host, None, family)
-    except (UnicodeError, ValueError):
-        return address  # so does it here
-    return (found[0][4][0], *address[1:])
-
-
 def bind(sock: Any, address: Any, /) -> None:
     """`socket.bind`: of all that it does only looking a name up may wait."""
-    _originals.sock_bind(sock, _numeric(sock, address))
+    _originals.sock_bind(sock, numeric(_family(sock), address))
 
 
 def sendmsg_afalg(sock: Any, *args: Any, **kwargs: Any) -> int:
@@ -293,154 +243,6 @@ def sendmsg_afalg(sock: Any, *args: Any, **kwargs: Any) -> int:
         return call()
     sent: int = runtime.offload.call(cooperative(), call)
     return sent
-
-
-# ---- accept and connect ----
-
-
-def accept(sock: Any) -> tuple[int, Any]:
-    """`socket._accept`, under `socket.accept`."""
-    me: Parker | None = cooperative()
-    if me is None:
-        return _accept_natively(sock)
-    timeout = _gettimeout(sock)
-    fd = _fileno(sock)
-    if timeout == 0 or fd < 0 or _family(sock) == _AF_ALG:  # the last has nobody to wait for, and cannot be polled
-        return _originals.sock_accept(sock)
-    if me.scope is not None:
-        check_entry(me)
-    deadline = None if timeout is None else now() + timeout
-    while True:
-        if poll_now(fd, READ):
-            try:
-                accepted: tuple[int, Any] = _attempt(sock, fd, timeout, _originals.sock_accept)
-                return accepted
-            except BlockingIOError:
-                pass
-        elif timeout is None and not sock.getsockopt(_SOL_SOCKET, _SO_ACCEPTCONN):
-            # It does not listen: nobody would ever come. With a timeout CPython waits all the same.
-            refused: tuple[int, Any] = _attempt(sock, fd, None, _originals.sock_accept)
-            return refused
-        await_socket(me, sock, fd, READ, deadline)
-
-
-def _attempt(sock: Any, fd: int, timeout: float | None, call: Callable[..., Any], *args: Any) -> Any:
-    """`call(sock, *args)`, which does not wait."""
-    if timeout is None:
-        return outside_blocking_mode(fd, call, sock, *args)
-    with _twin(sock, timeout) as twin:
-        return call(twin, *args)
-
-
-def _accept_natively(sock: Any) -> tuple[int, Any]:
-    """On a platform thread: the original, which may meet the moment in which `_attempt` has changed the mode."""
-    while True:
-        try:
-            return _originals.sock_accept(sock)
-        except BlockingIOError:
-            fd = _fileno(sock)
-            if _gettimeout(sock) is not None or not is_in_blocking_mode(fd):
-                raise
-            if any(sock.getsockopt(_SOL_SOCKET, _SO_RCVTIMEO, 16)):
-                raise  # the time that this allows may be over
-            poll = select.poll()
-            poll.register(fd, select.POLLIN)
-            poll_poll(poll)
-
-
-def _connect(sock: Any, address: Any, timeout: float | None, original: Callable[..., Any]) -> int:
-    """The error number of an attempt to connect, 0 if it succeeded. `original` refuses a wrong address in its words."""
-    me: Parker = cooperative()
-    if me.scope is not None:
-        check_entry(me)
-    deadline = None if timeout is None else now() + timeout
-    address = _numeric(sock, address)
-    fd = _fileno(sock)
-    try:
-        failed: int = _attempt(sock, fd, timeout, _originals.sock_connect_ex, address)
-    except (TypeError, OverflowError):
-        failed = original(sock, address)
-    if timeout is None:
-        if failed == errno.EAGAIN and _family(sock) == _AF_UNIX:  # a full backlog, which cannot be polled for
-            return _connect_with_pauses(sock, fd, address)
-        if failed == errno.EALREADY:  # an attempt that was cancelled goes on in the kernel: wait for that
-            failed = errno.EINPROGRESS
-    if failed != errno.EINPROGRESS:
-        return failed
-    while not poll_now(fd, WRITE):
-        await_socket(me, sock, fd, WRITE, deadline)
-    if timeout is None and _is_tcp(sock):
-        # The kernel keeps the attempt open until somebody asks connect(2) itself how it went. It waits no more.
-        failed = _originals.sock_connect_ex(sock, address)
-        return 0 if failed == errno.EISCONN else failed
-    return int(sock.getsockopt(_SOL_SOCKET, _SO_ERROR))
-
-
-def _is_tcp(sock: Any) -> bool:
-    return _family(sock) in (_AF_INET, _AF_INET6) and _type(sock) & 0xF == _SOCK_STREAM and _proto(sock) in (0, _TCP)
-
-
-def _connect_with_pauses(sock: Any, fd: int, address: Any) -> int:
-    """Until a Unix listener has room: that cannot be polled for, and who waits in connect(2) cannot be called off."""
-    pause = _FIRST_PAUSE
-    while True:
-        sleep(pause)
-        if _fileno(sock) != fd:
-            return errno.EBADF
-        failed: int = _attempt(sock, fd, None, _originals.sock_connect_ex, address)
-        if failed != errno.EAGAIN:
-            return failed
-        pause = min(2 * pause, _LONGEST_PAUSE)
-
-
-def connect(sock: Any, address: Any, /) -> None:
-    """`socket.connect`."""
-    timeout = _gettimeout(sock)
-    if timeout == 0 or _fileno(sock) < 0:
-        _originals.sock_connect(sock, address)
-        return
-    failed = _connect(sock, address, timeout, _originals.sock_connect)
-    if failed:
-        raise OSError(failed, os.strerror(failed))
-
-
-def connect_ex(sock: Any, address: Any, /) -> int:
-    """`socket.connect_ex`."""
-    timeout = _gettimeout(sock)
-    if timeout == 0 or _fileno(sock) < 0:
-        return _originals.sock_connect_ex(sock, address)
-    try:
-        return _connect(sock, address, timeout, _originals.sock_connect_ex)
-    except TimeoutError:
-        return errno.EAGAIN
-
-
-# ---- close ----
-
-
-def close(sock: Any) -> None:
-    """`socket.close`: wakes those who are parked on it, on whatever thread. They find it closed."""
-    fd = _fileno(sock)
-    if fd >= 0:
-        closing_begin(fd)
-    me: Parker | None = cooperative()
-    if me is not None and fd >= 0 and _lingers(sock):
-        patiently(me, runtime.offload.call, me, _originals.sock_close, sock)
-    else:
-        _originals.sock_close(sock)
-    if fd >= 0 and runtime.is_started:
-        closed(fd)
-
-
-def _lingers(sock: Any) -> bool:
-    """Whether its end may wait until what was sent has arrived: SO_LINGER, which is inherited from a listener, too."""
-    if _family(sock) not in (_AF_INET, _AF_INET6):
-        return False
-    try:
-        is_on, seconds = unpack("ii", Socket.getsockopt(sock, _SOL_SOCKET, _SO_LINGER, 8))
-    except OSError:
-        return False
-    return bool(is_on and seconds)
 
 
 def leaves() -> Sequence[Leaf | ClassPatch]:
@@ -457,17 +259,7 @@ def leaves() -> Sequence[Leaf | ClassPatch]:
         "sendto": _waiting("sendto", WRITE, _place_sendto),
         "sendmsg": _waiting("sendmsg", WRITE, _place_sendmsg),
         "bind": bind,
-        "connect": connect,
-        "connect_ex": connect_ex,
     }
     if _sendmsg_afalg is not None:
         table["sendmsg_afalg"] = sendmsg_afalg
-    found: list[Leaf | ClassPatch] = [
-        Leaf(f"socket.socket.{name}", method(Socket, name), replacement) for name, replacement in table.items()
-    ]
-    found.append(Leaf("socket.socket.accept", method(Socket, "_accept"), accept, when=ALWAYS))
-    found.append(Leaf("socket.socket.close", method(Socket, "close"), close, when=ALWAYS))
-    return found
-
-
-os.register_at_fork(after_in_child=reset_modes)
+    return [Leaf(f"socket.socket.{name}", method(Socket, name), replacement) for name, replacement in table.items()]
