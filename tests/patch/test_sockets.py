@@ -2,6 +2,7 @@
 
 import _socket
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -29,6 +30,7 @@ from patch.helpers import (
 import plait
 from plait import ThreadGroup, _originals, move_on_after
 from plait._core import WaitReason
+from plait._native import outside_blocking_mode
 from plait.lowlevel import wait_readable, wait_writable
 from plait.patch import _connections
 
@@ -1177,15 +1179,69 @@ def test_one_process_at_a_time_leaves_blocking_mode():
 
         child = os.fork()
         if not child:
-            outside_blocking_mode(fd, stay)
+            outside_blocking_mode(fd, None, stay)
             os._exit(0)
         others_wait(lambda: os.waitpid(child, 0))
-        thread = threading.Thread(target=lambda: outside_blocking_mode(fd, stay))
+        thread = threading.Thread(target=lambda: outside_blocking_mode(fd, None, stay))
         thread.start()
         others_wait(thread.join)
         print("done")
     """
     assert run_python(code) == "done\n"
+
+
+def test_mode_of_what_has_the_number_by_now(tmp_path):
+    """Whoever closes a socket while somebody has left its blocking mode finds the mode of the next file untouched."""
+    near, far = socket.socketpair()
+    number = near.fileno()
+
+    def replace():
+        near.close()
+        found = os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
+        assert found == number
+
+    with far:
+        outside_blocking_mode(number, near, replace)
+    assert fcntl.fcntl(number, fcntl.F_GETFL) & (os.O_APPEND | os.O_NONBLOCK) == os.O_APPEND | os.O_NONBLOCK
+    os.close(number)
+
+
+def test_mode_of_a_socket_that_was_given_a_timeout():
+    """Who gives a socket a timeout while somebody has left its blocking mode finds it in non-blocking mode, as ever."""
+    near, far = socket.socketpair()
+    with near, far:
+        outside_blocking_mode(near.fileno(), near, near.settimeout, 5)
+        assert not os.get_blocking(near.fileno())
+        near.settimeout(None)
+        outside_blocking_mode(near.fileno(), near, int)
+        assert os.get_blocking(near.fileno())
+
+
+@pytest.mark.parametrize("timeout", [None, 10])
+@pytest.mark.parametrize("kind", ["inet", "inet6", "path", "unnamed", "abstract"])
+def test_who_has_come(kind, timeout, tmp_path):
+    """`accept` gives the address that the original gives, of every family."""
+    family = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}.get(kind, socket.AF_UNIX)
+    address = {"inet": ("127.0.0.1", 0), "inet6": ("::1", 0)}.get(kind, str(tmp_path / "listener"))
+    own = {"path": str(tmp_path / "grüße"), "abstract": b"\0plait-%d" % os.getpid()}.get(kind)
+    with socket.socket(family) as listener:
+        try:
+            listener.bind(address)
+        except OSError as error:
+            pytest.skip(f"no {kind} here: {error}")
+        listener.listen()
+        listener.settimeout(timeout)
+        with ThreadGroup() as group:
+            server = group.spawn(listener.accept)
+            wait_parked(server)
+            with socket.socket(family) as visitor:
+                if own is not None:
+                    visitor.bind(own)
+                visitor.connect(listener.getsockname())
+                connection, came_from = server.result()
+                with connection:
+                    assert came_from == connection.getpeername() == visitor.getsockname()
+                    assert not connection.get_inheritable()
 
 
 def test_many_accept_on_one_listener():

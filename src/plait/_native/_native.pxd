@@ -36,6 +36,7 @@ cpdef untrack(thing)
 cpdef track(thing)
 cpdef int caller_offset() noexcept
 cpdef int line_at(code, int offset) except? -1
+cpdef accept(sock, int fd)
 cpdef int socket_fd(sock) except -2
 cpdef socket_timeout(sock)
 cpdef recv(int fd, Py_ssize_t size, int flags=*)

@@ -3,6 +3,7 @@
 
 atomics.pxi  wait words, counts, locks and queues, included here
 calls.pxi    the system calls, likewise
+modes.pxi    those for which a descriptor leaves blocking mode, likewise
 timers.pxi   the heap of deadlines, likewise
 stack.c      Stack, the switch
 leaf.c       the method tables
@@ -19,9 +20,9 @@ from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno, PyErr_SetObject
 from cpython.contextvars cimport PyContext_CopyCurrent
 from cpython.list cimport PyList_GET_SIZE
 from cpython.ref cimport PyObject
-from libc.errno cimport EAGAIN, EINTR, ENOSYS, ENOTSOCK, EOPNOTSUPP, ETIMEDOUT, errno
+from libc.errno cimport EACCES, EAGAIN, EBADF, EINTR, ENOSYS, ENOTSOCK, EOPNOTSUPP, ETIMEDOUT, errno
 from libc.math cimport ceil
-from libc.string cimport strerror
+from libc.string cimport memset, strerror
 from posix.signal cimport sigaddset, sigemptyset, sigset_t
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, clockid_t, timespec
 
@@ -108,6 +109,8 @@ cdef extern from "here.h":
 
 cdef extern from "Python.h":
     void PyObject_GC_UnTrack(object thing)
+    object PyUnicode_DecodeFSDefault(const char *text)
+    object PyUnicode_FromString(const char *text)
     void PyObject_GC_Track(object thing)
     Py_ssize_t Py_REFCNT(object thing)
 
@@ -156,6 +159,7 @@ cdef extern from "<sys/epoll.h>" nogil:
 cdef extern from "<sys/stat.h>" nogil:
     ctypedef struct stat_t "struct stat":
         unsigned int st_mode
+        unsigned long st_ino, st_dev
     unsigned int S_IFMT, S_IFREG, S_IFBLK
     int c_fstat "fstat"(int fd, stat_t *status)
 
@@ -178,7 +182,7 @@ cdef extern from "<fcntl.h>" nogil:
         long long l_start
         long long l_len
     int c_fcntl "fcntl"(int fd, int command, ...)
-    int F_GETFL, F_SETFL, F_SETLKW, F_WRLCK, F_UNLCK, O_NONBLOCK, O_DIRECT, O_DSYNC
+    int F_GETFL, F_SETFL, F_SETLK, F_SETLKW, F_WRLCK, F_UNLCK, O_NONBLOCK, O_DIRECT, O_DSYNC
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd:
@@ -382,6 +386,7 @@ cdef class Ready:
 
 
 include "calls.pxi"
+include "modes.pxi"
 
 
 import sys as _sys

@@ -308,62 +308,6 @@ def poll_now(int fd, short events):
     return one.revents
 
 
-# ---- the mode of a descriptor --------------------------------------------------------------------------------------
-# Blocking mode belongs to the open file, which several descriptors, threads and processes may share. To leave it for one
-# call is done by one thread at a time: within the process under a lock, and among the processes that share the file, as
-# the workers of a server share their listener, under a record lock on it (fcntl(2); sockets take them). Otherwise one
-# would come back to blocking mode while another is about to make its call. Nothing of Python runs in between.
-
-cdef Lock modes = Lock()
-
-
-cdef void lock_record(int fd, short kind) noexcept nogil:
-    """Best effort: a file that takes no such lock is used without."""
-    cdef flock all_of_it
-    all_of_it.l_type = kind
-    all_of_it.l_whence = 0
-    all_of_it.l_start = 0
-    all_of_it.l_len = 0
-    while c_fcntl(fd, F_SETLKW, &all_of_it) < 0 and errno == EINTR:
-        pass
-
-
-def outside_blocking_mode(int fd, call, *args):
-    """`call(*args)` with the file behind `fd` in non-blocking mode. For calls of C alone."""
-    with modes:
-        with nogil:
-            lock_record(fd, F_WRLCK)
-        mode = c_fcntl(fd, F_GETFL)
-        try:
-            if mode < 0:
-                fail()
-            if mode & O_NONBLOCK:  # somebody's choice: it stays
-                return call(*args)
-            c_fcntl(fd, F_SETFL, mode | O_NONBLOCK)
-            try:
-                return call(*args)
-            finally:
-                c_fcntl(fd, F_SETFL, mode)
-        finally:
-            lock_record(fd, F_UNLCK)
-
-
-def is_in_blocking_mode(int fd):
-    """Whether the file behind `fd` is in blocking mode, but for a moment in which somebody has left it for a call."""
-    with modes:
-        with nogil:
-            lock_record(fd, F_WRLCK)
-        mode = c_fcntl(fd, F_GETFL)
-        lock_record(fd, F_UNLCK)
-    return mode >= 0 and not mode & O_NONBLOCK
-
-
-def reset_modes():
-    """The lock is free: in a child process after fork."""
-    global modes
-    modes = Lock()
-
-
 # ---- semaphores of POSIX, by their addresses ----
 
 cdef extern from "<semaphore.h>" nogil:

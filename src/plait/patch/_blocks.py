@@ -2,7 +2,7 @@
 the same at an offset; what waits for the disk, and for nothing else, is left to a worker.
 
 `os.splice` moves what it can without waiting, and parks on the side that is not ready. Its flag not to wait binds the
-pipe alone. So a socket that takes from a pipe is out of blocking mode for the call (`_native/calls.pxi`), and what else may
+pipe alone. So a socket that takes from a pipe is out of blocking mode for the call (`_native/modes.pxi`), and what else may
 have no room, a terminal say, is left to a worker.
 """
 
@@ -244,7 +244,7 @@ def splice(src: int, dst: int, count: int, offset_src: Any = None, offset_dst: A
                 if kind == stat.S_IFIFO:
                     return attempt()  # type: ignore[no-any-return]
                 if kind == stat.S_IFSOCK:
-                    return outside_blocking_mode(dst, attempt)  # type: ignore[no-any-return]
+                    return outside_blocking_mode(dst, None, attempt)  # type: ignore[no-any-return]
                 return on_worker(me, *job, is_apart=True)  # type: ignore[no-any-return]
             except BlockingIOError:
                 continue

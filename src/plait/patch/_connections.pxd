@@ -3,6 +3,7 @@ cimport cython
 from plait._core._cancel cimport check_entry
 from plait._core._operations cimport await_socket, let_go, listens
 from plait._core._parking cimport Parker
+from plait._native._native cimport accept as take_one
 from plait._native._native cimport cooperative, now
 from plait._native._native cimport socket_fd as _fileno
 from plait._native._native cimport socket_timeout as _gettimeout
@@ -12,6 +13,8 @@ cdef object _family, _type, _proto
 
 @cython.locals(me=Parker, fd=int)
 cpdef accept(sock)
+@cython.locals(family=int)
+cdef _take(sock, int fd, timeout)
 @cython.locals(me=Parker, fd=int, failed=int)
 cdef int _connect(sock, address, timeout, original) except -1
 cpdef _connect_with_pauses(sock, int fd, address)

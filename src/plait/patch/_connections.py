@@ -26,6 +26,7 @@ from plait._core import (
     runtime,
     sleep,
 )
+from plait._native import accept as take_one
 from plait._native import (
     closing_begin,
     closing_is_awaited,
@@ -72,23 +73,30 @@ def accept(sock: Any) -> tuple[int, Any]:
         check_entry(me)
     deadline = None if timeout is None else now() + timeout
     while True:
-        if poll_now(fd, READ):
-            try:
-                accepted: tuple[int, Any] = _attempt(sock, fd, timeout, _originals.sock_accept)
+        # Where nobody can ever come it is refused. With a timeout CPython waits all the same.
+        if poll_now(fd, READ) or (timeout is None and not listens(me, sock, fd)):
+            accepted = _take(sock, fd, timeout)
+            if accepted is not None:
                 return accepted
-            except BlockingIOError:
-                pass
-        elif timeout is None and not listens(me, sock, fd):
-            # Nobody would ever come. With a timeout CPython waits all the same.
-            refused: tuple[int, Any] = _attempt(sock, fd, None, _originals.sock_accept)
-            return refused
         await_socket(me, sock, fd, READ, deadline)
+
+
+def _take(sock: Any, fd: int, timeout: float | None) -> tuple[int, Any] | None:
+    """One attempt to accept; None if nobody has come."""
+    family: int = _family(sock)
+    if family in (_AF_INET, _AF_INET6, _AF_UNIX):
+        return take_one(sock, fd)
+    try:
+        accepted: tuple[int, Any] = _attempt(sock, fd, timeout, _originals.sock_accept)
+        return accepted
+    except BlockingIOError:
+        return None
 
 
 def _attempt(sock: Any, fd: int, timeout: float | None, call: Callable[..., Any], *args: Any) -> Any:
     """`call(sock, *args)`, which does not wait."""
     if timeout is None:
-        return outside_blocking_mode(fd, call, sock, *args)
+        return outside_blocking_mode(fd, sock, call, sock, *args)
     with twinned(sock, timeout) as twin:
         return call(twin, *args)
 

@@ -1,0 +1,176 @@
+# ---- the mode of a descriptor --------------------------------------------------------------------------------------
+# Blocking mode belongs to the open file, which several descriptors, threads and processes may share. To leave it for one
+# call is done by one thread at a time: within the process under a lock, and among the processes that share the file, as
+# the workers of a server share their listener, under a record lock on it (fcntl(2); sockets take them). Otherwise one
+# would come back to blocking mode while another is about to make its call. Nothing of Python runs in between.
+#
+# Who waits for a lock, and whose call gives up the GIL, looks again: the number may lead to another file by now, which is
+# left alone (and the lock on the record has gone with the old one); and who has given the socket a timeout meanwhile
+# wants it in non-blocking mode. `accept` keeps the GIL from here to there, since the call does not wait.
+
+cdef extern from "<sys/socket.h>" nogil:
+    ctypedef unsigned int socklen_t
+    ctypedef struct sockaddr_storage "struct sockaddr_storage":
+        unsigned short ss_family
+    ctypedef struct sockaddr "struct sockaddr":
+        pass
+    int c_accept "accept4"(int fd, sockaddr *address, socklen_t *size, int flags)
+    int AF_INET, AF_INET6, AF_UNIX, SOCK_CLOEXEC
+
+cdef extern from "<netinet/in.h>" nogil:
+    ctypedef struct sockaddr_in "struct sockaddr_in":
+        unsigned short sin_port
+        unsigned int sin_addr
+    ctypedef struct sockaddr_in6 "struct sockaddr_in6":
+        unsigned short sin6_port
+        unsigned int sin6_flowinfo, sin6_addr, sin6_scope_id
+
+cdef extern from "<sys/un.h>" nogil:
+    ctypedef struct sockaddr_un "struct sockaddr_un":
+        char *sun_path
+
+cdef extern from "<arpa/inet.h>" nogil:
+    const char *inet_ntop(int family, const void *address, char *text, socklen_t size)
+    unsigned short ntohs(unsigned short number)
+    unsigned int ntohl(unsigned int number)
+
+cdef Lock modes = Lock()
+
+
+cdef inline bint is_at(int fd, const stat_t *file) noexcept:
+    """Whether `fd` leads to this open file still, as far as files can be told apart: sockets can."""
+    cdef stat_t found
+    return c_fstat(fd, &found) == 0 and found.st_ino == file.st_ino and found.st_dev == file.st_dev
+
+
+cdef bint lock_record(int fd) except -1:
+    """Lock the file, if it takes such locks; False if `fd` leads to another one by now, of which nothing is locked."""
+    cdef flock all_of_it
+    cdef stat_t file
+    cdef int failed = EINTR
+    all_of_it.l_type = F_WRLCK
+    all_of_it.l_whence = 0
+    all_of_it.l_start = 0
+    all_of_it.l_len = 0
+    if c_fcntl(fd, F_SETLK, &all_of_it) == 0 or errno not in (EAGAIN, EACCES):
+        return True
+    if c_fstat(fd, &file) < 0:
+        fail()
+    while failed == EINTR:
+        with nogil:
+            failed = errno if c_fcntl(fd, F_SETLKW, &all_of_it) < 0 else 0
+        PyErr_CheckSignals()
+    return is_at(fd, &file)
+
+
+cdef void unlock_record(int fd) noexcept:
+    cdef flock all_of_it
+    all_of_it.l_type = F_UNLCK
+    all_of_it.l_whence = 0
+    all_of_it.l_start = 0
+    all_of_it.l_len = 0
+    c_fcntl(fd, F_SETLK, &all_of_it)
+
+
+def outside_blocking_mode(int fd, sock, call, *args):
+    """`call(*args)` with the file behind `fd` in non-blocking mode. For calls of C alone. `sock` has the number, or is None."""
+    cdef stat_t file
+    cdef int mode
+    if c_fstat(fd, &file) < 0:
+        fail()
+    with modes:
+        if not is_at(fd, &file) or not lock_record(fd):
+            set_errno(EBADF)
+            fail()
+        try:
+            mode = c_fcntl(fd, F_GETFL)
+            if mode & O_NONBLOCK:  # somebody's choice: it stays
+                return call(*args)
+            c_fcntl(fd, F_SETFL, mode | O_NONBLOCK)
+            try:
+                return call(*args)
+            finally:
+                if is_at(fd, &file) and not (sock is not None and plait_socket_fd(sock) == fd and has_timeout(sock)):
+                    c_fcntl(fd, F_SETFL, c_fcntl(fd, F_GETFL) & ~O_NONBLOCK)
+        finally:
+            if is_at(fd, &file):
+                unlock_record(fd)
+
+
+cdef bint has_timeout(sock) except -1:
+    return plait_socket_timeout(sock) is not None
+
+
+def is_in_blocking_mode(int fd):
+    """Whether the file behind `fd` is in blocking mode, but for a moment in which somebody has left it for a call."""
+    with modes:
+        if not lock_record(fd):
+            return False
+        mode = c_fcntl(fd, F_GETFL)
+        unlock_record(fd)
+    return mode >= 0 and not mode & O_NONBLOCK
+
+
+def reset_modes():
+    """The lock is free: in a child process after fork."""
+    global modes
+    modes = Lock()
+
+
+# ---- accept ----
+
+cpdef accept(sock, int fd):
+    """accept4(2) without waiting: the new descriptor and who has come, as `socket.accept` has them; or None.
+
+    For sockets of the internet and Unix. None also where the socket has lost its number while this waited for its turn.
+    """
+    cdef sockaddr_storage address
+    cdef socklen_t size = sizeof(address)
+    cdef int taken, failed, mode
+    memset(&address, 0, sizeof(address))
+    if has_timeout(sock):  # it is in non-blocking mode for good
+        taken = c_accept(fd, <sockaddr *>&address, &size, SOCK_CLOEXEC)
+        return whom(taken, errno, &address, size)
+    with modes:
+        if plait_socket_fd(sock) != fd or not lock_record(fd):
+            return None
+        mode = c_fcntl(fd, F_GETFL)
+        if not mode & O_NONBLOCK:
+            c_fcntl(fd, F_SETFL, mode | O_NONBLOCK)
+        taken = c_accept(fd, <sockaddr *>&address, &size, SOCK_CLOEXEC)
+        failed = errno
+        if not mode & O_NONBLOCK:
+            c_fcntl(fd, F_SETFL, mode)
+        unlock_record(fd)
+    return whom(taken, failed, &address, size)
+
+
+cdef whom(int taken, int failed, const sockaddr_storage *address, socklen_t size):
+    """What came of an attempt."""
+    if taken >= 0:
+        try:
+            return taken, named(address, size)
+        except BaseException:
+            c_close(taken)
+            raise
+    if failed == EAGAIN:
+        return None
+    set_errno(failed)
+    fail()
+
+
+cdef named(const sockaddr_storage *address, socklen_t size):
+    """An address as the `socket` module writes it."""
+    cdef const sockaddr_in *four = <const sockaddr_in *>address
+    cdef const sockaddr_in6 *six = <const sockaddr_in6 *>address
+    cdef const char *path = (<sockaddr_un *>address).sun_path
+    cdef char text[46]  # INET6_ADDRSTRLEN
+    if address.ss_family == AF_INET:
+        inet_ntop(AF_INET, &four.sin_addr, text, sizeof(text))
+        return PyUnicode_FromString(text), ntohs(four.sin_port)
+    if address.ss_family == AF_INET6:
+        inet_ntop(AF_INET6, &six.sin6_addr, text, sizeof(text))
+        return PyUnicode_FromString(text), ntohs(six.sin6_port), ntohl(six.sin6_flowinfo), six.sin6_scope_id
+    if size > sizeof(address.ss_family) and not path[0]:  # in Linux' name space of its own
+        return PyBytes_FromStringAndSize(path, size - sizeof(address.ss_family))
+    return PyUnicode_DecodeFSDefault(path)
