@@ -4,6 +4,7 @@ import _socket
 import errno
 import fcntl
 import os
+import select
 import socket
 import struct
 import subprocess
@@ -28,9 +29,10 @@ from patch.helpers import (
 )
 
 import plait
-from plait import ThreadGroup, _originals, move_on_after
+from plait import Future, ThreadGroup, _originals, move_on_after
 from plait._core import WaitReason
 from plait._native import outside_blocking_mode
+from plait._native._native import WaitWord
 from plait.lowlevel import wait_readable, wait_writable
 from plait.patch import _connections
 
@@ -1262,6 +1264,197 @@ def test_many_accept_on_one_listener():
         with visitor.result() as sock:
             addresses.add(sock.getsockname())
     assert {server.result() for server in servers} == addresses
+
+
+# ---- many accept: each event is for one of them ----
+
+
+@pytest.fixture
+def line(tmp_path):
+    """A listener to which one connects without waiting, and three virtual threads of one carrier that wait to accept."""
+    with socket.socket(socket.AF_UNIX) as listener, ThreadGroup(timeout=20) as group:
+        listener.bind(str(tmp_path / "listener"))
+        listener.listen(100)
+        listener.settimeout(30)
+        servers = [group.spawn(_served, listener) for _ in range(4 * 2 + 1)]
+        wait_parked(*servers)
+        first = [server for server in servers if server.carrier is _most_common(servers)][:3]
+        for server in {*servers}.difference(first):
+            server.cancel()
+            wait_until(server.done)
+        yield listener, first
+        for server in first:
+            server.cancel()
+
+
+def _most_common(servers):
+    carriers = [server.carrier for server in servers]
+    return max(carriers, key=carriers.count)
+
+
+def _served(listener):
+    """What becomes of one `accept`."""
+    kind, value = outcome(listener.accept)
+    if kind == "raised":
+        return type(value).__name__
+    value[0].close()
+    return "served"
+
+
+def _visit(listener):
+    """Connect, which does not wait here, on whatever thread."""
+    visitor = _originals.Socket(socket.AF_UNIX)
+    _originals.sock_connect(visitor, listener.getsockname())
+    _originals.sock_close(visitor)
+
+
+def _on_carrier(servers, *steps):
+    """Do `steps` at once on the carrier of `servers`, then have it hear of all events; how many still wait after that."""
+    carrier = servers[0].carrier
+    waiting = []
+
+    def body():
+        for step in steps:
+            step()
+        _hear(servers)
+        waiting.append(sum(map(is_parked, servers)))
+
+    carrier.call(body)
+    wait_until(lambda: waiting)
+    return waiting[0]
+
+
+def _hear(servers):
+    """The carrier of `servers` takes all events out of the kernel. Called there."""
+    carrier = servers[0].carrier
+    carrier.reactor.dispatch(carrier.poller.wait(0.0))
+
+
+def _expire(server):
+    server.expire(WaitWord.epoch(server))
+
+
+def test_connection_wakes_one(line):
+    """And no more; the next connection wakes the next, in the order in which they came."""
+    listener, servers = line
+    for left in (2, 1, 0):
+        assert _on_carrier(servers, lambda: _visit(listener)) == left
+        assert servers[2 - left].result() == "served"
+
+
+def test_connections_that_come_at_once(line):
+    """One edge tells of all of them: who has taken one wakes the next."""
+    listener, servers = line
+    assert _on_carrier(servers, *[lambda: _visit(listener)] * 3) == 2
+    assert [server.result() for server in servers] == ["served"] * 3
+
+
+def test_connection_that_another_takes(line):
+    """Who finds nothing waits on, and hears of what comes next."""
+    listener, servers = line
+
+    def take():
+        os.close(_originals.sock_accept(listener)[0])
+
+    assert _on_carrier(servers, lambda: _visit(listener), lambda: _hear(servers), take) == 2
+    wait_until(lambda: servers[0].park_count == 2)
+    for _ in servers:
+        _on_carrier(servers, lambda: _visit(listener))
+    assert [server.result() for server in servers] == ["served"] * 3
+
+
+@pytest.mark.parametrize(("end", "end_of_it"), [(Future.cancel, None), (_expire, "TimeoutError")])
+def test_connection_for_one_whose_wait_has_ended(line, end, end_of_it):
+    """A cancel or the timeout was there first: it wakes the next."""
+    listener, servers = line
+    assert _on_carrier(servers, lambda: _visit(listener), lambda: end(servers[0])) == 1
+    assert servers[1].result() == "served"
+    wait_until(servers[0].done)
+    assert servers[0].cancelled() if end_of_it is None else servers[0].result() == end_of_it
+    assert is_parked(servers[2])
+
+
+def test_cancel_of_one_that_was_woken(line):
+    """It takes the connection that it was woken for."""
+    listener, servers = line
+    steps = (lambda: _visit(listener), lambda: _hear(servers), servers[0].cancel)
+    assert _on_carrier(servers, *steps) == 2
+    assert servers[0].result() == "served"
+    assert all(map(is_parked, servers[1:]))
+
+
+def test_connection_for_one_that_fails(line, monkeypatch):
+    """No descriptor is left, say: the next tries."""
+    listener, servers = line
+    original = _originals.sock_accept
+
+    def accept(sock):
+        monkeypatch.setattr(_originals, "sock_accept", original)
+        raise OSError(errno.EMFILE, "")
+
+    monkeypatch.setattr(_originals, "sock_accept", accept)
+    assert _on_carrier(servers, lambda: _visit(listener)) == 2
+    assert [servers[0].result(), servers[1].result()] == ["OSError", "served"]
+    assert is_parked(servers[2])
+
+
+def test_connection_for_one_whose_socket_object_is_gone(line):
+    """Of two objects over one descriptor one is detached: who waits by the other hears of the connection."""
+    listener, servers = line
+    carrier = servers[0].carrier
+    with socket.socket(fileno=listener.fileno()) as other, ThreadGroup() as group:
+        other.settimeout(30)
+        try:
+            first = next(wait for _ in range(40) if (wait := _parked_on(carrier, group, other)) is not None)
+            for server in servers:
+                server.cancel()
+                wait_until(server.done)
+            second = next(wait for _ in range(40) if (wait := _parked_on(carrier, group, listener)) is not None)
+
+            steps = (lambda: _visit(listener), lambda: _hear([first]), other.detach)
+            assert _on_carrier([first, second], *steps) == 1
+            assert [first.result(), second.result()] == ["OSError", "served"]
+        finally:
+            other.detach()
+
+
+def _parked_on(carrier, group, listener):
+    """A thread of `carrier` that waits to accept; None if it has come to another carrier."""
+    server = group.spawn(_served, listener)
+    wait_parked(server)
+    if server.carrier is carrier:
+        return server
+    server.cancel()
+    wait_until(server.done)
+    return None
+
+
+def test_close_of_a_listener_on_which_many_accept(line):
+    """All hear of it."""
+    listener, servers = line
+    listener.close()
+    assert [server.result() for server in servers] == ["OSError"] * 3
+
+
+def test_shutdown_of_a_listener_on_which_many_accept():
+    """Likewise, as the one that has heard of it wakes the next."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadGroup(timeout=20) as group:
+        servers = [group.spawn(_served, listener) for _ in range(9)]
+        wait_parked(*servers)
+        listener.shutdown(socket.SHUT_RDWR)
+        assert [server.result() for server in servers] == ["OSError"] * 9
+
+
+def test_connections_for_those_who_accept_and_one_that_polls(line):
+    """Who only looks takes nothing away from who accepts, and hears of what they leave."""
+    listener, servers = line
+    with ThreadGroup() as group:
+        watcher = group.spawn(select.select, [listener], [], [])
+        wait_parked(watcher)
+        for _ in range(4):
+            _visit(listener)
+        assert watcher.result()[0] == [listener]
+    assert [server.result() for server in servers] == ["served"] * 3
 
 
 # ---- connect ----

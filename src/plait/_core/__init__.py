@@ -37,6 +37,7 @@ from plait._core._operations import (
     late,
     let_go,
     listens,
+    pass_turn,
     recv,
     recv_into,
     send,
@@ -58,7 +59,7 @@ from plait._core._parking import (
 )
 from plait._core._platform import PlatformThread, wake_watchers, watched_numbers
 from plait._core._poller import BROKEN, READ, URGENT, WRITE
-from plait._core._reactor import Descriptor, wait_descriptor, wait_descriptors
+from plait._core._reactor import IN_TURN, Descriptor, wait_descriptor, wait_descriptors
 from plait._core._runtime import (
     call_contained,
     call_deaf,
@@ -105,6 +106,7 @@ __all__ = (
     "FAILED",
     "GRACE",
     "INTERRUPTED",
+    "IN_TURN",
     "PENDING",
     "READ",
     "SUCCEEDED",
@@ -168,6 +170,7 @@ __all__ = (
     "open_scope",
     "park",
     "park_shielded",
+    "pass_turn",
     "patiently",
     "pending",
     "pending_now",

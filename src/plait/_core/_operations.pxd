@@ -11,10 +11,12 @@ from plait._native._native cimport send as _native_send
 from plait._native._native cimport socket_fd as _fileno
 from plait._native._native cimport socket_timeout as _gettimeout
 
-cdef int READ, WRITE, TROUBLE, _SOCK_STREAM, _SOL_SOCKET, _SO_ACCEPTCONN, _SO_PROTOCOL, _TCP, _POLLERR, _PEEK, _DONTWAIT, _NEVER_WAITS, _WAITALL, _UNUSUAL
+cdef int READ, WRITE, TROUBLE, _IN_TURN, _SOCK_STREAM, _SOL_SOCKET, _SO_ACCEPTCONN, _SO_PROTOCOL, _TCP, _POLLERR, _PEEK, _DONTWAIT, _NEVER_WAITS, _WAITALL, _UNUSUAL
 
 @cython.locals(thread=VirtualThread, entry=Descriptor, reactor=Reactor)
 cpdef await_socket(Parker me, sock, int fd, int events, deadline)
+@cython.locals(thread=VirtualThread, reactor=Reactor)
+cpdef pass_turn(Parker me, int fd)
 @cython.locals(entry=Descriptor)
 cpdef bint wait_socket(Parker me, sock, int fd, int events, deadline, publish) except -1
 cdef bint _await_more(Parker me, sock, int fd, int events) except -1

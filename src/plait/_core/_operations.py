@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from plait import _originals
 from plait._core._cancel import check_entry
 from plait._core._poller import READ, TROUBLE, WRITE
-from plait._core._reactor import Descriptor, wait_descriptor
+from plait._core._reactor import IN_TURN, Descriptor, wait_descriptor
 from plait._core._vthread import VirtualThread
 from plait._errors import Cancelled
 from plait._native import closing_enter, closing_leave
@@ -49,6 +49,7 @@ _type = Socket.type.__get__
 _SOCK_STREAM = 1
 _SOL_SOCKET, _SO_ACCEPTCONN, _SO_PROTOCOL, _TCP = 1, 30, 38, 6
 _POLLERR = 0x008
+_IN_TURN: int = IN_TURN
 _PEEK = 0x02  # MSG_PEEK
 _DONTWAIT = 0x40  # MSG_DONTWAIT: the caller would rather have BlockingIOError
 _NEVER_WAITS = 0x2041  # MSG_DONTWAIT | MSG_OOB | MSG_ERRQUEUE: what the kernel has of those, it has at once
@@ -78,6 +79,13 @@ def await_socket(me: Parker, sock: Any, fd: int, events: int, deadline: float | 
         _refuse(me)
 
 
+def pass_turn(me: Parker, fd: int) -> None:
+    """`me` has waited in turn, for which `await_socket` was given IN_TURN, and leaves. Calling thread only."""
+    if isinstance(me, VirtualThread):
+        thread: VirtualThread = me
+        thread.carrier.reactor.pass_turn(fd)  # type: ignore[union-attr]
+
+
 def _wait_bare(me: Parker, sock: Any, fd: int, events: int, deadline: float | None) -> bool:
     """For a platform thread, and for a socket that no reactor may own. It is counted, so that closers tell its reactor.
 
@@ -86,7 +94,7 @@ def _wait_bare(me: Parker, sock: Any, fd: int, events: int, deadline: float | No
     """
     closing_enter(fd)
     try:
-        return wait_descriptor(me, fd, events, deadline, sock, None, lambda _: bool(_fileno(sock) == fd))
+        return wait_descriptor(me, fd, events & ~_IN_TURN, deadline, sock, None, lambda _: bool(_fileno(sock) == fd))
     finally:
         closing_leave(fd)
 

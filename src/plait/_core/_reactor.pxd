@@ -4,14 +4,17 @@ from plait._core._parking cimport Parker, park
 from plait._core._vthread cimport VirtualThread
 from plait._native._native cimport Ready, WaitWord, referent
 
-cdef int BROKEN, READ, URGENT, WRITE, TROUBLE, TIMED_OUT, WOKEN, _READABLE_BANDS, _WRITABLE_BANDS
-cdef object _READABLE, _WRITABLE, _FOR_READING
+cdef int BROKEN, READ, URGENT, WRITE, TROUBLE, TIMED_OUT, WOKEN, _IN_TURN, _READABLE_BANDS, _WRITABLE_BANDS
+cdef object _READABLE, _WRITABLE
 
 @cython.final
 cdef class Descriptor:
     cdef public int fd
     cdef public object owner
-    cdef public list waiters
+    cdef public VirtualThread waiter
+    cdef public int awaited
+    cdef public dict others
+    cdef public object line
     cdef public bint readable
     cdef public bint has_ended
     cdef public bint is_marked
@@ -19,14 +22,19 @@ cdef class Descriptor:
     cdef public bint is_checked
     cdef public object is_tcp
     cdef public bint listens
+    cdef bint is_awaited(self)
     @cython.locals(awaited=int, events=int)
     cdef int wanted(self) except? -1
-    @cython.locals(who=VirtualThread, awaited=int, waiter=tuple)
-    cpdef bint wake(self, int events) except -1
-    @cython.locals(waiter=tuple)
+    cdef enter(self, VirtualThread me, int events)
+    cdef enter_line(self, VirtualThread me)
     cdef leave(self, VirtualThread me)
+    @cython.locals(waiter=VirtualThread, who=VirtualThread, awaited=int, is_heard=bint)
+    cpdef bint wake(self, int events) except -1
+    @cython.locals(who=VirtualThread)
+    cpdef wake_next(self)
+    cdef wake_all(self)
 
-cdef _end_wait(VirtualThread who)
+cdef bint _end_wait(VirtualThread who) except -1
 
 @cython.final
 cdef class Reactor:
@@ -39,6 +47,8 @@ cdef class Reactor:
     cdef _replace(self, Descriptor entry)
     cdef _drop(self, Descriptor entry)
     cpdef bint wait(self, VirtualThread me, Descriptor entry, int events, deadline) except -1
+    @cython.locals(entry=Descriptor)
+    cpdef pass_turn(self, int fd)
     @cython.locals(entry=Descriptor, is_ready=bint)
     cpdef bint wait_any(self, VirtualThread me, dict watched, deadline, reason, publish) except -1
     @cython.locals(entry=Descriptor, fd=int, events=int)

@@ -15,6 +15,15 @@ A thread may wait for several at once, and several for one, each for events of i
 has asked for: that a file is broken or hung up. Where that ends no wait it would be reported for ever, so from then on,
 as long as these threads wait, only changes are.
 
+Turns. What ends a wait may be for one alone: a connection, of those in `accept`. They wait in turn (`IN_TURN`) at an owned
+entry, and each event wakes the first of them whose wait nothing else has ended. Edges are not counted: two connections may
+have made one. So
+    Waiter: 1. tries; that meets EAGAIN   2. waits   3. is woken: 1 again
+            4. leaves, with a connection or without: if it has waited, and there is still something, wakes the next
+Whatever it finds at 1 or 4, nothing is forgotten. If there is something, it takes that, and comes to 4, or wakes another, who
+comes to 1. If there is nothing, what comes later makes an edge, which wakes the first who waits by then; and until it waits
+itself no event is taken out of the kernel. The kernel tells the reactors of other carriers itself.
+
 A number that comes back with another owner replaces the entry; threads that still wait on the old one are woken, and find
 out by themselves, or by `is_over`, what has become of their descriptor. Two objects over one open descriptor share an
 entry, or they would wake each other for ever.
@@ -32,6 +41,7 @@ closer finds may be the next file's; the kernel tells whether it is (`is_watched
 from __future__ import annotations
 
 import weakref
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from plait._core._parking import TIMED_OUT, WOKEN, Parker, WaitReason, park
@@ -46,7 +56,8 @@ if TYPE_CHECKING:
 
 _READABLE = WaitReason.READABLE
 _WRITABLE = WaitReason.WRITABLE
-_FOR_READING: int = READ | TROUBLE
+IN_TURN = 1 << 28  # with READ: an event wakes one alone, as EPOLLEXCLUSIVE has it
+_IN_TURN: int = IN_TURN  # compiled, a name that others import costs a look-up each time
 _READABLE_BANDS = 0x0C0  # POLLRDNORM | POLLRDBAND: what else `poll` may be asked for, which comes with READ
 _WRITABLE_BANDS = 0x300  # POLLWRNORM | POLLWRBAND: and with WRITE
 
@@ -55,22 +66,28 @@ class Descriptor:
     """One entry: who waits for it, and what was last heard of it."""
 
     __slots__ = (
+        "awaited",
         "fd",
         "has_ended",
         "is_checked",
         "is_marked",
         "is_over",
         "is_tcp",
+        "line",
         "listens",
+        "others",
         "owner",
         "readable",
-        "waiters",
+        "waiter",
     )
 
     def __init__(self, fd: int, owner: weakref.ref[Owner] | None) -> None:
         self.fd = fd
         self.owner = owner  # None: bare
-        self.waiters: list[tuple[VirtualThread, int]] = []  # in a wait, and which events end it
+        self.waiter: VirtualThread | None = None  # in a wait; hardly ever there is another
+        self.awaited = 0  # which events end the wait of `waiter`
+        self.others: dict[VirtualThread, int] | None = None  # who came while there was one, and which events end theirs
+        self.line: OrderedDict[VirtualThread, None] | None = None  # who waits in turn, if anybody ever has
         self.readable = True  # owned: whether reading is worth a try
         self.has_ended = False  # owned: hung up, no further edge will come. Bare: only changes are reported now
         self.is_marked = True  # owned: urgent data may be, or may have been, in it; not once it was found empty
@@ -80,41 +97,80 @@ class Descriptor:
         self.is_tcp: bool | None = None  # None: nobody has asked
         self.listens = False  # it takes connections; False: it may
 
+    def is_awaited(self) -> bool:
+        """Whether anybody waits, but in turn."""
+        return self.waiter is not None or bool(self.others)
+
     def wanted(self) -> int:
-        """All events that anybody waits for."""
-        events = 0
-        for _, awaited in self.waiters:
-            events |= awaited
+        """All events that anybody waits for, but in turn."""
+        events = 0 if self.waiter is None else self.awaited
+        if self.others:
+            for awaited in self.others.values():
+                events |= awaited
         return events
 
-    def wake(self, events: int) -> bool:
-        """End the waits for any of `events`; whether there were any."""
-        waiters = self.waiters
-        if not waiters:
-            return False
-        if len(waiters) == 1:
-            who, awaited = waiters[0]
-            if not awaited & events:
-                return False
-            waiters.pop()
-            _end_wait(who)
-            return True
-        self.waiters = [waiter for waiter in waiters if not waiter[1] & events]
-        for who, awaited in waiters:
-            if awaited & events:
-                _end_wait(who)
-        return len(self.waiters) < len(waiters)
+    def enter(self, me: VirtualThread, events: int) -> None:
+        """`me` begins to wait for any of `events`."""
+        if self.waiter is None:
+            self.waiter = me
+            self.awaited = events
+        else:
+            if self.others is None:
+                self.others = {}
+            self.others[me] = events
+
+    def enter_line(self, me: VirtualThread) -> None:
+        """`me` begins to wait in turn."""
+        if self.line is None:
+            self.line = OrderedDict()
+        self.line[me] = None
 
     def leave(self, me: VirtualThread) -> None:
         """The wait of `me` is over, whatever has ended it."""
-        if self.waiters:
-            self.waiters = [waiter for waiter in self.waiters if waiter[0] is not me]
+        if self.waiter is me:
+            self.waiter = None
+        elif self.others:
+            self.others.pop(me, None)
+        if self.line:
+            self.line.pop(me, None)
+
+    def wake(self, events: int) -> bool:
+        """End the waits for any of `events`; whether there were any, but in turn."""
+        if self.line and events & (READ | TROUBLE):
+            self.wake_next()
+        is_heard = False
+        waiter = self.waiter
+        if waiter is not None and self.awaited & events:
+            self.waiter = None
+            _end_wait(waiter)
+            is_heard = True
+        if self.others:
+            for who in [who for who, awaited in self.others.items() if awaited & events]:
+                del self.others[who]
+                _end_wait(who)
+                is_heard = True
+        return is_heard
+
+    def wake_next(self) -> None:
+        """End the wait of the first who waits in turn, if nothing else has: then of the next."""
+        while self.line:
+            who, _ = self.line.popitem(False)
+            if _end_wait(who):
+                break
+
+    def wake_all(self) -> None:
+        """End every wait."""
+        self.wake(-1)
+        while self.line:
+            self.wake_next()
 
 
-def _end_wait(who: VirtualThread) -> None:
+def _end_wait(who: VirtualThread) -> bool:
     """Wake a waiter, unless something else has: it is in no other wait before it has run."""
     if WaitWord.claim(who, WaitWord.epoch(who), WOKEN):
         VirtualThread.resume(who)
+        return True
+    return False
 
 
 class Reactor:
@@ -169,7 +225,7 @@ class Reactor:
     def _replace(self, entry: Descriptor) -> None:
         self._drop(entry)
         self._poller.forget(entry.fd)
-        entry.wake(-1)
+        entry.wake_all()
 
     def _drop(self, entry: Descriptor) -> None:
         del self._descriptors[entry.fd]
@@ -178,14 +234,26 @@ class Reactor:
             closing_leave(entry.fd)
 
     def wait(self, me: VirtualThread, entry: Descriptor, events: int, deadline: float | None) -> bool:
-        """Park until an owned descriptor may be ready for `events`; False if the instant `deadline` came first."""
+        """Park until an owned descriptor may be ready for `events`; False if the instant `deadline` came first.
+
+        Who waits in turn calls `pass_turn` when it leaves, in whatever way.
+        """
         epoch = WaitWord.arm(me)
-        entry.waiters.append((me, _FOR_READING if events == READ else events | TROUBLE))
+        if events & _IN_TURN:
+            entry.enter_line(me)
+        else:
+            entry.enter(me, events | TROUBLE)
         try:
             outcome = park(me, epoch, _READABLE if events & READ else _WRITABLE, deadline)
         finally:
             entry.leave(me)
         return outcome != TIMED_OUT
+
+    def pass_turn(self, fd: int) -> None:
+        """Who has waited for `fd` in turn leaves: if there is still something, the next shall look."""
+        entry = self._descriptors.get(fd)
+        if entry is not None and entry.line and poll_now(fd, READ):
+            entry.wake_next()
 
     def wait_any(
         self,
@@ -217,7 +285,7 @@ class Reactor:
         """Let `me` be woken by each of `watched`; whether one is always ready."""
         for fd, events in watched.items():
             entry = self._bare(fd)
-            entry.waiters.append((me, events))
+            entry.enter(me, events)
             entries.append(entry)
             try:
                 self._order(entry)
@@ -228,7 +296,7 @@ class Reactor:
 
     def _leave(self, me: VirtualThread, entry: Descriptor) -> None:
         entry.leave(me)
-        if not entry.waiters and entry.owner is None and self._descriptors.get(entry.fd) is entry:
+        if entry.owner is None and not entry.is_awaited() and self._descriptors.get(entry.fd) is entry:
             del self._descriptors[entry.fd]
             if entry.has_ended:
                 self._poller.forget(entry.fd)
@@ -267,7 +335,7 @@ class Reactor:
     def _dispatch_bare(self, entry: Descriptor, happened: int) -> None:
         """One event of a bare descriptor: order the next, if anybody is left to wait for it."""
         is_heard = entry.wake(happened)
-        if not entry.waiters:
+        if not entry.is_awaited():
             return
         try:
             if is_heard:
@@ -283,7 +351,7 @@ class Reactor:
         entry = self._descriptors.get(fd)
         if entry is not None and entry.owner is not None and referent(entry.owner) is owner:
             self._drop(entry)
-            entry.wake(-1)
+            entry.wake_all()
 
     def find(self, fd: int) -> Descriptor | None:
         """The entry of `fd`, if there is one. Any thread."""

@@ -1,14 +1,14 @@
 cimport cython
 
 from plait._core._cancel cimport check_entry
-from plait._core._operations cimport await_socket, let_go, listens
+from plait._core._operations cimport await_socket, let_go, listens, pass_turn
 from plait._core._parking cimport Parker
 from plait._native._native cimport accept as take_one
 from plait._native._native cimport cooperative, now
 from plait._native._native cimport socket_fd as _fileno
 from plait._native._native cimport socket_timeout as _gettimeout
 
-cdef int READ, WRITE, _AF_UNIX, _AF_INET, _AF_INET6, _AF_ALG
+cdef int IN_TURN, READ, WRITE, _AF_UNIX, _AF_INET, _AF_INET6, _AF_ALG
 cdef object _family, _type, _proto
 
 @cython.locals(me=Parker, fd=int)

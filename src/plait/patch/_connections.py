@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait import _originals
 from plait._core import (
+    IN_TURN,
     READ,
     WRITE,
     await_socket,
@@ -22,6 +23,7 @@ from plait._core import (
     let_go,
     listens,
     now,
+    pass_turn,
     patiently,
     runtime,
     sleep,
@@ -72,13 +74,19 @@ def accept(sock: Any) -> tuple[int, Any]:
     if me.scope is not None:
         check_entry(me)
     deadline = None if timeout is None else now() + timeout
-    while True:
-        # Where nobody can ever come it is refused. With a timeout CPython waits all the same.
-        if poll_now(fd, READ) or (timeout is None and not listens(me, sock, fd)):
+    accepted: tuple[int, Any] | None = None
+    # Where nobody can ever come it is refused. With a timeout CPython waits all the same.
+    if poll_now(fd, READ) or (timeout is None and not listens(me, sock, fd)):
+        accepted = _take(sock, fd, timeout)
+    if accepted is not None:
+        return accepted
+    try:
+        while accepted is None:
+            await_socket(me, sock, fd, READ | IN_TURN, deadline)
             accepted = _take(sock, fd, timeout)
-            if accepted is not None:
-                return accepted
-        await_socket(me, sock, fd, READ, deadline)
+    finally:
+        pass_turn(me, fd)
+    return accepted
 
 
 def _take(sock: Any, fd: int, timeout: float | None) -> tuple[int, Any] | None:
