@@ -5,6 +5,7 @@ import fcntl
 import io
 import multiprocessing
 import os
+import resource
 import select
 import socket
 import threading
@@ -392,6 +393,24 @@ def test_rest_of_a_write_after_a_closing(pipe, monkeypatch):
     os.close(writer)
     assert os.read(reader, 100) == b""
     os.close(reader)
+
+
+def test_rest_of_a_write_after_a_closing_far_away(pipe, monkeypatch):
+    """What else is closed meanwhile, be its number thousands higher, does not end a write early."""
+    reader, writer = pipe
+    far = writer + (1 << 14)
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] <= far:
+        pytest.skip(f"fewer than {far} descriptors are allowed here")
+    write_nowait = _descriptors.write_nowait
+
+    def write_and_close(fd, view, *args):
+        monkeypatch.setattr(_descriptors, "write_nowait", write_nowait)
+        done = write_nowait(fd, view[:10], *args)
+        os.close(fcntl.fcntl(reader, fcntl.F_DUPFD, far))
+        return done
+
+    monkeypatch.setattr(_descriptors, "write_nowait", write_and_close)
+    assert on_virtual(os.write, writer, b"x" * 100) == 100
 
 
 @pytest.mark.parametrize("name", ["read", "readall"])

@@ -93,27 +93,30 @@ Py_ssize_t plait_lot_waiters[1 << PLAIT_LOT_BITS];
 #define NUMBERS (1 << 14)
 static Py_ssize_t awaited[NUMBERS];
 
-/* Likewise: how many closings of that number have begun; and how many of numbers that the call does not tell. */
-static uint64_t closings[NUMBERS];
+/* How many closings of that number have begun; and how many of numbers that the call does not tell. As large as the numbers
+ * that Linux gives out, unless fs.nr_open says otherwise: who is told of another's closing may think that it was its own. Of
+ * the memory only as much is ever there as there are numbers in use. */
+#define CLOSABLE (1 << 20)
+static uint64_t closings[CLOSABLE];
 static uint64_t other_closings;
-
-static size_t
-place_of_number(int number)
-{
-    return (unsigned)number % NUMBERS;
-}
 
 static Py_ssize_t *
 awaited_at(int number)
 {
-    return &awaited[place_of_number(number)];
+    return &awaited[(unsigned)number % NUMBERS];
+}
+
+static uint64_t *
+closings_of(int number)
+{
+    return &closings[(unsigned)number % CLOSABLE];
 }
 
 /* `number` is about to be closed. A full fence. */
 static inline void
 count_closing(int number)
 {
-    uint64_t *count = number == SOME_NUMBER ? &other_closings : &closings[place_of_number(number)];
+    uint64_t *count = number == SOME_NUMBER ? &other_closings : closings_of(number);
     __atomic_add_fetch(count, 1, __ATOMIC_SEQ_CST);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
@@ -709,8 +712,7 @@ closing_count(PyObject *Py_UNUSED(module), PyObject *const *numbers, Py_ssize_t 
 {
     uint64_t count = __atomic_load_n(&other_closings, __ATOMIC_SEQ_CST);
     for (Py_ssize_t i = 0; i < n; i++) {
-        size_t place = place_of_number((int)PyLong_AsUnsignedLongMask(numbers[i]));
-        count += __atomic_load_n(&closings[place], __ATOMIC_SEQ_CST);
+        count += __atomic_load_n(closings_of((int)PyLong_AsUnsignedLongMask(numbers[i])), __ATOMIC_SEQ_CST);
     }
     return PyLong_FromUnsignedLongLong(count);
 }
