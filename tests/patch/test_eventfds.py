@@ -4,7 +4,7 @@ import os
 import sys
 
 import pytest
-from patch.helpers import described, on_virtual, wait_parked
+from patch.helpers import described, on_virtual, run_python, wait_parked
 
 from plait import ThreadGroup
 from plait.patch._counters import FULL
@@ -67,3 +67,24 @@ def test_closed_while_it_is_full(name):
         wait_parked(child)
         os.close(fd)
     assert child.result() == ("raised", "OSError", "[Errno 9] Bad file descriptor")
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_room_that_another_takes(name):
+    """Two carriers add to a counter that has room for one at a time: who comes too late parks, and blocks neither of them."""
+    write = {"os.eventfd_write": f"os.eventfd_write(fd, {FULL})", "os.write": "os.write(fd, full)"}[name]
+    code = f"""
+        import os, sys, plait
+        fd, full = os.eventfd(0), ({FULL}).to_bytes(8, sys.byteorder)
+        def add():
+            for _ in range(500):
+                {write}
+        def take():
+            for _ in range(1000):
+                assert os.eventfd_read(fd) == {FULL}
+        with plait.ThreadGroup() as group:
+            for call in (add, add, take):
+                group.spawn(call)
+        print("over")
+    """
+    assert run_python(code, patience=20, PLAIT_CARRIERS="2") == "over\n"

@@ -22,6 +22,7 @@ import os
 import stat
 import sys
 from contextlib import nullcontext, suppress
+from functools import partial
 from operator import index
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ from plait._native import (
     write_nowait,
 )
 from plait.patch._closing import Wait, wait_open
-from plait.patch._counters import SIZE, count_of, wait_for_room
+from plait.patch._counters import SIZE, add, count_of
 from plait.patch._registry import ClassPatch, Leaf
 from plait.patch._terminals import read as read_terminal
 from plait.patch._terminals import timing as terminal_timing
@@ -202,8 +203,7 @@ def _write_otherwise(me: Parker, fd: int, view: memoryview) -> int:
         return _originals.os_write(fd, view)
     status = os.fstat(fd)
     if not stat.S_IFMT(status.st_mode) and view.nbytes >= SIZE and count_of(fd) is not None:
-        wait_for_room(me, fd, int.from_bytes(view[:SIZE], sys.byteorder))
-        return _originals.os_write(fd, view)
+        return add(me, fd, int.from_bytes(view[:SIZE], sys.byteorder), partial(_originals.os_write, fd, view))
     with Wait(me, fd) as wait:
         return _write_in_steps(wait, fd, view, status)
 

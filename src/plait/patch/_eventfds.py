@@ -8,12 +8,13 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from plait import _originals
 from plait._core import Parker, check_entry
 from plait._native import cooperative
-from plait.patch._counters import FULL, SIZE, wait_for_room
+from plait.patch._counters import FULL, SIZE, add
 from plait.patch._descriptors import read_some
 from plait.patch._registry import Leaf
 
@@ -44,8 +45,9 @@ def write(fd: Any, value: Any) -> None:
     if me.scope is not None:
         check_entry(me)
     if isinstance(fd, int) and fd >= 0 and isinstance(value, int) and 0 < value <= FULL and os.get_blocking(fd):
-        wait_for_room(me, fd, value)
-    _originals.eventfd_write(fd, value)
+        add(me, fd, value, partial(_originals.eventfd_write, fd, value))
+    else:
+        _originals.eventfd_write(fd, value)  # does not wait, or refuses
 
 
 def leaves() -> Sequence[Leaf]:
