@@ -367,7 +367,11 @@ class ThreadGroup(Container):
 
     def abandon(self) -> None:
         """After fork, in the child: the group is empty here."""
+        if self.owner is not current_thread():
+            self._is_body_over = False  # who has forked stands for it
         super().abandon()
+        if self._is_body_over:  # a signal handler has forked, in the join
+            self.inside.leave()
         if self.slots is not None:
             self.slots.reset()
 
@@ -410,7 +414,7 @@ class ThreadGroup(Container):
         They may be those of a block inside this one. Owner: publishes its wait, then looks whether a group around it is
         cancelled. Who cancels: cancels, then looks for the wait.
         """
-        owner = self.owner
+        owner: Parker | None = self.scope.owner  # type: ignore[assignment]  # not of this class: in a forked child it is gone
         if owner is None:  # its time is up before it has begun
             return
         inner = owner.innermost()

@@ -592,6 +592,47 @@ def test_limit_in_a_forked_child(where):
     assert out == "0\n"
 
 
+@pytest.mark.parametrize("where", ["main", "virtual"])
+@pytest.mark.parametrize(
+    ("block", "renew"),
+    [
+        ("plait.timeout(3600)", "limit.reschedule(0.03)"),
+        ("plait.move_on_after(3600)", "limit.reschedule(0.03)"),
+        ("plait.ThreadGroup(timeout=3600)", "limit.scope.set_deadline(time.monotonic() + 0.03)"),
+    ],
+)
+def test_limit_of_another_thread_in_a_forked_child(where, block, renew):
+    """Whoever has opened the block: its time is up in the child, too, for the thread that has forked inside."""
+    out, err = run_program(f"""
+        import os, threading, time, warnings, plait
+        from contextlib import suppress
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and later warn of a fork with threads
+        go = threading.Event()
+        def fork():
+            with plait.shield(timeout=3600):
+                go.wait()
+                child = os.fork()
+                if child:
+                    return os.waitpid(child, 0)[1]
+            try:
+                with plait.ThreadGroup() as below:
+                    below.spawn(time.sleep, 3600)
+            except plait.Cancelled as told:
+                os._exit(told.reason != "deadline passed")
+            finally:
+                os._exit(2)
+        def body():
+            with suppress(TimeoutError), {block} as limit, plait.ThreadGroup() as group:
+                forker = group.spawn(fork)
+                with plait.shield(timeout=3600):
+                    {renew}
+                    go.set()
+                    print(forker.result())
+        body() if {where!r} == "main" else plait.spawn(body).result()
+    """)
+    assert out == "0\n", err
+
+
 def test_limit_of_a_platform_thread_that_computes_in_a_forked_child():
     """A carrier of the child sees to those below the limit."""
     out, _ = run_program("""

@@ -243,6 +243,175 @@ def test_nothing_of_the_parents_threads_runs_in_the_child(carriers):
 
 
 @CARRIERS
+def test_end_of_the_thread_that_has_forked_wakes_nobody_of_the_parent(carriers):
+    """Who waits for its outcome, or for the end of its group, does so in the parent alone."""
+    words, err = run(
+        """
+        def fork():
+            while [other.waits_for and other.waits_for.name for other in (asker, owner)] != ["FUTURE", "GROUP"]:
+                time.sleep(0.001)
+            pid = os.fork()
+            if not pid:
+                def leave():
+                    for _ in range(200):  # the others on this carrier, if there were any, would run
+                        time.sleep(0)
+                    os._exit(0)
+                plait.spawn(leave)
+            return pid
+        def own():
+            global forker
+            with plait.ThreadGroup(timeout=3600) as group:
+                forker = group.spawn(fork)
+            os.write(2, b"owner in %d\\n" % os.getpid())
+        def ask():
+            while not forker:
+                time.sleep(0.001)
+            pid = forker.result()
+            os.write(2, b"asker in %d\\n" % os.getpid())
+            return pid, wait(pid)
+        forker = None
+        with plait.ThreadGroup() as group:
+            asker, owner = group.spawn(ask), group.spawn(own)
+        print(os.getpid(), *asker.result())
+        """,
+        PLAIT_CARRIERS=carriers,
+    )
+    parent, _, code = words
+    assert code == "0"
+    assert {line.rpartition(" ")[2] for line in err.splitlines()} == {parent}, err
+
+
+@CARRIERS
+@pytest.mark.parametrize("whom", ["parked", "group"])
+def test_cancel_in_the_child_wakes_nobody_of_the_parent(carriers, whom):
+    """A future or a group of the parent's that is cancelled in the child: its threads are not there, and stay parked."""
+    words, err = run(
+        f"""
+        def park():
+            try:
+                time.sleep(3600)
+            finally:
+                os.write(2, b"clean-up in %d\\n" % os.getpid())
+        def fork():
+            while parked is None or not parked.waits_for:
+                time.sleep(0.001)
+            pid = os.fork()
+            if pid:
+                return pid, wait(pid)
+            {whom}.cancel()
+            for _ in range(200):
+                time.sleep(0)
+            os._exit(0)
+        parked, forker = None, plait.spawn(fork)
+        with plait.ThreadGroup() as group:
+            parked = group.spawn(park)
+            print(os.getpid(), *forker.result())
+            group.cancel()
+        """,
+        PLAIT_CARRIERS=carriers,
+    )
+    parent, _, code = words
+    assert code == "0"
+    assert {line.rpartition(" ")[2] for line in err.splitlines()} == {parent}, err
+
+
+@CARRIERS
+def test_group_of_the_parents_in_the_child(carriers):
+    """It holds the thread that has forked, and has the slots that nobody there has: it can be spawned into."""
+    out, _ = run(
+        """
+        def fork():
+            while not parked.waits_for:
+                time.sleep(0.001)
+            pid = os.fork()
+            if pid:
+                return wait(pid)
+            assert (len(group), group.available) == (0, 1), (len(group), group.available)
+            assert group.spawn(int).result() == 0
+            try:
+                group.spawn(lambda: 1 / 0)
+                time.sleep(3600)
+            except plait.Cancelled as told:
+                os._exit("ZeroDivisionError" not in told.reason)
+        with plait.ThreadGroup(max_concurrency=2) as group:
+            parked, forker = group.spawn(time.sleep, 3600), group.spawn(fork)
+            print(forker.result())
+            group.cancel()
+        """,
+        PLAIT_CARRIERS=carriers,
+    )
+    assert out == ["0"]
+
+
+@CARRIERS
+@pytest.mark.parametrize(
+    ("block", "wait", "end"),
+    [
+        ("plait.ThreadGroup() as block", "block.spawn(time.sleep, 3600)", "block.cancel()"),
+        ("plait.ThreadGroup() as block", "block.spawn(time.sleep, 3600)", "pid and block.cancel()"),
+        ("plait.move_on_after(3600) as block", "threading.Event().wait()", "block.reschedule(0.02)"),
+        ("plait.move_on_after(3600) as block", "os.read(os.pipe()[0], 1)", "block.reschedule(0.02)"),
+    ],
+)
+def test_fork_by_a_signal_handler(carriers, block, wait, end):
+    """The wait of the main thread, in whose middle a handler has forked, goes on in the child, and ends there."""
+    out, err = run(
+        f"""
+        import signal
+        def fork(*args):
+            global pid
+            if pid is None:
+                pid = os.fork()
+                {end}
+        def strike():
+            while pid is None:
+                if is_inside and me.waits_for:
+                    signal.pthread_kill(main, signal.SIGUSR1)
+                time.sleep(0.001)
+        signal.signal(signal.SIGUSR1, fork)
+        main, me = threading.main_thread().ident, plait._core.current_thread()
+        pid, is_inside = None, False
+        threading.Thread(target=strike).start()
+        with {block}:
+            is_inside = True
+            {wait}
+        if not pid:
+            work_again()
+            os._exit(0)
+        print(wait(pid))
+        """,
+        PLAIT_CARRIERS=carriers,
+    )
+    assert out == ["0"], err
+
+
+@CARRIERS
+def test_ring_of_a_platform_thread_is_heard_in_its_own_process(carriers):
+    """A thread that waits for descriptors is woken through one more; in the child that is another than in the parent."""
+    out, _ = run(
+        """
+        import select
+        me = plait._core.current_thread()
+        reader, writer = os.pipe()
+        def write():
+            while not me.waits_for:
+                time.sleep(0.001)
+            os.write(writer, b"now there is a bell")
+        with plait.ThreadGroup() as group:
+            group.spawn(write)
+            os.read(reader, 1)
+        pid = os.fork()
+        if not pid:
+            os.eventfd_write(me._wakeup, 1)
+            os._exit(0)
+        print(wait(pid), select.select([me._wakeup], [], [], 0)[0])
+        """,
+        PLAIT_CARRIERS=carriers,
+    )
+    assert out == ["0", "[]"]
+
+
+@CARRIERS
 def test_threads_of_the_default_group_do_not_hold_the_child(carriers):
     """A child that ends as usual does not wait for the parent's threads of the default group."""
     out, _ = run(

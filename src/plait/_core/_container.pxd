@@ -1,7 +1,7 @@
 from plait._core._tree cimport Scope, pending
 from plait._core._slots cimport Slots
 from plait._core._vthread cimport VirtualThread
-from plait._native._native cimport Lock, Rundown, uint64_t
+from plait._native._native cimport Lock, Rundown, current, uint64_t
 
 cdef class Container:
     cdef public Rundown inside

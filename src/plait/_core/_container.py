@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from plait._core._slots import Slots
-from plait._core._tree import pending
-from plait._native._native import Lock, Rundown
+from plait._core._tree import is_under, pending
+from plait._native._native import Lock, Rundown, current
 
 if TYPE_CHECKING:
     from plait._core._parking import Parker
@@ -32,6 +32,9 @@ class Container:
     Outsiders are threads elsewhere that wait for a slot, to spawn into this group. Outsider: is listed, with its wait
     armed, then looks whether the group is shut [fence]. Who cancels: does so, then wakes those listed [lock]. Who closes
     the count: does so [fence], then looks whether there are any. One of them sees the other.
+
+    In a forked child there is none of these threads, but perhaps the one that has forked, the *heir*, or one that it is in a
+    thread of. It stands for the body there, whoever began that, and is no child for which anybody waits.
     """
 
     __slots__ = (
@@ -106,8 +109,11 @@ class Container:
             return len(self._daemons)
 
     def abandon(self) -> None:
-        """After fork, in the child: none of them exists here."""
-        self._listed = {}
+        """After fork, in the child: none of them exists here but the thread that has forked, if that is below this scope."""
+        me: Parker | None = current()
+        is_below = me is not None and me.owner is me and is_under(me, self.scope)  # a virtual one: it owns itself
+        self._listed = {me: None} if is_below else {}  # type: ignore[dict-item]
+        self.joining = 0
         self._daemons = set()
         self._undismissed = set()
         self._outsiders = None

@@ -22,7 +22,7 @@ class DeadlineScope(CancelScope):
     is the scope that says whether it is due, under the lock that cancels take; and it takes a new deadline under that lock,
     if it is not cancelled yet. Owner and timer agree on which of the two came first.
 
-    In a forked child, whose carriers have lost their timers, an open scope of who has forked gets another one.
+    In a forked child, whose carriers have lost their timers, each scope around the thread that has forked gets another one.
     """
 
     __slots__ = ("_timer",)
@@ -74,10 +74,10 @@ class DeadlineScope(CancelScope):
             me.retire_timer(self._timer)  # type: ignore[union-attr]
             self._timer = None
 
-    def survive_fork(self) -> None:
+    def stay_open(self) -> None:
         """Have a timer in this process, too, unless it is cancelled. What has become of the former one does not matter."""
         me: Parker = self.owner  # type: ignore[assignment]
-        if self._timer is not None and self.cancelled_at is None:
+        if self.deadline and self.deadline < inf and self.cancelled_at is None:
             self._timer = me.add_timer(self.deadline, self, 0)
 
     def expire(self, epoch: int) -> None:
@@ -90,7 +90,7 @@ def end_inside(me: Parker, outer: Scope, error: BaseException) -> BaseException:
 
     No child may outlive them. Gives what leaves them: `error`, or what a group among them makes of it.
     """
-    while (inner := me.scope) is not outer:
+    while (inner := me.scope) is not outer and inner is not me:
         if inner.container is not None:  # type: ignore[union-attr]  # `outer` is further out
             error = inner.container.end_block(error)  # type: ignore[union-attr]
         elif isinstance(inner, DeadlineScope):

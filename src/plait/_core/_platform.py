@@ -133,8 +133,13 @@ class PlatformThread(Parker):
         _native.bind(None)
 
     def survive_fork(self) -> None:
-        """In a child that this thread has forked: its scopes set their timers again."""
+        """In a child that this thread has forked: its scopes set their timers again, and the parent hears no ring of it."""
+        super().survive_fork()
         self._timers = Timers()
+        if self._wakeup is not None:
+            _originals.os_close(self._wakeup)
+            self._wakeup = os.eventfd(0, os.EFD_CLOEXEC)
+        self._end_outer_wait()
 
     def add_timer(self, when: float, target: Target, epoch: int) -> tuple[Timer, Timer]:
         """Have it called here, in the first wait after that, or by a carrier."""
@@ -205,7 +210,7 @@ class PlatformThread(Parker):
         return outcome
 
     def _end_outer_wait(self) -> None:
-        """A signal handler has begun a wait in the middle of another, whose epoch is thereby past: that one looks again."""
+        """A signal handler has waited, or forked, in the middle of a wait, whose epoch is thereby past: that looks again."""
         if self._is_waiting:
             self.resume()
 
@@ -276,6 +281,11 @@ def wake_watchers(fd: int) -> None:
 def watched_numbers() -> set[int]:
     """Which descriptors platform threads wait for. Any thread."""
     return set().union(*_watchers.copy().values())
+
+
+def known_platform_thread() -> PlatformThread | None:
+    """The record of the calling OS thread, if it has one."""
+    return getattr(_record, "thread", None)
 
 
 def platform_thread() -> PlatformThread:

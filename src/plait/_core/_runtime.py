@@ -18,7 +18,7 @@ from plait._core._cancel import check_entry, patiently
 from plait._core._carrier import Carrier
 from plait._core._misuse import check_openers, check_reach, suspendable_caller
 from plait._core._offload import Offload
-from plait._core._platform import PlatformThread, platform_thread
+from plait._core._platform import PlatformThread, known_platform_thread, platform_thread
 from plait._core._tree import pending
 from plait._core._vthread import VirtualThread
 from plait._core._watch import Watch
@@ -179,23 +179,27 @@ class Runtime:
         """In the child: only the calling kernel thread exists.
 
         On a platform thread everything starts afresh when it is next needed. A virtual thread that has forked keeps its
-        carrier, which has lost all others. The time limits of the scopes that it has open hold in both processes.
+        carrier, which has lost all others. The scopes around it stay open, and time limits among them hold in both processes,
+        whoever opened them. Nobody else can be resumed: see `WaitWord`.
         """
         self.offload = Offload()
         _lot.reset()
-        me = _native.current()
+        me: Parker | None = current() or known_platform_thread()
         self._carriers = []
         self._kept = []
+        if me is None:
+            return
+        me.survive_fork()
         if isinstance(me, VirtualThread) and me.carrier is not None:
             me.carrier.survive_fork(me)
             self._carriers = [me.carrier]
-        elif isinstance(me, PlatformThread):
-            me.survive_fork()
-        scope = me.scope if me is not None else None
-        while scope is not None and scope.owner is me:
+        scope = me.scope
+        while scope is not None:
+            if scope.owner is not None:  # else it is the default group's, which nobody opens
+                scope.owner = me
             if scope.container is not None:
                 scope.container.abandon()
-            scope.survive_fork()
+            scope.stay_open()
             scope = scope.parent
 
 

@@ -50,7 +50,7 @@ from typing import TYPE_CHECKING
 from plait._core._cancel import patience, sooner
 from plait._core._parking import TIMED_OUT, WAITING, WOKEN, Parker, WaitReason, park, park_shielded
 from plait._core._tree import horizon, is_under
-from plait._native._native import Lock, WaitWord, now
+from plait._native._native import Lock, WaitWord, current, now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,8 +133,9 @@ class Slots:
             return self._limit - self._free
 
     def reset(self) -> None:
-        """All slots are free: in a child process after fork."""
-        self._free = self._limit
+        """All slots are free, but for that of the calling thread, if it has one: in a child that it has forked."""
+        me: Parker | None = current()
+        self._free = self._limit - (me is not None and self.is_held_by(me))
         self._returning = OrderedDict()
         self._waiting = OrderedDict()
         self._below = 0

@@ -7,7 +7,8 @@ once, and from then on each cancel point looks at the state by itself (`_cancel.
 
     parent      the scope that this one was opened in. Written once. A virtual thread is itself a scope: the outermost
                 of what it runs, between its group's scope and those that it opens.
-    owner       the thread that opened it, whose `scope` pointer leads here.
+    owner       the thread that opened it, whose `scope` pointer leads here. In a forked child the thread that has forked
+                is the owner of all that is around it, for nobody else is there: through it a cancel comes to who is below.
     container   the threads spawned under it, if it belongs to a group.
 
 A *shield* is a scope that hides the cancels above it from what is below it, until an instant (`shelter`) that all below
@@ -61,6 +62,9 @@ class Container(Protocol):
     def end_block(self, error: BaseException) -> BaseException:
         """End the block, left open, as if `error` left it; what leaves it. On the thread that began it."""
 
+    def abandon(self) -> None:
+        """In a forked child: of its threads only the one that has forked may be here."""
+
 
 class Scope(WaitWord):
     """A node of the tree.
@@ -86,7 +90,7 @@ class Scope(WaitWord):
     )
 
     parent: Scope | None  # written once, before anybody else can see the node
-    owner: Victim | None  # written by the owner on entry
+    owner: Victim | None  # written by the owner on entry, and in a forked child
     opener: FrameType | None  # the generator that has opened it, until it is seen to be suspended inside. Owner only
     container: Container | None  # written once
     grace: float | None  # seconds; None: what the scope above grants. Written before the cancel
@@ -129,7 +133,7 @@ class Scope(WaitWord):
         """The deadline has come. Any thread; never parks."""
         raise NotImplementedError
 
-    def survive_fork(self) -> None:
+    def stay_open(self) -> None:
         """In a child that the owner has forked inside this scope, which stays open there. The owner's."""
 
     def hurry(self) -> None:

@@ -26,8 +26,7 @@ class Waiter(Notice):
         """What `Condition.notify` calls, under the Condition's lock. Any thread."""
         if not Notice.give(self):
             raise RuntimeError("release unlocked lock")
-        if Notice.is_awaited_here(self):
-            self._me.unpark(Notice.epoch(self))
+        self._me.unpark(Notice.epoch(self))
 
     def wait(self, timeout: float | None) -> bool | BaseException:
         """Park until notified, or for so many seconds: whether it was notified; or what is to be raised.

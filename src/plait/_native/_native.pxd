@@ -60,6 +60,7 @@ cdef class WaitWord:
     cpdef bint interrupt(self) noexcept
     cpdef settle(self)
     cpdef bint is_settled(self) noexcept
+    cpdef bint is_here(self) noexcept
     cpdef uint64_t epoch(self) noexcept
     cpdef bint waits(self, uint64_t epoch) noexcept
     cpdef latch(self)
@@ -67,11 +68,10 @@ cdef class WaitWord:
     cpdef uint64_t number(self) noexcept
 
 cdef class Notice:
-    cdef uint64_t word
+    cdef uint64_t given
     cdef uint64_t awaited
     cpdef bint give(self) except -1
     cpdef bint is_given(self) noexcept
-    cpdef bint is_awaited_here(self) noexcept
     cpdef await_in(self, uint64_t epoch)
     cpdef uint64_t epoch(self) noexcept
 

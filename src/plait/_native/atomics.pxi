@@ -54,7 +54,7 @@ cdef extern from *:
 
 # ---- atomics -------------------------------------------------------------------------------------------------------
 
-# The states of a wait word, in its low three bits; above them the epoch, which counts the waits.
+# The states of a wait word, in its low three bits; above them the epoch, which counts the waits, under the mark of the process.
 cdef enum:
     RUNNING = 0     # at work, or not started
     WAITING = 1     # has announced a wait; anybody may claim it
@@ -63,6 +63,7 @@ cdef enum:
     TIMED_OUT = 4   # claimed by a timer
     INTERRUPTED = 5 # claimed by a canceller
     STATE = 7
+    MARK = 48       # where the mark begins: how many forks the process had seen when the word was last written by its owner
 
 outcomes = {"RUNNING": RUNNING, "WAITING": WAITING, "SHIELDED": SHIELDED, "WOKEN": WOKEN, "TIMED_OUT": TIMED_OUT,
             "INTERRUPTED": INTERRUPTED}
@@ -76,15 +77,21 @@ cdef class WaitWord:
     From arm() to disarm() leaves on the owner's kernel thread behave as CPython made them: nothing that runs there in
     between, such as a finalizer, may start a second wait over the first.
 
+    In a forked child whatever waited stands there as it did, though of all threads only the one that has forked is there.
+    An epoch contains the mark of its process, and no wait of another process can be ended: nobody resumes such a thread.
+
     Attributes:
         outcome: How the last wait stood when it was disarmed. The owner's; for who is left by an exception.
         park_count: How often the owner has parked. Written by the owner; trampolines compare it before and after a call.
     """
 
+    def __cinit__(self):
+        self.word = here
+
     cpdef uint64_t arm(self, bint shielded=False) noexcept:
         """Announce a wait; its epoch. Owner only. A full fence."""
         plait_arm()
-        cdef uint64_t epoch = (self.word >> 3) + 1
+        cdef uint64_t epoch = next_epoch(self.word)
         plait_swap(&self.word, epoch << 3 | (SHIELDED if shielded else WAITING))
         return epoch
 
@@ -100,6 +107,8 @@ cdef class WaitWord:
 
     cpdef bint claim(self, uint64_t epoch, uint64_t outcome) noexcept:
         """End wait `epoch` of this word with `outcome` (WOKEN or TIMED_OUT); False if it was over. A full fence."""
+        if not is_of_here(epoch << 3):
+            return False
         if plait_cas(&self.word, epoch << 3 | WAITING, epoch << 3 | outcome):
             return True
         return plait_cas(&self.word, epoch << 3 | SHIELDED, epoch << 3 | outcome)
@@ -110,7 +119,7 @@ cdef class WaitWord:
         plait_fence()
         while True:
             seen = plait_load(&self.word)
-            if seen & STATE != WAITING:
+            if seen & STATE != WAITING or not is_of_here(seen):
                 return False
             if plait_cas(&self.word, seen, (seen & ~<uint64_t>STATE) | INTERRUPTED):
                 return True
@@ -140,6 +149,14 @@ cdef class WaitWord:
         """Whether end() was called. A full fence before it looks."""
         plait_fence()
         return plait_load(&self.settled) == 2
+
+    def survive_fork(self):
+        """In a child that the owner has forked: it is here. A wait that it is in the middle of is over, as after another."""
+        plait_swap(&self.word, next_epoch(self.word) << 3)
+
+    cpdef bint is_here(self) noexcept:
+        """Whether the owner is a thread of this process: not if it is one of a process that has forked this one."""
+        return is_of_here(plait_load(&self.word))
 
     cpdef uint64_t epoch(self) noexcept:
         """The epoch of the wait that was announced last. On the owner's kernel thread only."""
@@ -184,6 +201,17 @@ cdef class WaitWord:
 
 
 cdef uint64_t numbers = 0  # drawn so far
+cdef uint64_t here = 0  # the mark of this process, in its place in a word. Written in a child, while it has one thread
+
+
+cdef inline bint is_of_here(uint64_t word) noexcept nogil:
+    """Whether `word` has the mark of this process."""
+    return (word ^ here) >> MARK == 0
+
+
+cdef inline uint64_t next_epoch(uint64_t word) noexcept nogil:
+    """The epoch after the one in `word`, in this process."""
+    return (here | ((word + 8) & ((<uint64_t>1 << MARK) - 1))) >> 3
 
 
 cdef class Notice:
@@ -194,20 +222,13 @@ cdef class Notice:
     Either the waiter's step 3 sees the bit, or the giver's step 2 the epoch, and the word armed or about to be.
     """
 
-    def __cinit__(self, *args):
-        self.word = forks_seen << 1
-
     cpdef bint give(self) except -1:
         """Give it; False if it was given before. A full fence."""
-        return not plait_swap(&self.word, plait_load(&self.word) | 1) & 1
+        return not plait_swap(&self.given, 1)
 
     cpdef bint is_given(self) noexcept:
         """Whether it is."""
-        return plait_load(&self.word) & 1
-
-    cpdef bint is_awaited_here(self) noexcept:
-        """Whether it was made in this process, not before a fork: who waits for it may be here."""
-        return plait_load(&self.word) >> 1 == forks_seen
+        return plait_load(&self.given)
 
     cpdef await_in(self, uint64_t epoch):
         """The wait of this epoch will be for it. The waiter's alone."""
@@ -333,9 +354,10 @@ cdef uint64_t renewing = 0  # one lock is being replaced
 
 
 def count_fork():
-    """In a forked child, before anything else: every Lock is free again."""
-    global forks_seen
+    """In a forked child, before anything else: every Lock is free again, and no wait can be ended that began before."""
+    global forks_seen, here
     forks_seen += 1
+    here = forks_seen << MARK
     plait_swap(&renewing, 0)
 
 
