@@ -360,10 +360,31 @@ class ThreadGroup(Container):
         """Cancel the body and all children, quietly: the block then ends without an error of its own.
 
         Any thread; never waits. `grace`: seconds for clean-up, instead of the group's own.
+
+        Of a group that is cancelled already, for whatever reason, which stays as it is, `grace` can shorten the clean-up: it
+        is over so many seconds from now, unless it is to be sooner. What a shield from outside of clean-up holds goes on.
+
+        Example:
+            >>> import time
+            >>> from plait import ThreadGroup
+            >>> def work():
+            ...     try:
+            ...         time.sleep(3600)
+            ...     finally:
+            ...         time.sleep(60)  # polite, and slow
+            >>> with ThreadGroup(grace=3600) as group:
+            ...     future = group.spawn(work)
+            ...     time.sleep(0.001)
+            ...     group.cancel()
+            ...     group.cancel(grace=0.01)
+            >>> future.cancelled()
+            True
         """
         if grace is not None:
             grace = check_seconds(grace, "grace")
-        self.scope.cancel_scope("the group was cancelled" if reason is None else reason, self, grace)
+        is_first = self.scope.cancel_scope("the group was cancelled" if reason is None else reason, self, grace)
+        if not is_first and grace is not None:
+            self.scope.cut_grace(grace)
 
     def abandon(self) -> None:
         """After fork, in the child: the group is empty here."""

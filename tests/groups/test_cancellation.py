@@ -11,7 +11,7 @@ import warnings
 import weakref
 
 import pytest
-from support import is_parked, run_anywhere, run_in_vthread, run_program, until, wait_parked
+from support import is_parked, platform_thread, run_anywhere, run_in_vthread, run_program, until, wait_parked
 
 from plait import (
     Cancelled,
@@ -273,6 +273,145 @@ def test_grace_of_the_cancel_comes_before_the_groups():
         wait_parked(group.spawn(work))
         group.cancel(grace=0)
     assert trace == ["cut off"]
+
+
+def clean_up(wait, begun=None):
+    """Wait until cancelled, then clean up by `wait()`, which never ends; the reason of the cancel, and the last one's."""
+    try:
+        sleep_forever()
+    except Cancelled as first:
+        if begun is not None:
+            begun.append(current_thread())
+        try:
+            wait()
+        except Cancelled as last:
+            return first.reason, last.reason
+    raise AssertionError("it has gone on")
+
+
+def sleep_in_a_block():
+    with move_on_after(3600), shield(timeout=3600):
+        sleep_forever()
+
+
+def sleep_in_a_group():
+    with ThreadGroup(grace=3600) as group:
+        group.spawn(clean_up, sleep_forever)
+
+
+def wait_for_a_lock():
+    lock = threading.Lock()
+    with lock, lock:
+        pass
+
+
+CLEAN_UPS = pytest.mark.parametrize("wait", [sleep_forever, sleep_in_a_block, sleep_in_a_group, wait_for_a_lock])
+
+
+@WHERE
+@CLEAN_UPS
+def test_second_cancel_cuts_clean_up_off(where, wait):
+    """Whatever clean-up waits for, and in whatever blocks of its own; the reason stays the first one's."""
+
+    def body():
+        outcomes, begun = [], []
+
+        def cancel_twice():
+            wait_parked(owner)
+            group.cancel("the first", grace=3600)
+            until(lambda: len(begun) == 2)
+            wait_parked(child)
+            wait_parked(owner)
+            group.cancel("the second", grace=0.01)
+
+        owner = current_thread()
+        with ThreadGroup() as group, platform_thread(cancel_twice):
+            child = wait_parked(group.spawn(clean_up, wait, begun))
+            outcomes.append(clean_up(wait, begun))
+        outcomes.append(child.result())
+        assert outcomes == [("the first", "the first")] * 2
+
+    run_anywhere(where, body)
+
+
+def test_second_cancel_shortens_the_grace_only():
+    """The soonest end that anybody has asked for counts, be it by the first cancel."""
+    ends = []
+
+    def work():
+        try:
+            sleep_forever()
+        finally:
+            begun = monotonic()
+            try:
+                sleep_forever()
+            finally:
+                ends.append(monotonic() - begun)
+
+    for graces in [(0.02, 3600), (3600, 0.02, 3600), (3600, 1800, 0.02), (0.02, 0.5)]:
+        with ThreadGroup() as group:
+            child = wait_parked(group.spawn(work))
+            for grace in graces:
+                group.cancel(grace=grace)
+            group.cancel()
+            until(child.done)
+    assert len(ends) == 4
+    assert all(end < 10 for end in ends)
+
+
+def test_second_cancel_after_a_failure():
+    """What has cancelled the group does not matter: its failure is raised, and the others have less time."""
+    with pytest.raises(ExceptionGroup) as caught, ThreadGroup(grace=3600) as group:
+        begun = []
+        child = wait_parked(group.spawn(clean_up, sleep_forever, begun))
+        failed = group.spawn(lambda: 1 / 0)
+        until(lambda: begun)
+        group.cancel(grace=0)
+    assert isinstance(caught.value.exceptions[0], ZeroDivisionError)
+    assert child.result()[1].startswith(f"{failed.name!r} failed")
+
+
+def test_second_cancel_is_for_who_is_told_later_too():
+    """Who was at work, and comes to a cancel point when the time is over, has none to clean up."""
+    gate, is_working = threading.Event(), threading.Event()
+
+    def work():
+        call_deaf(lambda: (is_working.set(), gate.wait()))
+        clean_up(sleep_forever)
+
+    with ThreadGroup(grace=3600) as group:
+        group.spawn(work)
+        is_working.wait()
+        group.cancel()
+        group.cancel(grace=0)
+        gate.set()
+
+
+@WHERE
+def test_second_cancel_leaves_shields_alone(where):
+    """A shield that was there before the clean-up holds whatever is cancelled how often."""
+
+    def body():
+        gate = threading.Event()
+
+        def cancel_twice():
+            wait_parked(owner)
+            group.cancel(grace=3600)
+            group.cancel(grace=0)
+            gate.set()
+
+        owner = current_thread()
+        with ThreadGroup() as group, platform_thread(cancel_twice):
+            with shield(timeout=3600):
+                with move_on_after(3600):
+                    gate.wait()
+                with move_on_after(0.001) as limit:
+                    sleep_forever()
+            assert limit.cancelled_caught
+            with pytest.raises(Cancelled):
+                sleep_forever()
+
+    run_anywhere(where, body)
 
 
 @WHERE

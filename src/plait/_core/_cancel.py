@@ -9,6 +9,9 @@ clean-up until the grace is over; then no exception is being handled, and it is 
 granted once: no loop of swallowing has it again.
 
 Who must not leave things half done is *patient*: it hears of a cancel when the grace is over, as if it cleaned up.
+
+A scope that is cancelled again may be given less time, by an instant when all of this is over (`cut_off`). Canceller: stores
+it [lock], then wakes each thread that is parked under the scope, once. Thread: arms, then looks until when it may park.
 """
 
 from __future__ import annotations
@@ -66,6 +69,8 @@ def check_park(me: Victim) -> float | Cancelled | None:
         return deliver(me, scope)
     if told.scope is not scope:
         _widen(me, scope)
+    if scope.cut_off and scope.cut_off < told.until:
+        told.until = scope.cut_off
     if told.alive() is not None:
         if now() < told.until and not is_hurried(me.scope):
             return sooner(told.until, me)
@@ -106,7 +111,10 @@ def patience(me: Victim, since: float) -> float | None:
     if scope is None or me.is_deaf:
         return None
     assert scope.cancelled_at is not None
-    return since if is_hurried(me.scope) else max(scope.cancelled_at, since) + grace_of(scope)
+    if is_hurried(me.scope):
+        return since
+    until = max(scope.cancelled_at, since) + grace_of(scope)
+    return min(until, scope.cut_off) if scope.cut_off else until
 
 
 def _is_patient(me: Victim) -> bool:
@@ -245,5 +253,7 @@ def _widen(me: Victim, scope: Scope) -> None:
 def _end_of_grace(me: Victim, scope: Scope) -> float:
     """Until when clean-up for `scope`, which begins now, may park: no longer than the clean-up that it is part of."""
     until = now() + grace_of(scope)
+    if scope.cut_off:
+        until = min(until, scope.cut_off)
     end = me.scope.grace_end  # type: ignore[union-attr]
     return min(until, end) if end else until

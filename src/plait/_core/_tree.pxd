@@ -9,6 +9,7 @@ cdef class Scope(WaitWord):
     cdef public object container
     cdef public object grace
     cdef public object cancelled_at
+    cdef public double cut_off
     cdef public bint is_hurried
     cdef public bint is_shield
     cdef public bint is_time_limit
@@ -41,7 +42,7 @@ cdef class Delivery:
 cdef class CancelScope(Scope):
     cdef public Delivery _told
 
-@cython.locals(found=Scope, is_hidden=bint)
+@cython.locals(found=Scope, is_hidden=bint, is_out_of_clean_up=bint)
 cdef Scope _outermost(Scope scope, bint is_timely)
 cpdef Scope pending(Scope scope)
 cpdef Scope pending_now(Scope scope)
@@ -49,4 +50,6 @@ cpdef bint is_cancelled(Scope scope) except -1
 cpdef bint is_hurried(Scope scope) except -1
 cpdef double grace_of(Scope scope) except -1
 cpdef horizon(Scope above)
+@cython.locals(end=double, scope=Scope)
+cdef double _end_of_shelter(Scope shield) except -1
 cdef object Cancelled

@@ -15,7 +15,8 @@ A *shield* is a scope that hides the cancels above it from what is below it, unt
 know: there a wait has to look again. It keeps what the thread had been told, and gives it back when it closes. A scope
 that is opened while the thread cleans up is a shield for as long as the clean-up may take; whatever is granted below,
 to clean-up or to shields, ends with that (`grace_end`). Other shields are asked for. Who has no patience left (a second
-Ctrl-C) hurries a cancelled scope: nothing hides it any more, and no grace is left below it.
+Ctrl-C) hurries a cancelled scope: nothing hides it any more, and no grace is left below it. Who has less patience (a second
+cancel, with a grace) cuts clean-up for it off at an instant (`cut_off`), which ends all shields that are part of clean-up.
 
 Protocol (cancel and park).
     Victim:     1. joins the container of its group, on its first wait or when it opens a group (under the container's lock)
@@ -77,6 +78,7 @@ class Scope(WaitWord):
         "cancelled_at",
         "cause",
         "container",
+        "cut_off",
         "deadline",
         "grace",
         "grace_end",
@@ -96,6 +98,7 @@ class Scope(WaitWord):
     grace: float | None  # seconds; None: what the scope above grants. Written before the cancel
     cancelled_at: float | None  # None, then the instant of the cancel, for good. Written under cancelling
     deadline: float  # the instant when time cancels it; 0.0: there is none. Written by the owner, under cancelling
+    cut_off: float  # the instant when clean-up for it has to be over; 0.0: as its grace says. Written under cancelling
     is_hurried: bool  # cancelled, and out of patience: shields below hide nothing of it, no grace is left. Set once
     is_time_limit: bool  # a block whose time is limited: what is spawned inside may expect to be, too. Written once
     is_shield: bool  # hides the cancels above it until `shelter`. Written once
@@ -135,6 +138,18 @@ class Scope(WaitWord):
 
     def stay_open(self) -> None:
         """In a child that the owner has forked inside this scope, which stays open there. The owner's."""
+
+    def cut_grace(self, grace: float) -> None:
+        """Let clean-up for this scope, which is cancelled, be over in `grace` seconds, unless it is to be sooner.
+
+        Any thread; never parks.
+        """
+        end = now() + grace
+        with cancelling:
+            if self.cut_off and self.cut_off <= end:
+                return
+            self.cut_off = end
+        _wake_all_under(self)
 
     def hurry(self) -> None:
         """Have no more patience with what is under this scope, which is cancelled: neither shields nor grace count.
@@ -216,6 +231,7 @@ class CancelScope(Scope):
         self.container = container
         self.grace = grace
         self.cancelled_at = None
+        self.cut_off = 0.0
         self.is_hurried = False
         self.is_shield = False
         self.is_time_limit = False
@@ -284,14 +300,18 @@ def pending_now(scope: Scope | None) -> Scope | None:
 
 def _outermost(scope: Scope | None, is_timely: bool) -> Scope | None:  # noqa: FBT001 - compiled
     found = None
-    is_hidden = False
+    is_hidden = is_out_of_clean_up = False  # by what shields: those of clean-up end with it
     while scope is not None:
         if is_timely and scope.deadline and scope.cancelled_at is None and scope.deadline <= now():
             scope.expire(0)
-        if scope.cancelled_at is not None and (scope.is_hurried or not is_hidden):
+        if scope.cancelled_at is not None and (
+            not is_hidden or scope.is_hurried or (scope.cut_off and not is_out_of_clean_up and scope.cut_off <= now())
+        ):
             found = scope
         if scope.is_shield and now() < scope.shelter:
             is_hidden = True
+            if not scope.grace_end:
+                is_out_of_clean_up = True
         scope = scope.parent
     return found
 
@@ -338,9 +358,20 @@ def horizon(above: Scope | None) -> float | None:
         return None
     while above is not None:
         if above.is_shield and now() < above.shelter:
-            return above.shelter
+            return _end_of_shelter(above)
         above = above.parent
     return None
+
+
+def _end_of_shelter(shield: Scope) -> float:
+    """When the shelter of `shield` ends, or what it hides is cut off: as `_outermost` looks at it."""
+    end = shield.shelter
+    scope: Scope | None = shield
+    while scope is not None and (scope.grace_end or not scope.is_shield or now() >= scope.shelter):
+        if scope.cut_off and now() < scope.cut_off < end:
+            end = scope.cut_off
+        scope = scope.parent
+    return end
 
 
 def _whereabouts() -> tuple[str | None, str | None]:

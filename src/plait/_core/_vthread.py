@@ -170,6 +170,7 @@ class VirtualThread(Parker):
         self.container = None
         self.grace = group.scope.grace
         self.cancelled_at = None
+        self.cut_off = 0.0
         self.is_hurried = False
         self.is_shield = False
         self.is_time_limit = False
