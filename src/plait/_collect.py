@@ -36,7 +36,7 @@ from plait._core import (
     runtime,
     sleep,
 )
-from plait._default import default_group, group_around
+from plait._default import default_group, lasting_group_around
 from plait._errors import Cancelled, GroupClosed, GroupFailed
 from plait._failures import note_failures
 from plait._futures import Future, Waiting, drop_callback, lend_slot_among, limits_of
@@ -165,7 +165,9 @@ class _Calls:
 class _Host:
     """Calls whose block is held open by a thread of its own: an iterator must not hold a scope while it is suspended.
 
-    The thread is a daemon of the group that the iterator is begun in, so a cancel there reaches the calls. It must not if
+    The thread is a daemon of the group that the iterator is begun in, so a cancel there reaches the calls. (A signal handler
+    may begin one while its thread waits for a group to end: then it is the next group around, as for what comes after the
+    block, for a daemon would not keep that group open. A cancel of it comes to who uses the iterator.) It must not if
     the iterator is begun in a shield, or in clean-up: then it is one of the default group, and who uses the iterator ends
     it when cancelled. If that has come already, the thread knows by itself when the shield, or the grace, is over.
 
@@ -178,7 +180,7 @@ class _Host:
         self._process = os.getpid()  # where the thread is
         opened = _Arrivals()
         me = current_thread()
-        group = group_around()
+        group = lasting_group_around()
         until = refuge(me, group.scope)
         if until is not None:
             until = until if group.is_shut() else inf

@@ -157,7 +157,23 @@ def group_around() -> ThreadGroup:
 
     One that has closed is none of them: it may still be around a signal handler.
     """
-    scope: Scope | None = current_thread().scope
+    return _around(current_thread().scope)
+
+
+def lasting_group_around() -> ThreadGroup:
+    """As `group_around`, without those whose end the calling thread waits for: a signal handler asks, in the middle of that.
+
+    A group which it has open stays open for as long as it is busy here.
+    """
+    me = current_thread()
+    group = _around(me.scope)
+    while group.owner is me and group.joining and not isinstance(group, DefaultGroup):
+        group = _around(group.scope.parent)
+    return group
+
+
+def _around(scope: Scope | None) -> ThreadGroup:
+    """The group of the nearest scope from `scope` upwards that is one of an open group."""
     while scope is not None:
         if isinstance(scope, GroupScope) and scope.group.inside.count():
             return scope.group

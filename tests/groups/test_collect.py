@@ -12,7 +12,7 @@ import time
 import traceback
 
 import pytest
-from support import run_anywhere, run_program, until, wait_parked
+from support import handler_during, run_anywhere, run_program, until, wait_parked
 
 from plait import (
     Cancelled,
@@ -27,7 +27,7 @@ from plait import (
     race,
     shield,
 )
-from plait._core import current_thread
+from plait._core import WaitReason, current_thread
 from plait._originals import monotonic
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
@@ -697,6 +697,46 @@ def test_callable_with_an_odd_name():
     """Whatever it says it is called."""
     assert gather(Oddly()) == [1]
     assert race(Oddly()) == 1
+
+
+def test_pmap_begun_by_a_handler_in_the_join_of_a_group():
+    """The calls go on when the last child of that group has ended."""
+    gate = threading.Event()
+    results = []
+
+    def handle():
+        numbers = pmap(int, "123", limit=1)
+        results.append(next(numbers))
+        gate.set()
+        until(lambda: child.done() and not len(group))
+        results.extend(numbers)
+
+    with handler_during(WaitReason.GROUP, handle), ThreadGroup() as group:
+        child = group.spawn(gate.wait)
+    assert results == [1, 2, 3]
+
+
+def test_pmap_begun_by_a_handler_in_the_join_of_a_group_hears_of_its_cancel():
+    """Though the calls are not in the group: whoever waits for them is."""
+    trace = []
+
+    def call(number):
+        try:
+            group.cancel("enough")
+            sleep_forever()
+        finally:
+            trace.append(number)
+
+    def handle():
+        try:
+            next(pmap(call, "1"))
+        except Cancelled as told:
+            trace.append(told.reason)
+            raise
+
+    with handler_during(WaitReason.GROUP, handle), ThreadGroup() as group:
+        group.spawn(sleep_forever)
+    assert trace == ["1", "enough"]
 
 
 @pytest.mark.parametrize("where", ["main", "virtual"])
