@@ -82,7 +82,39 @@ class _TimeLimit(DeadlineScope):
         raise NotImplementedError
 
 
-class timeout(_TimeLimit):  # noqa: N801 - read as a word: with timeout(5)
+class _Span(_TimeLimit):
+    """A time limit of so many seconds, counted from entry."""
+
+    __slots__ = ("_seconds",)
+
+    @overload
+    def __init__(self, seconds: float, /) -> None: ...
+
+    @overload
+    def __init__(self, *, seconds: float) -> None: ...
+
+    def __init__(self, seconds: float = _MISSING) -> None:
+        name = type(self).__name__
+        if seconds is _MISSING:
+            raise TypeError(f"{name} needs its limit, in seconds: write {name}(5)")
+        super().__init__()
+        self._seconds = check_seconds(seconds, name)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._seconds:g})"
+
+    def reschedule(self, seconds: float | None) -> bool:
+        """As for any time limit."""
+        is_moved = super().reschedule(seconds)
+        if is_moved:
+            self._seconds = inf if seconds is None else float(seconds)
+        return is_moved
+
+    def _limit(self) -> float:
+        return now() + self._seconds
+
+
+class timeout(_Span):  # noqa: N801 - read as a word: with timeout(5)
     """A block that may take so many seconds; cut short at a cancel point, it raises `TimeoutError`.
 
     Any thread. Its clock starts on entry. Scopes nest: the one whose time is up turns the cancellation into its own
@@ -105,32 +137,7 @@ class timeout(_TimeLimit):  # noqa: N801 - read as a word: with timeout(5)
         too slow
     """
 
-    __slots__ = ("_seconds",)
-
-    @overload
-    def __init__(self, seconds: float, /) -> None: ...
-
-    @overload
-    def __init__(self, *, seconds: float) -> None: ...
-
-    def __init__(self, seconds: float = _MISSING) -> None:
-        if seconds is _MISSING:
-            raise TypeError("timeout needs its limit, in seconds: write timeout(5)")
-        super().__init__()
-        self._seconds = check_seconds(seconds, "timeout")
-
-    def __repr__(self) -> str:
-        return f"timeout({self._seconds:g})"
-
-    def reschedule(self, seconds: float | None) -> bool:
-        """As for any time limit."""
-        is_moved = super().reschedule(seconds)
-        if is_moved:
-            self._seconds = inf if seconds is None else float(seconds)
-        return is_moved
-
-    def _limit(self) -> float:
-        return now() + self._seconds
+    __slots__ = ()
 
     def _conclude(self, error: BaseException | None) -> bool:
         raise TimeoutError(f"not done within {self._seconds:g} seconds") from None
@@ -190,7 +197,7 @@ class deadline(_TimeLimit):  # noqa: N801 - read as a word: with deadline(at)
         raise TimeoutError("not done before the deadline") from None
 
 
-class move_on_after(_TimeLimit):  # noqa: N801 - read as words: with move_on_after(5)
+class move_on_after(_Span):  # noqa: N801 - read as words: with move_on_after(5)
     """A block that may take so many seconds; cut short at a cancel point, it ends quietly.
 
     As `timeout`, but without an error; `cancelled_caught` says afterwards whether the block was cut short.
@@ -204,25 +211,7 @@ class move_on_after(_TimeLimit):  # noqa: N801 - read as words: with move_on_aft
         True
     """
 
-    __slots__ = ("_seconds",)
-
-    @overload
-    def __init__(self, seconds: float, /) -> None: ...
-
-    @overload
-    def __init__(self, *, seconds: float) -> None: ...
-
-    def __init__(self, seconds: float = _MISSING) -> None:
-        if seconds is _MISSING:
-            raise TypeError("move_on_after needs its limit, in seconds: write move_on_after(5)")
-        super().__init__()
-        self._seconds = check_seconds(seconds, "move_on_after")
-
-    def __repr__(self) -> str:
-        return f"move_on_after({self._seconds:g})"
-
-    def _limit(self) -> float:
-        return now() + self._seconds
+    __slots__ = ()
 
     def _conclude(self, error: BaseException | None) -> bool:
         return True
