@@ -39,7 +39,7 @@ from plait._core import (
 from plait._default import default_group, lasting_group_around
 from plait._errors import Cancelled, GroupClosed, GroupFailed
 from plait._failures import note_failures
-from plait._futures import Future, Waiting, drop_callback, lend_slot_among, limits_of
+from plait._futures import Future, Waiting, drop_callback, lend_slot_among, limits_of, verify_coming
 from plait._groups import ThreadGroup
 from plait._native import cooperative, current
 from plait._scopes import move_on_after, shield
@@ -118,6 +118,7 @@ class _Calls:
     def __init__(self, name: str) -> None:
         self.group = ThreadGroup(name=name, grace=grace_of(current_thread().scope))
         self._count = 0
+        self._process = os.getpid()  # where they are
 
     def spawn(self, what: object, fn: Callable[..., T], *args: Any) -> Future[T]:
         """Call `fn(*args)`; should it fail, its error says which call it was, and of `what`."""
@@ -151,7 +152,7 @@ class _Calls:
     ) -> bool:
         """Wait for all calls."""
         try:
-            return self.group.__exit__(kind, error, traceback)
+            is_over = self.group.__exit__(kind, error, traceback)
         except BaseExceptionGroup as failures:
             first = self.group.exception
             assert first is not None
@@ -160,6 +161,21 @@ class _Calls:
                 if failures.__cause__ is None and not first.__suppress_context__:
                     failures.__context__ = first.__context__
             raise first from failures
+        if error is None:
+            self.verify_here()  # a signal handler may have forked meanwhile
+        return is_over
+
+    def verify_here(self) -> None:
+        """Refuse to go on in a child process, forked meanwhile: `RuntimeError`."""
+        if self._process != os.getpid():
+            raise begun_elsewhere(self.group.name)
+
+
+def begun_elsewhere(what: str) -> RuntimeError:
+    """The error for who goes on in a forked child with `what`, which was begun before the fork."""
+    return RuntimeError(
+        f"this {what} was begun in the process that has forked this one, where its calls are: begin another one here"
+    )
 
 
 class _Host:
@@ -171,13 +187,13 @@ class _Host:
     the iterator is begun in a shield, or in clean-up: then it is one of the default group, and who uses the iterator ends
     it when cancelled. If that has come already, the thread knows by itself when the shield, or the grace, is over.
 
-    In a child process that is forked meanwhile there is neither the thread nor the calls: nothing is ended there.
+    In a child process that is forked meanwhile there is neither the thread nor the calls: nothing is ended there, and who
+    asks for more is told so.
     """
 
     def __init__(self, name: str) -> None:
         self.calls = _Calls(name)
         self.failure: BaseException | None = None  # what the block has raised
-        self._process = os.getpid()  # where the thread is
         opened = _Arrivals()
         me = current_thread()
         group = lasting_group_around()
@@ -211,7 +227,7 @@ class _Host:
         """Cancel the calls at work, and wait for their end, as far as the calling thread may wait."""
         if self._thread.done() or not runtime.is_started:  # at the end of the process nothing can be waited for
             return
-        if self._process != os.getpid():
+        if not self._thread.is_here():
             return
         self._thread.cancel()
         if _is_amid():
@@ -306,7 +322,7 @@ def as_completed(futures: Iterable[F], timeout: float | None = None) -> Iterator
 
     Any futures of `concurrent.futures`. Raises `TimeoutError` when `timeout` seconds have passed since the first was
     asked for, `TypeError` at once if something else than a future is among them, `RuntimeError` when the thread whose own
-    future is among them asks for the first.
+    future is among them asks for the first, and to who goes on in a child process, forked meanwhile.
 
     Example:
         >>> import threading
@@ -339,6 +355,10 @@ def _arriving(waiting: dict[F, None], span: float | None) -> Iterator[F]:
     me = current_thread()
     if isinstance(me, Future) and me in waiting:
         raise RuntimeError(f"{me!r} cannot wait for its own outcome")
+    for future in waiting:
+        if isinstance(future, Future):
+            verify_coming(future)
+    process = os.getpid()
     arrivals = _Arrivals()
     arrived = arrivals.put  # the one object that stands with all futures
     lend = partial(lend_slot_among, limits_of(waiting), deadline=deadline)
@@ -346,6 +366,8 @@ def _arriving(waiting: dict[F, None], span: float | None) -> Iterator[F]:
         for future in waiting:
             future.add_done_callback(arrived)
         for count in range(len(waiting), 0, -1):
+            if process != os.getpid():
+                raise begun_elsewhere("as_completed")
             try:
                 yield _lending(lambda me: arrivals.take(me, deadline), lend, deadline)
             except TimeoutError:
@@ -387,7 +409,8 @@ def pmap(fn: Callable[[S], T], iterable: Iterable[S], *, limit: int | None = Non
     Each step is a cancel point. An iterator that is not wanted any more is closed with `close()`, or by dropping it
     (as a `for` loop does that is left early): the calls at work are cancelled, and have ended when it is closed. If one has
     failed by then, `close()` raises its error (and Python reports it, to `sys.unraisablehook`, if nobody has called that).
-    In a child process, forked meanwhile, that leaves the calls alone, which are the parent's.
+    In a child process, forked meanwhile, that leaves the calls alone, which are the parent's; a step raises `RuntimeError`
+    there.
 
     Raises:
         TypeError, ValueError: `fn` cannot be called, `iterable` is none, or `limit` is no number from 1 up.
@@ -420,6 +443,7 @@ def _mapped(fn: Callable[[S], T], items: Iterator[S], limit: int, *, ordered: bo
     refusal: Exception | None = None
     try:
         while True:
+            host.calls.verify_here()
             while at_work < limit and not is_exhausted and host.calls.group.exception is None:
                 try:
                     item = next(items)

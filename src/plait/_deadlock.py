@@ -36,7 +36,9 @@ A thread that holds nothing can be in no circle, and does not walk.
 A signal handler that runs while the main thread waits counts as a part of that wait: what it takes meanwhile is held by
 a thread that waits. If it has to wait itself, that wait stands for the thread until it is over.
 
-A virtual thread that ends with a lock in hand will never let go.
+A virtual thread that ends with a lock in hand will never let go, nor will, in a forked child, a thread of the parent's. The
+waits of these are taken out of all queues there.
+
     Ender:   1. marks itself ended     2. under the graph's lock: sees who is registered for what it holds
                                        3. has them look again
     Waiter:  under the graph's lock: looks whether a holder has ended, and registers. When it wakes, it looks again.
@@ -129,8 +131,13 @@ def _waiting_threads() -> dict[Parker, list[Parker]]:
     return threads
 
 
+def is_orphan(hold: Hold) -> bool:
+    """Whether the thread of `hold` has ended, or is one of the process that has forked this one. Any thread."""
+    return hold[0].is_ended() or not hold[0].is_here()
+
+
 def orphaned(wait: Wait, hold: Hold) -> DeadlockError:
-    """The error for `wait`: the thread of `hold` has ended."""
+    """The error for `wait`: the thread of `hold` never lets go."""
     return DeadlockError(_describe([(wait, hold)]))
 
 
@@ -143,7 +150,7 @@ def _find_circle(first: Wait) -> list[tuple[Wait, Hold]] | None:
     if _has_orphans:
         for hold in first.shared._blockers(first):  # noqa: SLF001
             # A reader that is kept out by a waiting writer need not worry about readers: the writer will, and give up.
-            if hold[0].is_ended() and (first.is_writer or hold[5]):
+            if is_orphan(hold) and (first.is_writer or hold[5]):
                 return [(first, hold)]
     if not me.holds:
         return None
@@ -171,6 +178,12 @@ def _find_circle(first: Wait) -> list[tuple[Wait, Hold]] | None:
 
 def _describe(circle: list[tuple[Wait, Hold]]) -> str:
     first, hold = circle[0]
+    if len(circle) == 1 and not hold[0].is_here():
+        return (
+            f"{called(first.thread)} would wait for ever, at {place(first.code, first.offset)}, {_sought(first)}: "
+            f"{_holder(first, hold)}, in the process that has forked this one, and lets it go there. Fork while no other "
+            f"thread holds it, or make another one here"
+        )
     if len(circle) == 1:
         return (
             f"{called(first.thread)} would wait for ever, at {place(first.code, first.offset)}, {_sought(first)}: "
@@ -213,6 +226,19 @@ def _holder_ended(thread: VirtualThread) -> None:
         shared._disturb()  # noqa: SLF001
 
 
+def _after_fork() -> None:
+    """In a child process: of those who wait nobody is there, and of those who hold something hardly anybody."""
+    global _has_orphans  # noqa: PLW0603 - as above
+    _has_orphans = True
+    for registered in _waits.values():
+        wait: Wait | None = registered
+        while wait is not None:
+            if not wait.thread.is_here():
+                wait.shared._forget(wait)  # noqa: SLF001
+            wait = wait.outer
+    _waits.clear()
+
+
 on_holder_end.append(_holder_ended)
 lock_waits.append(_waiting_threads)
-os.register_at_fork(after_in_child=_waits.clear)
+os.register_at_fork(after_in_child=_after_fork)

@@ -211,6 +211,7 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
 
     @property
     def _waiters(self) -> _Waiters:  # type: ignore[override]
+        verify_coming(self)
         return _Waiters(self._watch().waiters, self.group.slots)
 
     @property
@@ -337,11 +338,17 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
             if slots is not None:
                 slots.take_back(me, deadline)
         if not is_done:
+            verify_coming(self)
             raise TimeoutError(f"{self!r} was not done after {timeout} seconds")
 
     def wait_done(self, me: Parker, deadline: float | None = None) -> bool:
-        """Park until it is done; False when the instant `deadline` comes first. `me`, the caller, lends no slot."""
+        """Park until it is done; False when the instant `deadline` comes first, or if it never will be done here.
+
+        `me`, the caller, lends no slot.
+        """
         while True:
+            if not self.is_here():
+                return bool(self.is_settled())
             epoch = me.arm()
             if not watch(self, me, epoch):
                 me.withdraw()
@@ -354,6 +361,15 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
                 return True
             if outcome == TIMED_OUT:
                 return False
+
+
+def verify_coming(future: VirtualThread) -> None:
+    """Refuse to wait for a call of the process that has forked this one: here it never ends. `RuntimeError`."""
+    if not future.is_here() and not future.is_settled():
+        raise RuntimeError(
+            f"{future!r} belongs to the process that has forked this one, and here it never ends: wait for it there, or spawn "
+            f"another one here"
+        )
 
 
 def drop_callback(future: Future[Any], fn: Callable[[Any], object]) -> None:

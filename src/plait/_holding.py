@@ -119,6 +119,10 @@ class Shared(Generic[T]):
         """`wait` is over; False if it was served before."""
         raise NotImplementedError
 
+    def _forget(self, wait: Wait) -> None:
+        """In a forked child: the thread of `wait` is not there."""
+        raise NotImplementedError
+
     def _holders(self) -> Iterable[Hold]:
         """Who holds it now."""
         raise NotImplementedError

@@ -29,7 +29,7 @@ from plait._core import (
     lot_wake_one,
     now,
 )
-from plait._deadlock import Wait, begin_wait, end_wait, orphaned
+from plait._deadlock import Wait, begin_wait, end_wait, is_orphan, orphaned
 from plait._errors import Cancelled, DeadlockError, PoisonedError
 from plait._holding import MISSING, Block, Shared, Taken, called, check_change, end_hold, new_hold, place
 
@@ -257,13 +257,13 @@ class Mutex(Shared[T]):
                 f"a mutex is not reentrant"
             )
         wait = Wait(me, self, True, caller_code(), caller_offset())
-        orphan: list[Hold] = []  # the hold of a thread that has ended: as good as the lock for an end of the wait
+        orphan: list[Hold] = []  # the hold of a thread that never lets go: as good as the lock for an end of the wait
 
         def attempt() -> bool:
             if self._free.take():
                 return True
             held = self._held
-            if held is not None and held[0].is_ended():
+            if held is not None and is_orphan(held):
                 orphan.append(held)
             return bool(orphan)
 
@@ -303,6 +303,9 @@ class Mutex(Shared[T]):
 
     def _withdraw(self, wait: Wait) -> bool:
         return True
+
+    def _forget(self, wait: Wait) -> None:
+        pass
 
     def _holders(self) -> Iterable[Hold]:
         hold = self._held

@@ -267,6 +267,10 @@ class RWLock(Shared[T]):
         self._wake(granted)
         return True
 
+    def _forget(self, wait: Wait) -> None:
+        with self._lock:
+            (self._waiting_writers if wait.is_writer else self._waiting_readers).pop(wait, None)
+
     def _granted(self, wait: Wait) -> Hold:
         """The hold that `wait` was granted."""
         with self._lock:

@@ -44,7 +44,7 @@ from plait._core import (
     wait_descriptors,
 )
 from plait._exchange import CLOSED, DONE, WAIT, Entry, Exchange
-from plait._futures import Future, lend_slot_among, limits_of, unwatch, watch
+from plait._futures import Future, lend_slot_among, limits_of, unwatch, verify_coming, watch
 from plait._native import poll_now
 
 if TYPE_CHECKING:
@@ -418,6 +418,7 @@ def _prepare(me: Parker, source: Any) -> _Case:
     if isinstance(source, Future):
         if source is me:
             raise RuntimeError(f"{source!r} cannot wait for its own outcome")
+        verify_coming(source)
         return _Future(source)
     if isinstance(source, concurrent.futures.Future):
         return _ForeignFuture(source)

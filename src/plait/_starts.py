@@ -68,7 +68,7 @@ class _Wait(Waiting, Generic[V]):
         self.waiter = me = current_thread()
         slots = lend_slot(me, child.group.slots)
         try:
-            lot_wait(me, id(self), lambda: bool(self._values) or child.done(), WaitReason.START)
+            lot_wait(me, id(self), lambda: bool(self._values) or child.done() or not child.is_here(), WaitReason.START)
         except BaseException:
             child.cancel()
             raise

@@ -739,6 +739,124 @@ def test_pmap_begun_by_a_handler_in_the_join_of_a_group_hears_of_its_cancel():
     assert trace == ["1", "enough"]
 
 
+FORK = """
+        import concurrent.futures, os, select, signal, threading, time, warnings, plait
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and later warn of a fork with threads
+        def both(call):
+            child = os.fork()
+            if child:
+                return os.waitpid(child, 0)[1]
+            try:
+                call()
+            except RuntimeError as error:
+                print(error, flush=True)
+                os._exit(0)
+            finally:
+                os._exit(1)
+"""
+
+
+@pytest.mark.parametrize("where", ["main", "virtual"])
+@pytest.mark.parametrize(
+    "begin", ["pmap(abs, range(9), limit=2)", "pmap(abs, range(9), ordered=False)", "as_completed([done, parked])"]
+)
+def test_iterator_that_goes_on_in_a_forked_child(where, begin):
+    """Its calls are the parent's: each step says so, and waits for nothing."""
+    out, _ = run_program(f"""
+        {FORK}
+        def body():
+            with plait.ThreadGroup() as group:
+                done, parked = group.spawn(int), group.spawn(time.sleep, 3600)
+                results = plait.{begin}
+                next(results)
+                print(both(lambda: next(results)))
+                results.close()
+                group.cancel()
+        body() if {where!r} == "main" else plait.spawn(body).result()
+    """)
+    what = begin.partition("(")[0]
+    assert out == (
+        f"this {what} was begun in the process that has forked this one, where its calls are: begin another one here\n"
+        "0\n"
+    )
+
+
+@pytest.mark.parametrize("where", ["main", "virtual"])
+@pytest.mark.parametrize(
+    "wait",
+    [
+        "parked.result()",
+        "parked.exception(timeout=3600)",
+        "concurrent.futures.wait([parked])",
+        "next(plait.as_completed([parked]))",
+        "plait.select(parked)",
+    ],
+)
+def test_future_of_the_parents_in_a_forked_child(where, wait):
+    """Who would wait for ever is told so."""
+    out, _ = run_program(f"""
+        {FORK}
+        def body():
+            with plait.ThreadGroup() as group:
+                done, parked = group.spawn(int), group.options(name="sleeper").spawn(time.sleep, 3600)
+                assert done.result() == 0
+                while not parked.waits_for:
+                    time.sleep(0.001)
+                print(both(lambda: done.result() or {wait}))
+                group.cancel()
+        body() if {where!r} == "main" else plait.spawn(body).result()
+    """)
+    assert out == (
+        "<Future of 'sleeper' running> belongs to the process that has forked this one, and here it never ends: wait for it "
+        "there, or spawn another one here\n0\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "reason", "text"),
+    [
+        ("plait.gather(park)", "GROUP", "this gather was begun in"),
+        ("plait.race(park)", "GROUP", "this race was begun in"),
+        ("group.spawn(park).result()", "FUTURE", "<Future of 'park-1' "),
+        ("group.start(lambda started: park())", "START", "<Future of "),
+    ],
+)
+def test_fork_by_a_handler_in_a_wait_for_calls(call, reason, text):
+    """In the child the wait that the handler has interrupted says that its calls are not there."""
+    out, _ = run_program(f"""
+        {FORK}
+        def fork(*args):
+            global is_struck, child
+            if not is_struck:
+                is_struck = True
+                child = os.fork()
+                if child:
+                    status.append(os.waitpid(child, 0)[1])
+                    gate.set()
+        def strike():
+            while not is_struck:
+                if me.waits_for and me.waits_for.name == {reason!r}:
+                    signal.pthread_kill(main, signal.SIGUSR1)
+                time.sleep(0.001)
+        def park():
+            gate.wait()
+        signal.signal(signal.SIGUSR1, fork)
+        main, me = threading.main_thread().ident, plait._core.current_thread()
+        gate, is_struck, status = threading.Event(), False, []
+        threading.Thread(target=strike).start()
+        try:
+            with plait.ThreadGroup() as group:
+                {call}
+        except* RuntimeError as error:
+            if not child:
+                print(error.exceptions[0], flush=True)
+                os._exit(0)
+        print(status)
+    """)
+    assert out.startswith(text)
+    assert out.endswith("\n[0]\n")
+
+
 @pytest.mark.parametrize("where", ["main", "virtual"])
 def test_loop_that_is_left_in_a_forked_child(where):
     """The calls are the parent's: the child waits for none of them."""

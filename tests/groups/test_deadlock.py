@@ -581,6 +581,75 @@ def test_in_a_forked_child_nobody_waits():
     assert out == "{}\n"
 
 
+@pytest.mark.parametrize("where", ["main", "virtual"])
+@pytest.mark.parametrize("lock", ["plait.Mutex(0).lock", "plait.RWLock(0).write"])
+def test_lock_that_a_thread_of_the_parents_holds(where, lock):
+    """In a forked child nobody ever lets it go: who wants it is told so. What the one who has forked holds is its own."""
+    out, _ = run_program(f"""
+        import os, threading, warnings, plait
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and later warn of a fork with threads
+        def hold():
+            with lock():
+                held.set()
+                gate.wait()
+        def fork():
+            with mine():
+                child = os.fork()
+                if child:
+                    return os.waitpid(child, 0)[1]
+                try:
+                    with plait.ThreadGroup() as group:
+                        waits = group.spawn(lambda: mine().__enter__())
+                        while not waits.waits_for:
+                            plait.checkpoint()
+                        waits.cancel()
+                    lock().__enter__()
+                except plait.DeadlockError as error:
+                    print(error, flush=True)
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+        lock, mine = {lock}, {lock}
+        held, gate = threading.Event(), threading.Event()
+        holder = threading.Thread(target=hold)
+        holder.start()
+        held.wait()
+        print(fork() if {where!r} == "main" else plait.spawn(fork).result())
+        gate.set()
+        holder.join()
+    """)
+    text, status = out.splitlines()
+    assert "would wait for ever, at " in text
+    assert text.endswith(
+        ", in the process that has forked this one, and lets it go there. Fork while no other thread holds it, or make "
+        "another one here"
+    )
+    assert status == "0"
+
+
+def test_in_a_forked_child_an_rwlock_goes_to_who_is_there():
+    """Threads of the parent's that waited for it are not in its queues any more."""
+    out, _ = run_program("""
+        import os, threading, warnings, plait
+        from plait import _deadlock
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and later warn of a fork with threads
+        lock = plait.RWLock(0)
+        with lock.write():
+            threads = [threading.Thread(target=wait) for wait in (lambda: lock.replace(1), lambda: lock.read().__enter__())]
+            for thread in threads:
+                thread.start()
+            while len(_deadlock._waits) < 2:
+                pass
+            child = os.fork()
+        if not child:
+            lock.replace(2)
+            with lock.read() as value:
+                os._exit(value != 2)
+        print(os.waitpid(child, 0)[1])
+    """)
+    assert out == "0\n"
+
+
 def test_ended_thread_that_let_go():
     """A thread that ends after it let go of everything is not looked at again."""
     mutex = Mutex(0)

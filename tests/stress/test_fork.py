@@ -359,18 +359,19 @@ def test_fork_by_a_signal_handler(carriers, block, wait, end):
         f"""
         import signal
         def fork(*args):
-            global pid
-            if pid is None:
+            global is_struck, pid
+            if not is_struck:
+                is_struck = True
                 pid = os.fork()
                 {end}
         def strike():
-            while pid is None:
+            while not is_struck:
                 if is_inside and me.waits_for:
                     signal.pthread_kill(main, signal.SIGUSR1)
                 time.sleep(0.001)
         signal.signal(signal.SIGUSR1, fork)
         main, me = threading.main_thread().ident, plait._core.current_thread()
-        pid, is_inside = None, False
+        is_struck = is_inside = False
         threading.Thread(target=strike).start()
         with {block}:
             is_inside = True
