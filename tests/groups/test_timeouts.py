@@ -572,6 +572,16 @@ def test_cancel_that_comes_at_the_end_of_a_limit(monkeypatch):
     assert told == ["the group was cancelled"]
 
 
+@pytest.mark.parametrize("kind", [timeout, move_on_after])
+def test_limit_that_was_moved_is_called_by_the_new_one(kind):
+    """What messages say of it is what holds."""
+    with kind(3600) as limit:
+        assert limit.reschedule(7200)
+        assert repr(limit) == f"{kind.__name__}(7200)"
+        assert limit.reschedule(None)
+        assert repr(limit) == f"{kind.__name__}(inf)"
+
+
 @pytest.mark.parametrize("where", ["main", "virtual"])
 def test_limit_in_a_forked_child(where):
     """Both processes go on inside the block, and its time is up in both."""
