@@ -34,6 +34,7 @@ from support import descriptors
 import plait
 from plait import Cancelled, ThreadGroup
 from plait._core import WaitReason, runtime
+from plait._native import cooperative
 from plait.patch import _blocks, _descriptors, _files
 
 DATA = bytes(range(256)) * 4096
@@ -120,6 +121,29 @@ def test_whole_file_by_way_of_buffers_and_text(path, cache):
         assert on_virtual(file.read) == DATA.decode("latin-1")
     with open(path, "rb") as file:
         assert on_virtual(lambda: b"".join(file)) == DATA
+
+
+def test_regular_file_in_non_blocking_mode(path, cache):
+    """The mode means nothing to it: a read gives what it would else, whether it waits for the disk or not."""
+
+    def body():
+        with _without_waiting(path, buffering=0) as raw, _without_waiting(path) as file:
+            buffer = bytearray(5000)
+            got = [raw.read(5000), raw.readinto(buffer), raw.readall(), b"".join(file)]
+            fd = raw.fileno()
+            os.lseek(fd, 0, os.SEEK_SET)
+            return [*got, os.read(fd, 1000), os.readv(fd, [buffer])]
+
+    expected = body()
+    if cache == "in part":  # two looks; only `readinto` has as many as it needs
+        expected = [DATA[:2000], 5000, DATA[7000:], DATA, DATA[:1000], 2000]
+    with ThreadGroup():
+        assert body() == expected
+    assert on_virtual(body) == expected
+
+
+def _without_waiting(path, **kwargs):
+    return open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK), **kwargs)
 
 
 def test_write_and_truncate(tmp_path, cache):
@@ -373,6 +397,33 @@ def test_writers_to_terminals_leave_the_workers_to_others():
 
 
 # ---- splice ----
+
+
+@pytest.mark.parametrize("end", ["file", "pipe", "flag"])
+def test_splice_without_waiting_for_a_pipe(path, pipe, monkeypatch, end):
+    """It may wait for the disk nevertheless, and does so on a worker. The mode of the file means nothing."""
+    seen = []
+    splice = _blocks._splice
+
+    def watched(*args, **kwargs):
+        seen.append(cooperative())
+        return splice(*args, **kwargs)
+
+    monkeypatch.setattr(_blocks, "_splice", watched)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.set_blocking({"file": fd, "pipe": pipe[1], "flag": fd}[end], False)
+        flags = os.SPLICE_F_NONBLOCK if end == "flag" else 0
+        assert on_virtual(os.splice, fd, pipe[1], 100, offset_src=5, flags=flags) == 100
+        assert seen == [None]
+        if end == "file":
+            return
+        room = fill_pipe(pipe[1])
+        assert room > 0
+        os.set_blocking(pipe[1], end == "flag")
+        assert on_virtual(described, os.splice, fd, pipe[1], 100, flags=flags)[1] == "BlockingIOError"
+    finally:
+        os.close(fd)
 
 
 @pytest.mark.parametrize("make", [socket.socketpair, tcp_pair], ids=["unix", "tcp"])

@@ -8,8 +8,9 @@ import time
 import pytest
 from patch.helpers import PlatformCall, described, fill_pipe, is_parked, on_virtual, wait_parked, wait_until
 
-from plait import ThreadGroup
+from plait import ThreadGroup, _originals
 from plait._core import WaitReason
+from plait._native import cooperative
 from plait.patch import _descriptors
 
 
@@ -331,6 +332,34 @@ def test_sendfile_into_a_socket_in_non_blocking_mode(file):
         sent = on_virtual(os.sendfile, near.fileno(), file, 0, 1 << 20)
         assert 0 < sent < 1 << 20
         assert on_virtual(described, os.sendfile, near.fileno(), file, sent, 1 << 20)[1] == "BlockingIOError"
+
+
+@pytest.mark.parametrize("kind", ["socket", "pipe"])
+def test_sendfile_in_non_blocking_mode_of_what_is_not_in_memory(file, monkeypatch, kind):
+    """What it waits for is the disk: on a worker. Then it sends what there is room for."""
+    readers = []
+    read = _originals.os_pread
+
+    def watched(*args):
+        readers.append(cooperative())
+        return read(*args)
+
+    monkeypatch.setattr(_originals, "os_pread", watched)
+    monkeypatch.setattr(_originals, "os_sendfile", None)
+    monkeypatch.setattr(_descriptors, "read_nowait", lambda fd, size, offset=-1: None)
+    near, far = os.pipe()[::-1] if kind == "pipe" else (end.detach() for end in socket.socketpair())
+    try:
+        os.set_blocking(near, False)
+        sent = on_virtual(os.sendfile, near, file, 5, 1 << 20)
+        assert 0 < sent < 1 << 20
+        assert on_virtual(described, os.sendfile, near, file, sent, 1 << 20)[1] == "BlockingIOError"
+        assert on_virtual(os.sendfile, near, file, 1 << 20, 5) == 0
+        assert os.pread(file, sent, 5) == _read_up_to(far, sent)
+    finally:
+        os.close(near)
+        os.close(far)
+    assert readers
+    assert not any(readers)
 
 
 def test_socket(kernel):

@@ -21,7 +21,7 @@ from patch.helpers import (
 )
 
 from plait import ThreadGroup, _originals
-from plait._native import cooperative, held, read_into_nowait, read_nowait, write_nowait
+from plait._native import cooperative, held, original, read_into_nowait, read_nowait, write_nowait
 from plait.patch import _blocks, _workers
 
 SIZE = 1 << 16
@@ -121,7 +121,10 @@ def writers(monkeypatch):
 
 @pytest.mark.parametrize("name", ["write", "pwrite", "FileIO.write"])
 @pytest.mark.parametrize("kind", [bytes, bytearray])
-@pytest.mark.parametrize(("flags", "size"), [(os.O_DSYNC, 10), (os.O_SYNC, 10), (os.O_DSYNC, 1 << 20)])
+@pytest.mark.parametrize(
+    ("flags", "size"),
+    [(os.O_DSYNC, 10), (os.O_SYNC, 10), (os.O_DSYNC, 1 << 20), (os.O_DSYNC | os.O_NONBLOCK, 10)],
+)
 def test_write_that_waits_for_the_disk(tmp_path, writers, name, kind, flags, size):
     """It is left to a worker."""
     data = kind(b"z" * size)
@@ -135,11 +138,12 @@ def test_write_that_waits_for_the_disk(tmp_path, writers, name, kind, flags, siz
 
 
 @pytest.mark.parametrize("name", ["write", "pwrite", "FileIO.write"])
-def test_large_write_where_the_kernel_cannot_tell(tmp_path, writers, monkeypatch, name):
-    """It is left to a worker; a small one goes to the page cache at once."""
+@pytest.mark.parametrize("mode", [0, os.O_NONBLOCK], ids=["blocking", "non-blocking"])
+def test_large_write_where_the_kernel_cannot_tell(tmp_path, writers, monkeypatch, name, mode):
+    """It is left to a worker; a small one goes to the page cache at once. The mode of a regular file means nothing."""
     for module in ("_descriptors", "_blocks"):
         monkeypatch.setattr(f"plait.patch.{module}.write_nowait", lambda *args: NotImplemented)
-    fd = os.open(tmp_path / "new", os.O_WRONLY | os.O_CREAT)
+    fd = os.open(tmp_path / "new", os.O_WRONLY | os.O_CREAT | mode)
     try:
         assert on_virtual(CALLS[name], fd, bytes(10)) == 10
         assert writers.pop() is not None
@@ -147,6 +151,20 @@ def test_large_write_where_the_kernel_cannot_tell(tmp_path, writers, monkeypatch
         assert writers == [None]
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize("taken", [None, 10])
+def test_write_in_non_blocking_mode_of_which_a_part_waits(tmp_path, writers, monkeypatch, taken):
+    """What does not go into the page cache at once is written by a worker: the mode means nothing to a regular file."""
+    write = original(os.write)
+    monkeypatch.setattr("plait.patch._descriptors.write_nowait", lambda fd, view: taken and write(fd, view[:taken]))
+    fd = os.open(tmp_path / "new", os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK)
+    try:
+        assert on_virtual(os.write, fd, bytes(range(100))) == 100
+    finally:
+        os.close(fd)
+    assert writers == [None]
+    assert (tmp_path / "new").read_bytes() == bytes(range(100))
 
 
 # ---- the number that a worker uses ----

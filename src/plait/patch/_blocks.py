@@ -33,7 +33,6 @@ from plait._native import (
 )
 from plait.patch import _descriptors
 from plait.patch._closing import Wait
-from plait.patch._descriptors import read_some
 from plait.patch._registry import ClassPatch, Leaf, method
 from plait.patch._workers import (
     change_on_worker,
@@ -127,8 +126,7 @@ def readv(fd: Any, buffers: Any, /) -> int:
         return _readv(fd, buffers)  # type: ignore[no-any-return]  # converts, or refuses
     if is_direct(fd):
         return read_aligned(cooperative(), fd, buffers)
-    data = read_some(cooperative(), fd, room)
-    return _readv(fd, buffers) if data is None else _scattered(data, buffers)
+    return _scattered(_descriptors.read(fd, room), buffers)
 
 
 def preadv(fd: Any, buffers: Any, offset: Any, flags: int = 0, /) -> int:
@@ -225,10 +223,12 @@ def splice(src: int, dst: int, count: int, offset_src: Any = None, offset_dst: A
         return _splice(src, dst, count, offset_src, offset_dst, flags)  # type: ignore[no-any-return]  # refuses
     src, dst, count = numbers
     at = {"offset_src": offset_src, "offset_dst": offset_dst}
-    if flags & _SPLICE_F_NONBLOCK or not (_is_blocking(src) and _is_blocking(dst)):
-        return _splice(src, dst, count, flags=flags, **at)  # type: ignore[no-any-return]
     ends = [(fd, events) for fd, events in ((src, READ), (dst, WRITE)) if is_pollable(fd)]
     job = (src, dst), _splice_onto, count, flags | _SPLICE_F_NONBLOCK, at
+    if flags & _SPLICE_F_NONBLOCK or not all(_is_blocking(fd) for fd, _ in ends):
+        if len(ends) < 2:  # it waits for the disk in spite of that
+            return change_on_worker(me, *job)  # type: ignore[no-any-return]
+        return _splice(src, dst, count, flags=flags, **at)  # type: ignore[no-any-return]
     attempt = partial(_splice, src, dst, count, flags=flags | _SPLICE_F_NONBLOCK, **at)
     with Wait(me, src, dst) as wait:
         wait.remember()
@@ -251,7 +251,7 @@ def splice(src: int, dst: int, count: int, offset_src: Any = None, offset_dst: A
 
 
 def _is_blocking(fd: int) -> bool:
-    """Of a socket, the mode may be another for the moment of somebody else's call."""
+    """Of a pollable file. Of a socket, the mode may be another for the moment of somebody else's call."""
     return is_in_blocking_mode(fd) if file_type(fd) == stat.S_IFSOCK else os.get_blocking(fd)
 
 

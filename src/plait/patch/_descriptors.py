@@ -3,7 +3,8 @@ at once as far as they are in the page cache, and on a worker beyond that. Writi
 does not wait for the disk as a rule; on file systems of a network, and FUSE's, it is left to a worker.
 
 Linux says of most files whether a call would wait (RWF_NOWAIT). A descriptor in non-blocking mode keeps its
-`BlockingIOError`. On a blocking one `os.write` writes everything, as the kernel does; cancelled half-way it returns how
+`BlockingIOError`, unless it leads to a regular file or a block device: to these the mode means nothing, and they wait for
+the disk in either. On a blocking one `os.write` writes everything, as the kernel does; cancelled half-way it returns how
 much was written, as the kernel does on a signal, and the cancel comes at the next point.
 
 Where Linux cannot say it (terminals; before 6.4 pipes, before 6.5 sockets), a poll tells that there is room for
@@ -18,6 +19,7 @@ O_SYNC, O_DSYNC or O_DIRECT: these wait for the disk. How a worker does it: `_wo
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -70,7 +72,9 @@ def read(fd: int, length: int, /) -> bytes:
     if not isinstance(fd, int) or not isinstance(length, int):
         return _originals.os_read(fd, length)  # converts, or refuses
     data = read_some(cooperative(), fd, length)
-    return _originals.os_read(fd, length) if data is None else data  # raises BlockingIOError
+    if data is None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return data
 
 
 def read_some(me: Parker, fd: int, length: int) -> bytes | None:
@@ -80,18 +84,18 @@ def read_some(me: Parker, fd: int, length: int) -> bytes | None:
     while True:
         data = read_nowait(fd, length)
         if data is None:
+            if not is_pollable(fd):  # not in the page cache
+                return _read_on_worker(me, fd, length)
             if not os.get_blocking(fd):
                 return None
-            if not is_pollable(fd):  # not in the page cache
-                return on_worker(me, (fd,), _originals.os_read, length)  # type: ignore[no-any-return]
         elif data is not NotImplemented:
             if data and len(data) < length and not is_pollable(fd):
                 return _read_rest(me, fd, data, length)
             return data  # type: ignore[no-any-return]
-        elif not os.get_blocking(fd):
-            return _read_in_non_blocking_mode(fd, length)
         elif not is_pollable(fd):
             return _read_somewhere(me, fd, length)
+        elif not os.get_blocking(fd):
+            return _read_in_non_blocking_mode(fd, length)
         elif settings := terminal_timing(fd):
             return read_terminal(me, fd, length, *settings)
         elif poll_now(fd, READ):
@@ -104,16 +108,24 @@ def _read_rest(me: Parker, fd: int, data: bytes, length: int) -> bytes:
     with keeping(me):
         rest = read_nowait(fd, length - len(data))
         if rest is None or rest is NotImplemented:
-            rest = on_worker(me, (fd,), _originals.os_read, length - len(data))
+            rest = _read_on_worker(me, fd, length - len(data)) or b""
         return data + rest  # type: ignore[no-any-return]
     return data
 
 
-def _read_somewhere(me: Parker, fd: int, length: int) -> bytes:
+def _read_somewhere(me: Parker, fd: int, length: int) -> bytes | None:
     """From a file system that cannot tell whether a read would wait: a network's, say."""
     if is_in_memory(fd) and poll_now(fd, READ):  # /proc/kmsg waits for the next message
         return _originals.os_read(fd, length)
-    return on_worker(me, (fd,), _originals.os_read, length)  # type: ignore[no-any-return]
+    return _read_on_worker(me, fd, length)
+
+
+def _read_on_worker(me: Parker, fd: int, length: int) -> bytes | None:
+    """None only of files that heed the mode though they cannot be polled for: some of FUSE's, and /proc/kmsg."""
+    try:
+        return on_worker(me, (fd,), _originals.os_read, length)  # type: ignore[no-any-return]
+    except BlockingIOError:
+        return None
 
 
 def _read_in_non_blocking_mode(fd: int, length: int) -> bytes | None:
@@ -130,22 +142,21 @@ def read_into(me: Parker, fd: int, view: memoryview) -> int | None:
     while True:
         got = read_into_nowait(fd, view)
         if got is None:
+            if not is_pollable(fd):
+                return _filled(view, _read_on_worker(me, fd, view.nbytes))
             if not os.get_blocking(fd):
                 return None
-            if not is_pollable(fd):
-                return _filled(view, on_worker(me, (fd,), _originals.os_read, view.nbytes))
         elif got is not NotImplemented:
             if 0 < got < view.nbytes and not is_pollable(fd):
                 with keeping(me), view[got:] as rest:
                     return int(got + (read_into(me, fd, rest) or 0))
             return int(got)
-        elif not os.get_blocking(fd):
-            data = _read_in_non_blocking_mode(fd, view.nbytes)
-            return None if data is None else _filled(view, data)
         elif not is_pollable(fd):
             if is_direct(fd):
                 return read_aligned(me, fd, [view])
             return _filled(view, _read_somewhere(me, fd, view.nbytes))
+        elif not os.get_blocking(fd):
+            return _filled(view, _read_in_non_blocking_mode(fd, view.nbytes))
         elif settings := terminal_timing(fd):
             return _filled(view, read_terminal(me, fd, view.nbytes, *settings))
         elif poll_now(fd, READ):
@@ -153,7 +164,9 @@ def read_into(me: Parker, fd: int, view: memoryview) -> int | None:
         wait_open(me, fd, READ)
 
 
-def _filled(view: memoryview, data: bytes) -> int:
+def _filled(view: memoryview, data: bytes | None) -> int | None:
+    if data is None:
+        return None
     view[: len(data)] = data
     return len(data)
 
@@ -173,9 +186,9 @@ def write(fd: int, data: Any, /) -> int:
             return _write_otherwise(me, fd, view)
         if done == size:
             return size
-        if not os.get_blocking(fd):
-            return _originals.os_write(fd, view) if done is None else int(done)
         attempt = write_nowait if is_pollable(fd) else _write_elsewhere
+        if attempt is write_nowait and not os.get_blocking(fd):
+            return _originals.os_write(fd, view) if done is None else int(done)
         with Wait(me, fd, since=began if done else None) as wait:
             return _write_all(wait, fd, view, attempt, done or 0)
 
@@ -197,9 +210,8 @@ def _write_all(wait: Wait, fd: int, view: memoryview, attempt: Callable[..., int
 
 def _write_otherwise(me: Parker, fd: int, view: memoryview) -> int:
     """To a file of which Linux does not say whether a write would wait."""
-    if not view.nbytes or not os.get_blocking(fd):
-        return _originals.os_write(fd, view)
-    if not is_pollable(fd) and not write_waits(fd, view.nbytes):
+    does_not_wait = not os.get_blocking(fd) if is_pollable(fd) else not write_waits(fd, view.nbytes)
+    if not view.nbytes or does_not_wait:
         return _originals.os_write(fd, view)
     status = os.fstat(fd)
     if not stat.S_IFMT(status.st_mode) and view.nbytes >= SIZE and count_of(fd) is not None:
@@ -260,10 +272,11 @@ def _write_elsewhere(fd: int, view: memoryview, start: int) -> int:
 
 
 def sendfile(out_fd: int, in_fd: int, offset: int | None, count: int) -> int:
-    """`os.sendfile`. It has no flag not to wait, so into a blocking stream the file goes by way of our memory.
+    """`os.sendfile`. It has no flag not to wait for the disk, so into a stream the file goes by way of our memory.
 
-    As the kernel does there, it goes on until `count` bytes are sent, or the file ends; cancelled half-way, or with one
-    of the two closed, it returns how much was sent. From what is no regular file, or into what is no stream, the original sends, on a worker.
+    As the kernel does there, it goes on until `count` bytes are sent, or the file ends, or a stream in non-blocking mode
+    has no room; cancelled half-way, or with one of the two closed, it returns how much was sent. From what is no regular
+    file, or into what is no stream, the original sends, on a worker.
     """
     try:
         numbers = index(out_fd), index(in_fd), offset if offset is None else index(offset), index(count)
@@ -273,8 +286,8 @@ def sendfile(out_fd: int, in_fd: int, offset: int | None, count: int) -> int:
     me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
-    if count <= 0 or (offset is not None and offset < 0) or not os.get_blocking(out_fd):
-        return _originals.os_sendfile(*numbers)  # does not wait
+    if count <= 0 or (offset is not None and offset < 0):
+        return _originals.os_sendfile(*numbers)  # has nothing to send, or refuses
     is_stream = socket_type(out_fd) == _SOCK_STREAM or stat.S_ISFIFO(os.fstat(out_fd).st_mode)
     if not is_stream or not stat.S_ISREG(os.fstat(in_fd).st_mode) or is_direct(in_fd):
         job = (out_fd, in_fd), _originals.os_sendfile, offset, count
