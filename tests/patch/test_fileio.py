@@ -32,10 +32,10 @@ from patch.helpers import (
 from support import descriptors
 
 import plait
-from plait import Cancelled, ThreadGroup
-from plait._core import WaitReason, runtime
+from plait import Cancelled, ThreadGroup, checkpoint
+from plait._core import WaitReason, current_thread, runtime
 from plait._native import cooperative
-from plait.patch import _blocks, _descriptors, _files
+from plait.patch import _blocks, _descriptors, _files, _opening
 
 DATA = bytes(range(256)) * 4096
 
@@ -595,6 +595,42 @@ def test_cancelled_open_leaves_nothing(fifo, mode, call):
     with pytest.raises(OSError) as caught:
         os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
     assert caught.value.errno == errno.ENXIO
+
+
+@pytest.mark.parametrize("call", ["open", "os.open", "FileIO"])
+@pytest.mark.parametrize("where", ["virtual", "platform"])
+def test_cancel_of_an_open_that_is_complete(fifo, monkeypatch, call, where):
+    """A writer has opened the FIFO, which the reader has not seen yet: it gets its file, and the cancel later."""
+    monkeypatch.setattr(_opening, "_FIRST_PAUSE", 3600)
+    monkeypatch.setattr(_opening, "_LONGEST_PAUSE", 3600)
+    wait = {
+        "open": lambda: open(fifo, "rb"),
+        "os.open": lambda: os.fdopen(os.open(fifo, os.O_RDONLY), "rb"),
+        "FileIO": lambda: io.FileIO(fifo),
+    }[call]
+    opened, seen = [], []
+
+    def body():
+        with ThreadGroup() as group:
+            seen.append((group, current_thread()))
+            opened.append(wait())
+            checkpoint()
+
+    with ThreadGroup() as outer:
+        reader = outer.spawn(body) if where == "virtual" else PlatformCall(body)
+        wait_until(lambda: seen and is_parked(seen[0][1]))
+        writer = os.open(fifo, os.O_WRONLY)
+        seen[0][0].cancel()
+        if where == "virtual":
+            wait_until(reader.done)
+        else:
+            reader.result()
+    (file,) = opened
+    with file:
+        assert os.get_blocking(file.fileno())
+        assert os.write(writer, b"hello") == 5
+        assert os.read(file.fileno(), 9) == b"hello"
+        os.close(writer)
 
 
 def test_open_that_does_not_wait(fifo):

@@ -8,8 +8,12 @@ as open(2) does at first, and looked at with growing pauses:
                  writes (tee(2) tells, and takes nothing), or has written and gone (poll(2): POLLHUP).
     For writing: open until it succeeds. It does as soon as somebody reads, or waits in open(2) for us.
 
-Then the descriptor gets the blocking mode that was asked for. Who is cancelled closes it. Any other file is opened as
-ever: a directory entry is in memory as a rule. `FileIO` opens a FIFO through its `opener`, which becomes our `os.open`.
+Then the descriptor gets the blocking mode that was asked for. Who is cancelled looks once more: a writer that has come
+meanwhile has opened a FIFO with a reader, so the wait was complete, and the cancel comes at the next point. Else it
+closes the descriptor; a writer that comes between these two finds a reader that opened the FIFO and left.
+
+Any other file is opened as ever: a directory entry is in memory as a rule. `FileIO` opens a FIFO through its `opener`,
+which becomes our `os.open`.
 """
 
 from __future__ import annotations
@@ -21,7 +25,8 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from plait import _originals
-from plait._core import READ, Counter, Parker, check_entry, now, sleep, wait_descriptor
+from plait._core import READ, Counter, Parker, check_entry, now, retract, sleep, wait_descriptor
+from plait._errors import Cancelled
 from plait._native import cooperative, has_writer, opening_call, opening_replace, original, poll_now
 from plait.patch._registry import Leaf
 
@@ -79,9 +84,20 @@ def _open_fifo(me: Parker, path: Any, flags: int, mode: int, dir_fd: int | None)
 
 def _await_writer(me: Parker, fd: int) -> None:
     pause = _FIRST_PAUSE
-    while not poll_now(fd, READ) and not has_writer(fd):
-        wait_descriptor(me, fd, READ, now() + pause)
+    while not _has_come(fd):
+        try:
+            wait_descriptor(me, fd, READ, now() + pause)
+        except Cancelled:
+            if not _has_come(fd):
+                raise
+            retract(me)
+            return
         pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _has_come(fd: int) -> bool:
+    """Whether there is a writer, or was one."""
+    return bool(poll_now(fd, READ) or has_writer(fd))
 
 
 def _opener(path: Any, flags: int) -> int:
