@@ -1,5 +1,6 @@
 """Leaves of modules that come later: the import system is what it was, for whoever looks at it or uses it otherwise."""
 
+import pytest
 from patch.helpers import run_python
 
 
@@ -135,3 +136,148 @@ def test_module_that_is_loaded_again():
         "1 b'x'",
         f"{none} {none}",
     ]
+
+
+UNDER_WAY = """
+    import signal, sys, threading, time, plait
+    from importlib.machinery import PathFinder
+    def is_watched():
+        return any(getattr(finder, "_module", "") == "gzip" for finder in sys.meta_path)
+    def until_watched():
+        while not is_watched():
+            time.sleep(0.001)
+    class Slow:
+        "Finds gzip, with something to be done while it is found or loaded."
+        def __init__(self, in_find=None, before=None, after=None):
+            self.in_find, self.before, self.after = in_find, before, after
+        def find_spec(self, name, path=None, target=None):
+            if name != "gzip":
+                return None
+            sys.meta_path.remove(self)
+            if self.in_find:
+                self.in_find()
+            spec = PathFinder.find_spec(name, path, target)
+            load = spec.loader.exec_module
+            def exec_module(module):
+                if self.before:
+                    self.before()
+                load(module)
+                if self.after:
+                    self.after()
+            spec.loader.exec_module = exec_module
+            return spec
+    def picture():
+        import gzip
+        leaf = plait.patch.status()["gzip.GzipFile.close"].is_patched
+        return leaf, gzip.GzipFile.close in plait.patch._registry._beneath, type(gzip.__spec__).__name__, is_watched()
+"""
+
+
+@pytest.mark.parametrize("when", ["in_find", "before", "after"])
+def test_import_by_another_thread_that_is_under_way(when):
+    """The first spawn comes while another thread finds or loads the module: it waits for that, and patches it."""
+    code = f"""{UNDER_WAY}
+    is_under_way = threading.Event()
+    def wait():
+        is_under_way.set()
+        until_watched()
+    sys.meta_path.insert(0, Slow({when}=wait))
+    importer = threading.Thread(target=__import__, args=("gzip",))
+    importer.start()
+    is_under_way.wait()
+    with plait.ThreadGroup() as group:
+        group.spawn(pow, 2, 3)
+    importer.join()
+    print(picture())
+    """
+    assert run_python(code) == "(True, True, 'ModuleSpec', False)\n"
+
+
+@pytest.mark.parametrize("when", ["in_find", "before", "after"])
+def test_import_by_the_installing_thread_that_is_under_way(when):
+    """The first spawn comes in the middle of the import, as in a signal handler: the module is patched when it has come."""
+    code = f"""{UNDER_WAY}
+    def spawn():
+        with plait.ThreadGroup() as group:
+            group.spawn(pow, 2, 3)
+        assert plait.patch.status()["gzip.GzipFile.close"].is_patched  # it will be
+    sys.meta_path.insert(0, Slow({when}=spawn))
+    import gzip
+    print(picture())
+    """
+    assert run_python(code) == "(True, True, 'ModuleSpec', False)\n"
+
+
+def test_import_that_is_under_way_and_fails():
+    """It is waited for again."""
+    code = f"""{UNDER_WAY}
+    def fail():
+        plait.patch.install()
+        raise KeyError
+    sys.meta_path.insert(0, Slow(after=fail))
+    try:
+        import gzip
+    except KeyError:
+        print("gzip" in sys.modules, is_watched())
+    print(picture())
+    """
+    assert run_python(code) == "False True\n(True, True, 'ModuleSpec', False)\n"
+
+
+@pytest.mark.parametrize("module", ["tarfile", "multiprocessing.managers"])
+@pytest.mark.parametrize("is_made_before", [True, False])
+def test_module_that_is_loaded_when_it_is_used(module, is_made_before):
+    """`importlib.util.LazyLoader`: neither an install nor the status loads it, and its use patches it."""
+    leaf = {"tarfile": "TarFile.close", "multiprocessing.managers": "BaseProxy._callmethod"}[module]
+    code = f"""
+        import importlib.util, sys, plait
+        name = {module!r}
+        def lazy_import():
+            spec = importlib.util.find_spec(name)
+            spec.loader = loader = importlib.util.LazyLoader(spec.loader)
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[name] = module
+            loader.exec_module(module)
+            return module
+        def is_lazy():
+            return type(module) is importlib.util._LazyModule
+        if {is_made_before}:
+            module = lazy_import()
+        for _ in range(2):
+            plait.patch.install()
+        if not {is_made_before}:
+            module = lazy_import()
+        with plait.ThreadGroup() as group:
+            group.spawn(pow, 2, 3)
+        print(plait.patch.status()[f"{{name}}.{leaf}"].is_patched, is_lazy())
+        print(module.{leaf} in plait.patch._registry._beneath, is_lazy(), type(module.__loader__).__name__)
+        print(plait.patch.status()[f"{{name}}.{leaf}"].is_patched)
+    """
+    assert run_python(code).splitlines() == ["True True", "True False SourceFileLoader", "True"]
+
+
+@pytest.mark.parametrize("family", ["_time", "_decimals"])
+def test_signal_handler_in_the_middle_of_an_install(family):
+    """It may import such a module, ask for the status, and install itself."""
+    code = f"""{UNDER_WAY}
+    from plait.patch import {family} as family
+    def handle(*args):
+        import gzip
+        plait.patch.status()
+        with plait.ThreadGroup() as group:
+            group.spawn(pow, 2, 3)
+        plait.patch.install()
+    signal.signal(signal.SIGUSR1, handle)
+    make = family.leaves
+    def leaves():
+        made = make()
+        signal.raise_signal(signal.SIGUSR1)
+        return made
+    family.leaves = leaves
+    signal.signal(signal.SIGUSR1, lambda *args: (signal.signal(signal.SIGUSR1, signal.SIG_IGN), handle()))
+    plait.patch.install()
+    print(picture(), all(plait.patch.status().values()))
+    plait.patch.uninstall()
+    print(picture()[:2], any(plait.patch.status().values()))
+    """
+    assert run_python(code) == "(True, True, 'ModuleSpec', False) True\n(False, False) False\n"

@@ -48,6 +48,7 @@ from plait.patch import (
     _tls,
     _virtual,
 )
+from plait.patch._late import catch_up
 from plait.patch._registry import put_all, take_all
 from plait.patch._status import LeafStatus, PatchStatus, current_status
 
@@ -95,7 +96,8 @@ def install(*, virtual_threads: bool = False) -> None:
 
     All of them, or none. With `PLAIT_PATCH=0` in the environment it does not happen by itself: virtual threads run, but
     every blocking call in them blocks its carrier, and with it all threads of that carrier, until it returns. What is
-    plait's own (groups, futures, channels, mutexes, `plait.lowlevel`) parks as ever.
+    plait's own (groups, futures, channels, mutexes, `plait.lowlevel`) parks as ever. If another thread is just importing a
+    module that has leaves, such as `ssl`, that is waited for.
 
     Args:
         virtual_threads: Whether each `threading.Thread` that is started from now on, of whatever class, runs on a virtual
@@ -111,6 +113,7 @@ def install(*, virtual_threads: bool = False) -> None:
         True
     """
     put_all((*_families, _virtual) if virtual_threads else _families)
+    catch_up()
 
 
 def uninstall() -> None:

@@ -7,11 +7,26 @@ spec and is not the module that others import, such as a copy that `runpy` runs,
 A finder that the program puts before ours may find the module by itself, and then nobody tells us. So whoever asks whether
 such a leaf is in place looks whether the module has come, and the next `install()` sees to it. It does so, too, for a module
 that was loaded again: that has a spec of its own, and its leaves are made anew; those of before are kept, to be taken back.
+
+An import that is under way has passed by our finder before that was there, and nobody would tell us of its end:
+
+    Importer:  1. takes the module's import lock   2. asks the finders   3. loads the module   4. gives the lock back
+    Installer: 1. puts the finder there, under the install lock   2. gives that back   3. takes the import lock, and gives it
+               back   4. looks whether the module has come
+The import lock orders the two: either the importer's third step is over when the installer looks, or its second has found
+the finder. The installer must not wait with the install lock held, for which the importer of another such module may wait.
+Where the importer is the installer itself (a signal handler, in the middle of the import, has made the first spawn), or
+waits for it, the module is not there yet when it looks, and the import lock is not free: then that tells of its release.
+
+A module that `importlib.util.LazyLoader` is to load has not come until it is used, and is not touched by us before: its
+attributes would load it. If its spec was made before our finder was there, its loader is replaced as that would have done.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
+from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +38,23 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from plait.patch._registry import Patch
+
+_importing: Any = importlib._bootstrap  # noqa: SLF001 - where the import locks are
+_arrivals: list[_Arrival] = []  # all of them, once the first install has made them. Under install_lock
+
+
+def _spec_of(module: object) -> Any:
+    """Its spec, if it has one; a module that is to be loaded when it is used is not loaded."""
+    try:
+        return object.__getattribute__(module, "__spec__")
+    except AttributeError:
+        return None
+
+
+def _is_lazy(module: object) -> bool:
+    """Whether it is still to be loaded, when it is used."""
+    importing: Any = sys.modules.get("importlib.util")
+    return importing is not None and type(module) is importing._LazyModule  # noqa: SLF001 - there is no other sign
 
 
 class _Arrival(MetaPathFinder):
@@ -41,7 +73,7 @@ class _Arrival(MetaPathFinder):
         self._wanted.add(name)
         if self.has_come():
             module = sys.modules[self._module]
-            if self.leaves is None or self._spec is not module.__spec__:
+            if self.leaves is None or self._spec is not _spec_of(module):
                 self.settle(module, self.look_at(module))
             elif name in self.leaves:
                 self.leaves[name].put()
@@ -64,7 +96,42 @@ class _Arrival(MetaPathFinder):
     def has_come(self) -> bool:
         """Whether the module is there as a whole."""
         module = sys.modules.get(self._module)
-        return module is not None and not getattr(module.__spec__, "_initializing", False)
+        return module is not None and not _is_lazy(module) and not getattr(_spec_of(module), "_initializing", False)
+
+    def catch_up(self) -> None:
+        """See to an import that had begun before our finder was there. The caller does not hold the install lock."""
+        if self not in sys.meta_path:
+            return
+        _importing._lock_unlock_module(self._module)  # noqa: SLF001 - as whoever finds a module that is half loaded
+        with install_lock:
+            if not self.has_come():
+                self._be_told()
+            if self.has_come() and self in sys.meta_path:
+                module = sys.modules[self._module]
+                self.settle(module, self.look_at(module))
+
+    def _be_told(self) -> None:
+        """Have those tell us of the module's end who do not ask our finder."""
+        module = sys.modules.get(self._module)
+        lock = _importing._get_module_lock(self._module)  # noqa: SLF001 - see above
+        if _is_lazy(module):
+            spec = _spec_of(module)
+            if not isinstance(spec.loader, _ArrivalLoader):
+                spec.loader = _ArrivalLoader(self, spec.loader)
+        elif lock.owner is not None:
+            lock.release = partial(self._release, lock)
+
+    def _release(self, lock: Any) -> None:
+        """Give an import lock of this module back, after its leaves are in place, if it has come."""
+        module = sys.modules.get(self._module)
+        has_come = self.has_come()
+        if has_come or module is None:  # else the lock is given back by who has taken it once more, and loads on
+            lock.__dict__.pop("release", None)
+        try:
+            if has_come:
+                self.complete(sys.modules[self._module])
+        finally:
+            type(lock).release(lock)
 
     def look_at(self, module: ModuleType) -> dict[str, Patch]:
         """Make the leaves of the module, which has come."""
@@ -76,7 +143,7 @@ class _Arrival(MetaPathFinder):
         kept = {name: leaf for name, leaf in known.items() if leaf.is_in_place}
         self._former += [leaf for name, leaf in known.items() if name not in kept]
         self.leaves = leaves = {**leaves, **kept}
-        self._spec = module.__spec__
+        self._spec = _spec_of(module)
         if self in sys.meta_path:
             sys.meta_path.remove(self)
         for name in self._wanted & leaves.keys():
@@ -97,9 +164,7 @@ class _Arrival(MetaPathFinder):
     def complete(self, module: ModuleType) -> None:
         """The module has been loaded: put its leaves in place, unless that is no longer wanted, or it is a copy."""
         if sys.modules.get(self._module) is module:
-            leaves = self.look_at(module)
-            with install_lock:
-                self.settle(module, leaves)
+            install_lock.run(partial(self.settle, module, self.look_at(module)))
 
 
 class _ArrivalLoader(Loader):
@@ -161,6 +226,13 @@ class _LateLeaf:
 def late_leaves(module: str, names: Iterable[str], make: Callable[[Any], Iterable[Patch]]) -> Sequence[Patch]:
     """The leaves `names` of `module`. `make` makes them of the imported module; what it leaves out stays as it is."""
     arrival = _Arrival(module, make)
+    _arrivals.append(arrival)
     if arrival.has_come():
         arrival.settle(sys.modules[module], arrival.look_at(sys.modules[module]))
     return [_LateLeaf(name, arrival) for name in names]
+
+
+def catch_up() -> None:
+    """After an install: put in place what waits for an import that was under way just then. Without the install lock."""
+    for arrival in _arrivals:  # which only grows
+        arrival.catch_up()

@@ -1,10 +1,15 @@
 """What is patched: one record a leaf, and the only place that writes into other modules.
 
 Installing is all or nothing: if one leaf cannot be put in place, those that were put before it are taken back.
+
+What is done under the install lock is in part Python's code, so a signal handler may run in the middle of it, and that may
+import, ask for the status, or install. So the lock knows its owner, who may take it again. A module that arrives then may
+be the very one whose leaves are being looked at: what it brings waits until the owner is about to give the lock back.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, field
 from functools import update_wrapper
@@ -13,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from plait import _native
 from plait._core import Counter, Lock, lot_set_told
-from plait._native import divert
+from plait._native import divert, kernel_ident
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -185,7 +190,51 @@ class ClassPatch:
         return None if self.counter is None else self.counter.value()
 
 
-install_lock = Lock()  # "plait.patch install"
+class _InstallLock:
+    """The lock under which leaves are changed. Its owner, a kernel thread, may take it again; nothing parks meanwhile."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()  # "plait.patch install"
+        self._owner = 0  # written by who has the lock: who finds another's number here is not the owner
+        self._depth = 0  # how often the owner has taken it
+        self._last: list[Callable[[], object]] = []  # what the owner does before it gives it back
+
+    def __enter__(self) -> None:
+        if not self._is_mine():
+            self._lock.__enter__()
+            self._owner = kernel_ident()
+        self._depth += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        try:
+            while self._depth == 1 and self._last:
+                self._last.pop(0)()
+        finally:
+            self._depth -= 1
+            if not self._depth:
+                self._owner = 0
+                self._lock.__exit__(None, None, None)
+
+    def run(self, act: Callable[[], object]) -> None:
+        """Call `act` under the lock: now, or, if the caller is the owner, when that is about to give it back."""
+        if self._is_mine():
+            self._last.append(act)
+        else:
+            with self:
+                act()
+
+    def forget_others(self) -> None:
+        """No other thread has it: in a child process after fork."""
+        if not self._is_mine():
+            self._owner = self._depth = 0
+            self._last.clear()
+
+    def _is_mine(self) -> bool:
+        return self._owner == kernel_ident()
+
+
+install_lock = _InstallLock()
+os.register_at_fork(after_in_child=install_lock.forget_others)
 
 
 def method(cls: type, name: str) -> object | None:
@@ -213,7 +262,8 @@ def put_all(families: Iterable[Family]) -> None:
             for family in families:
                 name = family.__name__
                 if name not in _patches:
-                    _patches[name] = family.leaves()
+                    made = family.leaves()
+                    _patches.setdefault(name, made)  # a handler may have come between, and made its own
                 for patch in _patches[name]:
                     if not patch.is_in_place:
                         patch.put()
@@ -228,7 +278,7 @@ def put_all(families: Iterable[Family]) -> None:
 def take_all() -> None:
     """Put all originals back, the last first."""
     with install_lock:
-        for patches in reversed(_patches.values()):
+        for patches in reversed(list(_patches.values())):
             for patch in reversed(patches):
                 patch.take()
         lot_set_told(False)
@@ -239,5 +289,5 @@ def leaves_by_family() -> dict[str, list[tuple[str, bool, int | None]]]:
     with install_lock:
         return {
             family: [(patch.name, patch.is_in_place, patch.parks) for patch in patches]
-            for family, patches in _patches.items()
+            for family, patches in list(_patches.items())  # a handler may install meanwhile
         }
