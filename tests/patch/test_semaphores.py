@@ -5,12 +5,13 @@ import os
 import signal
 import threading
 import time
+from contextlib import nullcontext
 
 import pytest
 from patch.helpers import described, is_parked, on_virtual, wait_parked, wait_until
 
 import plait
-from plait import ThreadGroup
+from plait import ThreadGroup, _native
 from plait._core import WaitReason
 from plait.patch import _semaphores
 
@@ -351,3 +352,128 @@ def test_signal_handler_during_a_wait():
     semaphore.release()
     wait_until(lambda: not _semaphores._contended)
     assert _value(semaphore) == 1
+
+
+@pytest.fixture
+def slow_taker(monkeypatch):
+    """Whoever takes semaphores for others keeps each for a while: (it has one, it may go on)."""
+    has_one, may_go_on = threading.Event(), threading.Event()
+    take = _semaphores.sem_await_for
+
+    def take_slowly(*args):
+        has_got = take(*args)
+        if has_got:
+            has_one.set()
+            may_go_on.wait()
+        return has_got
+
+    monkeypatch.setattr(_semaphores, "sem_await_for", take_slowly)
+    yield has_one, may_go_on
+    may_go_on.set()
+
+
+def _sees_what_is_left(condition, timeout, log):
+    """Wait for a condition; then how often its semaphore can be taken, as who has notified finds it then."""
+    try:
+        with condition:
+            log.append(condition.wait(timeout))
+    finally:
+        log.append(_value(condition._wait_semaphore))
+
+
+def _wait_asked(semaphore, waiter):
+    """Return as soon as a waiter has asked whoever takes the semaphore for it to be counted out, or is over."""
+
+    def has_left():
+        contended = _semaphores._contended.get(semaphore.handle)
+        return waiter.done() or (contended is not None and contended.asked.value() > 0)
+
+    wait_until(has_left)
+
+
+@pytest.mark.parametrize("timeout", [None, 0.05], ids=["cancelled", "late"])
+def test_notification_that_comes_as_the_waiter_gives_up(slow_taker, timeout):
+    """It is in nobody's hands when the waiter says that it is over: its wait is complete."""
+    condition, log = CONTEXT.Condition(), []
+    has_one, may_go_on = slow_taker
+    semaphore = condition._wait_semaphore._semlock
+    with ThreadGroup() as group:
+        waiter = group.spawn(_sees_what_is_left, condition, timeout, log)
+        wait_parked(waiter)
+        _native.sem_post(semaphore.handle)  # as another process does, which does not wake our waiters
+        has_one.wait()
+        if timeout is None:
+            waiter.cancel()
+        _wait_asked(semaphore, waiter)
+        assert not waiter.done()
+        may_go_on.set()
+    assert log == [True, 0]
+    assert not semaphore.acquire(False)
+
+
+def test_notification_that_comes_as_two_give_up(slow_taker):
+    """One of them has it, and the other has nothing."""
+    condition, log = CONTEXT.Condition(), []
+    has_one, may_go_on = slow_taker
+    semaphore = condition._wait_semaphore._semlock
+    with ThreadGroup() as group:
+        waiters = [group.spawn(_sees_what_is_left, condition, None, log) for _ in range(3)]
+        wait_until(lambda: _value(condition._sleeping_count) == 3)
+        wait_parked(*waiters)
+        _native.sem_post(semaphore.handle)
+        has_one.wait()
+        for waiter in waiters[:2]:
+            waiter.cancel()
+            _wait_asked(semaphore, waiter)
+        wait_until(lambda: _semaphores._contended[semaphore.handle].asked.value() == 2)
+        may_go_on.set()
+        wait_until(lambda: log.count(0) == 2)
+        assert sorted(log) == [0, 0, True]
+        assert not waiters[2].done()
+        semaphore.release()
+    assert sorted(log) == [0, 0, 0, True, True]
+
+
+@pytest.mark.parametrize("how", ["late", "cancelled"])
+def test_condition_whose_waiters_give_up(other_process, how):
+    """Beside those who come too late, or are cancelled, each notification finds the condition as it left it."""
+    condition = CONTEXT.Condition()
+
+    def notify():
+        for _ in range(300):
+            with condition:
+                condition.notify()
+        return "fine"
+
+    call = other_process(notify=(notify, ()))
+    is_over = threading.Event()
+
+    def wait(number):
+        while not is_over.is_set():
+            with plait.move_on_after(0.001 * number) if how == "cancelled" else nullcontext(), condition:
+                condition.wait(None if how == "cancelled" else 0.001 * number)
+
+    with ThreadGroup() as group:
+        for number in range(1, 6):
+            group.spawn(wait, number)
+        assert call("notify") == "fine"
+        assert notify() == "fine"
+        is_over.set()
+        with condition:
+            condition.notify_all()
+    wait_until(lambda: not _semaphores._contended)
+    assert _value(condition._wait_semaphore) == 0
+
+
+def test_condition_is_not_late():
+    """Who waits for a condition with a time limit does not wait for longer on account of whoever takes it for others."""
+    condition = CONTEXT.Condition()
+
+    def wait():
+        with condition:
+            begun = time.monotonic()
+            assert not condition.wait(0.002)
+            return time.monotonic() - begun
+
+    with ThreadGroup() as group:
+        assert min(group.spawn(wait).result() for _ in range(20)) < _semaphores._SLICE

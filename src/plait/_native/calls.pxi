@@ -351,12 +351,30 @@ def sem_await(size_t handle, double seconds):
     return failed == 0
 
 
-def sem_await_for(size_t handle, Counter wanted, double slice):
-    """The same, again and again while `wanted` is positive. What is taken too late is given back at once."""
+cdef inline double sem_rest(Counter until, double slice) noexcept nogil:
+    """For how long to wait: a slice; or until the instant `until` comes, if there is one, and after it in short steps."""
+    cdef double instant = <double><int64_t>plait_load(&until.total) * 1e-9
+    cdef timespec moment
+    if instant <= 0:
+        return slice
+    clock_gettime(CLOCK_MONOTONIC, &moment)
+    cdef double rest = instant - (moment.tv_sec + moment.tv_nsec * 1e-9)
+    return min(max(rest, 0.0005), slice)
+
+
+def sem_await_for(size_t handle, Counter wanted, Counter asked, Counter until, double slice):
+    """The same, again and again while `wanted` is positive and `asked` is not. What is taken too late is given back at once.
+
+    `until` is the instant at which somebody is going to ask, in nanoseconds of `now()`; 0 if nobody is known to.
+    """
     cdef int failed = ETIMEDOUT
     with nogil:
-        while (failed == ETIMEDOUT or failed == EINTR) and <int64_t>plait_load(&wanted.total) > 0:
-            failed = sem_slice(handle, slice)
+        while (
+            (failed == ETIMEDOUT or failed == EINTR)
+            and <int64_t>plait_load(&wanted.total) > 0
+            and <int64_t>plait_load(&asked.total) <= 0
+        ):
+            failed = sem_slice(handle, sem_rest(until, slice))
         if failed == 0 and <int64_t>plait_load(&wanted.total) <= 0:
             c_sem_post(<sem_t *>handle)
             failed = ETIMEDOUT
