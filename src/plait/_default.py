@@ -65,7 +65,7 @@ class DefaultGroup(ThreadGroup):
         super().__init__(name=name)
         self.owner = current_thread()
         # Not `atexit`, which comes after threading has waited for its threads. Threads may not be startable any more
-        # when it runs (3.12); the carriers are there already, and one worker.
+        # when it runs (3.12); the carriers are there already, and one worker of each pool.
         try:
             self.be_joined_at_exit()
         except RuntimeError:
@@ -75,6 +75,7 @@ class DefaultGroup(ThreadGroup):
             ) from None
         if sys.version_info[:2] == (3, 12):
             runtime.offload.keep_one()
+            runtime.offload_for_programs.keep_one()
 
     def be_joined_at_exit(self) -> None:
         """Have the process wait for it. Raises `RuntimeError` if that is ending."""

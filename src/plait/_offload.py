@@ -58,7 +58,9 @@ def offload(
 
     For calls that block where plait cannot make them wait cooperatively: a C library that waits inside itself, a driver
     without a hook, a long computation in C. Without `offload` such a call holds up all virtual threads of its carrier.
-    It sees a copy of the caller's context variables. The pool that runs it has up to 128 threads; more calls queue.
+    It sees a copy of the caller's context variables. The pool that runs it has up to 128 threads; more calls queue, and
+    those that run must not wait for what one in the queue would do: give such calls an `executor` with threads enough.
+    What plait's own functions leave to threads, such as the resolution of names, has others, and does not queue behind.
 
     A cancel point. If the caller is cancelled, a call that waits for a thread never runs. One that runs cannot be
     stopped by force: `on_cancel()` is called, on the cancelled thread, to end it from outside (close, kill, the
@@ -133,7 +135,7 @@ class OffloadStatistics:
     """What `offload` and plait's own blocking calls are doing now.
 
     Attributes:
-        workers: Threads of the pool, those at abandoned calls not counted.
+        workers: Threads that make such calls, those at abandoned ones not counted; up to 128 for either kind.
         idle: Those among them that wait for a call.
         queued: Calls that wait for a thread.
         abandoned: Calls that still run though nobody waits for them any more, on executors, too.
@@ -155,7 +157,8 @@ def offload_statistics() -> OffloadStatistics:
         >>> offload_statistics().abandoned
         0
     """
-    return OffloadStatistics(*runtime.offload.counts())
+    pools = runtime.offload, runtime.offload_for_programs
+    return OffloadStatistics(*map(sum, zip(*(pool.counts() for pool in pools), strict=True)))
 
 
 class _Call(Protocol):
@@ -229,7 +232,7 @@ class _Pooled:
 
     def __init__(self, me: Parker, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self._name = _name_of(fn)
-        self._pool: Offload = runtime.offload
+        self._pool: Offload = runtime.offload_for_programs
         self._job = OffloadJob(me, copied_context().run, (fn, *args))
         self._pool.submit(self._job)
 
@@ -271,7 +274,7 @@ class _Submitted:
     ) -> None:
         self._name = _name_of(fn)
         self._executor = repr(executor)
-        self._pool: Offload = runtime.offload
+        self._pool: Offload = runtime.offload_for_programs
         if _keeps_context(executor):
             fn, args = copied_context().run, (fn, *args)
         if me.scope is None:

@@ -7,6 +7,7 @@ import contextvars
 import gc
 import logging
 import re
+import socket
 import sqlite3
 import threading
 import time
@@ -47,10 +48,11 @@ def executor():
 
 @pytest.fixture
 def pool(monkeypatch):
-    """A pool of its own, with two workers at most."""
+    """A pool of its own, with two workers at most, and another such for the calls of plait's own."""
     monkeypatch.setattr(pools, "_MOST_WORKERS", 2)
     pool = pools.Offload()
-    monkeypatch.setattr(runtime, "offload", pool)
+    monkeypatch.setattr(runtime, "offload", pools.Offload())
+    monkeypatch.setattr(runtime, "offload_for_programs", pool)
     return pool
 
 
@@ -329,6 +331,25 @@ def test_abandoned_calls_leave_room_for_others(pool):
     until(lambda: offload_statistics().abandoned == 0)
     until(lambda: offload_statistics().idle == offload_statistics().workers)
     assert offload_statistics().workers <= 2
+
+
+def test_calls_of_plait_itself_have_other_workers(pool):
+    """Calls that take all workers may wait for a thread that looks up a name first."""
+    calls = [Call() for _ in range(3)]
+
+    def let_go():
+        address = socket.gethostbyname("localhost")
+        for each in calls:
+            each.let_go()
+        return address
+
+    with ThreadGroup(timeout=30) as group:
+        futures = [group.spawn(offload, each) for each in calls]
+        until(lambda: sum(each.has_begun for each in calls) == 2)
+        assert group.spawn(let_go).result().startswith("127.")
+    assert all(future.done() for future in futures)
+    until(lambda: offload_statistics().idle == offload_statistics().workers)
+    assert (pool.counts().workers, offload_statistics().workers) == (2, 3)
 
 
 @EXECUTOR

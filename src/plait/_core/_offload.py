@@ -18,6 +18,10 @@ Some calls wait themselves, for as long as it takes: so many of them would use u
 goes before those that wait for a worker, and its worker does not count while it runs. Some are no caller's own: what they
 hear of concerns many threads, and they tell them by themselves.
 
+The runtime has two pools, with a limit each: one for plait's own calls (names, disks), which end by themselves, and one for
+those that programs offload. These may wait for any virtual thread, and so for a call of plait's own that is made there: with
+one limit for all, as many of them would keep that call from beginning, and themselves from ending.
+
 A call that somebody else runs can be waited for in the same way: a job that has begun elsewhere, which is never queued, and
 which whoever runs it reports with `finish`.
 """

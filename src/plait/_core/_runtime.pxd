@@ -16,6 +16,7 @@ cdef class Runtime:
     cdef public Counter _next
     cdef public object _wanted
     cdef public object offload
+    cdef public object offload_for_programs
     cdef public list on_start
     cpdef Carrier carrier_for(self, Parker me)
 

@@ -60,7 +60,8 @@ class Runtime:
         self._kept: list[Timer] = []  # deadlines for the first carrier, where there is none yet. Under _lock
         self._next = Counter()
         self._wanted: int | None = None  # carriers asked for by configure()
-        self.offload = Offload()
+        self.offload = Offload()  # for plait's own calls
+        self.offload_for_programs = Offload()  # for calls of others, which may wait for what makes calls of plait's own
         self.on_start: list[Callable[[], None]] = []  # what must happen before there are carriers; can be repeated
 
     @property
@@ -183,6 +184,7 @@ class Runtime:
         whoever opened them. Nobody else can be resumed: see `WaitWord`.
         """
         self.offload = Offload()
+        self.offload_for_programs = Offload()
         _lot.reset()
         me: Parker | None = current() or known_platform_thread()
         self._carriers = []
