@@ -6,10 +6,11 @@ import re
 import select
 import socket
 import ssl
+import sys
 import threading
 import time
 import weakref
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 from patch.helpers import (
@@ -774,6 +775,59 @@ def test_callback_that_waits(listener):
             assert near.version()
         is_over.set()
     assert [visitor.result() for visitor in visitors] == [b"hello"] * 5
+
+
+def handshake_with(choose, limit):
+    """What comes of a server's handshake in a block like `limit()`, with this sni_callback; and of a client's.
+
+    None of one that is cut short.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    context.sni_callback = choose
+    near, far = tcp_pair()
+    near = client_context().wrap_socket(near, server_hostname="localhost", do_handshake_on_connect=False)
+    with near, context.wrap_socket(far, server_side=True, do_handshake_on_connect=False) as far:
+        visitor = PlatformCall(described, near.do_handshake)
+        seen = None
+        with limit():
+            seen = described(far.do_handshake)[1]
+        far.close()
+        return seen, visitor.result()[1]
+
+
+@pytest.mark.parametrize("where", [on_virtual, lambda fn, *args: fn(*args)], ids=["virtual", "platform"])
+def test_cancel_that_comes_in_a_callback(where, monkeypatch):
+    """It is a cancel, and no failed handshake, which is all that OpenSSL knows of."""
+    unraisable, groups = [], []
+    monkeypatch.setattr(sys, "unraisablehook", lambda seen: unraisable.append(seen.exc_type))
+    is_inside = threading.Event()
+
+    def choose(*_):
+        is_inside.set()
+        threading.Event().wait()
+
+    @contextmanager
+    def limit():
+        with ThreadGroup() as group:
+            groups.append(group)
+            yield
+
+    canceller = PlatformCall(lambda: is_inside.wait() and groups[0].cancel())
+    assert where(handshake_with, choose, limit) == (None, "SSLError")
+    canceller.result()
+    assert unraisable == [plait.Cancelled]
+
+
+def test_time_limit_inside_a_callback():
+    """It is the callback's own: what that refuses then is a failed handshake."""
+
+    def choose(*_):
+        with plait.move_on_after(0.001):
+            threading.Event().wait()
+        return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+
+    assert on_virtual(handshake_with, choose, lambda: plait.timeout(30)) == ("SSLError", "SSLError")
 
 
 def connect_through(group, listener):

@@ -26,6 +26,9 @@ handshake or an unwrap goes on where it was. A write waits for room before it be
 not at all. But TLS cannot stop in the middle of a record. One that is cancelled with part of its data gone shuts the
 sending side of the socket: whoever writes to the connection then gets an error, instead of sending what the peer would
 take for the rest. What the peer sends can still be read.
+
+A callback is a cancel point where it waits, but what it raises is lost as a rule: CPython shows it (`sys.unraisablehook`),
+and OpenSSL fails the handshake. So an attempt that fails after the thread was told of a cancel in it is that cancel.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ from plait._core import (
     WaitReason,
     check_entry,
     current_thread,
+    deliver,
     lot_wait,
     lot_wait_shielded,
     now,
@@ -64,7 +68,7 @@ from plait._native import (
 )
 from plait._originals import Socket, allocate_lock, lock_acquire
 from plait.patch._late import late_leaves
-from plait.patch._registry import ClassPatch, Leaf, method
+from plait.patch._registry import ALWAYS, ClassPatch, Leaf, method
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -83,6 +87,7 @@ _do_handshake: Callable[..., Any]
 _shutdown: Callable[..., Any]
 _want_read: type[Exception]
 _want_write: type[Exception]
+_failure: type[Exception]
 
 _lock = Lock()  # guards _connections, and what is in them
 _connections: dict[int, _Connection] = {}  # by address: those that cooperative threads are at work on
@@ -160,6 +165,7 @@ class _Operation:
         self._at.claimant = self._me
         # Who comes later attempts after this one.
         is_ending = self._at.inside > 1 and self._tls.version() is None
+        told = self._last_told()
         try:
             if socket_fd(self._sock) != self._fd:  # closed meanwhile; another may have the number
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
@@ -168,6 +174,9 @@ class _Operation:
             events = READ
         except _want_write:
             events = WRITE
+        except _failure as error:
+            self._verify_not_told_since(told, error)
+            raise
         finally:
             self._at.claimant = None
             if self._at.is_changed:
@@ -178,6 +187,17 @@ class _Operation:
         if is_ending:
             self.tell_others()
         return events, None
+
+    def _last_told(self) -> Any:
+        """Which `Cancelled` the thread has got last, as a reference to it."""
+        told = self._me.delivery
+        return None if told is None else told.alive
+
+    def _verify_not_told_since(self, before: Any, error: Exception) -> None:
+        """Raise `Cancelled` if an attempt has failed because a callback in it was cancelled: of that OpenSSL knows nothing."""
+        told = self._me.delivery
+        if told is not None and told.alive is not before:
+            raise deliver(self._me, told.scope) from error
 
     def between_attempts(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """`call(*args, **kwargs)` while there is no attempt but one that has led here, by a callback. No cancel point."""
@@ -376,12 +396,12 @@ def _is_known(module: Any) -> bool:
 
 
 def _leaves(module: Any) -> list[Leaf]:
-    global _read, _write, _do_handshake, _shutdown, _want_read, _want_write
+    global _read, _write, _do_handshake, _shutdown, _want_read, _want_write, _failure
     if not _is_known(module):
         return []
     cls = module._SSLSocket  # noqa: SLF001
     _read, _write, _do_handshake, _shutdown = (original(method(cls, name)) for name in _NAMES)
-    _want_read, _want_write = module.SSLWantReadError, module.SSLWantWriteError
+    _want_read, _want_write, _failure = module.SSLWantReadError, module.SSLWantWriteError, module.SSLError
     replacements: tuple[Callable[..., Any], ...] = (read, write, do_handshake, shutdown)
     return [
         Leaf(f"ssl.SSLSocket.{_NAMES[name]}", method(cls, name), replacement)
@@ -391,7 +411,10 @@ def _leaves(module: Any) -> list[Leaf]:
 
 def _modes(module: Any) -> list[ClassPatch]:
     cls = module.SSLSocket
-    return [ClassPatch(f"ssl.SSLSocket.{name}", cls, name, _changing_mode(getattr(cls, name))) for name in _MODES]
+    return [
+        ClassPatch(f"ssl.SSLSocket.{name}", cls, name, _changing_mode(getattr(cls, name)), when=ALWAYS)
+        for name in _MODES
+    ]
 
 
 def leaves() -> Sequence[Patch]:
