@@ -10,6 +10,8 @@ import http.client
 import json
 import os
 import platform
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -131,6 +133,14 @@ def test_cancel(client):
         client.get("/slow/other")
         group.cancel()
     client.verify_whole()
+
+
+def test_reloader():
+    """Django's own, which runs the server once more, has not changed the function by which it finds the command."""
+    pytest.importorskip("django")
+    code = "from django.utils.autoreload import get_child_arguments; print(get_child_arguments())"
+    command = [sys.executable, "-m", "plait", "--virtual-threads", "-c", code, "runserver"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"{command}\n"
 
 
 def test_sweep(client, request):

@@ -175,6 +175,27 @@ def test_daemons_end_with_the_process():
     """) == ["done"]
 
 
+def test_reloader_runs_the_program_as_it_was_run(tmp_path):
+    """Django's development server starts itself once more with plait and its options, and as ever after `uninstall`."""
+    folder = tmp_path / "django/utils"
+    folder.mkdir(parents=True)
+    for package in (folder.parent, folder):
+        (package / "__init__.py").touch()
+    (folder / "autoreload.py").write_text("def get_child_arguments():\n    return ['without plait']\n")
+    app = tmp_path / "app.py"
+    app.write_text("""if True:
+        import plait
+        from django.utils import autoreload
+        print(autoreload.get_child_arguments())
+        plait.patch.uninstall()
+        print(autoreload.get_child_arguments())
+    """)
+    command = [*("-W", "error"), "-m", "plait", "--virtual-threads", str(app), "runserver"]
+    done, out, err = run(*command, plait=False)
+    assert (done, err) == (0, "")
+    assert out.splitlines() == [str([sys.executable, *command]), "['without plait']"]
+
+
 def test_failures_go_to_the_hook():
     """`threading.excepthook` is told, with the thread."""
     assert run_virtual("""

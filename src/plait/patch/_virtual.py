@@ -8,20 +8,28 @@ started with, and who calls it wants one.
 Some threads stay real: those by which `multiprocessing` and `ProcessPoolExecutor` keep their processes going. They hold
 locks of other processes and must move on even while a carrier is busy. So do the workers of `InterpreterPoolExecutor`:
 what runs in another interpreter is not plait's.
+
+Django's development server runs the program once more, and again after each change of its files. It makes
+up the command for that from `__main__` and `sys.argv`, where the program finds what `python` itself would have left, and of
+plait nothing. What the process was really run with is in `sys.orig_argv`; werkzeug's reloader looks there by itself.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 from plait import _threads
 from plait._threads import is_virtual
 from plait.patch import _threads as _kernel_threads
+from plait.patch._late import late_leaves
 from plait.patch._registry import ALWAYS, ClassPatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from plait.patch._registry import Patch
 
 _REAL = (
     "concurrent.futures.interpreter",
@@ -32,6 +40,9 @@ _REAL = (
     "multiprocessing.queues",
     "multiprocessing.resource_sharer",
 )
+
+_RELOADER = "django.utils.autoreload"
+_COMMAND = "get_child_arguments"
 
 _join: Any = threading.Thread.join
 _after_fork: Any = getattr(threading.Thread, "_after_fork", None)
@@ -88,7 +99,18 @@ def set_os_name(self: Any) -> None:
         _set_os_name(self)
 
 
-def leaves() -> Sequence[ClassPatch]:
+def command_of_this_process() -> list[str]:
+    """What runs the program once more as it was run: `get_child_arguments` of Django's reloader."""
+    return [sys.executable, *sys.orig_argv[1:]]
+
+
+def _reloader(module: Any) -> Sequence[ClassPatch]:
+    if not hasattr(module, _COMMAND):
+        return []
+    return [ClassPatch(f"virtual {_RELOADER}.{_COMMAND}", module, _COMMAND, command_of_this_process, when=ALWAYS)]
+
+
+def leaves() -> Sequence[Patch]:
     """What this file makes virtual."""
     methods = {
         "start": start,
@@ -98,7 +120,10 @@ def leaves() -> Sequence[ClassPatch]:
         "_set_os_name": set_os_name,
     }
     return [
-        ClassPatch(f"virtual threading.Thread.{name}", threading.Thread, name, replacement, when=ALWAYS)
-        for name, replacement in methods.items()
-        if name in threading.Thread.__dict__
+        *(
+            ClassPatch(f"virtual threading.Thread.{name}", threading.Thread, name, replacement, when=ALWAYS)
+            for name, replacement in methods.items()
+            if name in threading.Thread.__dict__
+        ),
+        *late_leaves(_RELOADER, [f"virtual {_RELOADER}.{_COMMAND}"], _reloader),
     ]
