@@ -288,6 +288,16 @@ def test_replaced_functions_look_as_they_did(look):
         assert LOOKS[look](now) == LOOKS[look](before)
 
 
+@pytest.mark.parametrize("look", LOOKS.keys() - {"source", "code"})
+def test_replaced_init_looks_as_it_did(look):
+    """From the outside: calls of `__init__` are inlined, so it is another function."""
+    now = threading._DummyThread.__dict__["__init__"]
+    patches = [patch for family in _registry._patches.values() for patch in family]
+    (place,) = next(patch for patch in patches if "_DummyThread" in patch.name)._places.values()
+    assert now is place.placed is not place.original
+    assert LOOKS[look](now) == LOOKS[look](place.original)
+
+
 def test_replaced_functions_are_pickled_by_name():
     """As any function."""
     assert pickle.loads(pickle.dumps(queue.Queue.get)) is queue.Queue.get

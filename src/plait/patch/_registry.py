@@ -94,15 +94,23 @@ _beneath: dict[FunctionType, FunctionType] = {}  # what was found where a functi
 
 def _stand_in(found: Any, replacement: Any, when: int) -> Any:
     """What is put in the place of `found`: for a function of Python one that is like it, except that it is called elsewhere."""
-    if not isinstance(found, FunctionType) or found.__name__ == "__init__":  # of that, calls are inlined whatever it is
+    if not isinstance(found, FunctionType):
         return replacement
-    made = FunctionType(found.__code__, found.__globals__, found.__name__, found.__defaults__, found.__closure__)
+    if found.__name__ == "__init__":  # its calls are inlined whatever it is, so it is like that from the outside alone
+        return _like(found, replacement)
+    made = _like(found, found)
+    divert(made, replacement, found if when == COOPERATIVE else None)
+    _beneath[made] = found
+    return made
+
+
+def _like(found: FunctionType, does: FunctionType) -> FunctionType:
+    """A function that does what `does` does, and looks like `found`."""
+    made = FunctionType(does.__code__, does.__globals__, found.__name__, found.__defaults__, does.__closure__)
     update_wrapper(made, found)
     del made.__wrapped__  # type: ignore[attr-defined]  # nobody shall unwrap it; below, if `found` has one itself
     made.__dict__.update(found.__dict__)
     made.__kwdefaults__ = found.__kwdefaults__
-    divert(made, replacement, found if when == COOPERATIVE else None)
-    _beneath[made] = found
     return made
 
 
