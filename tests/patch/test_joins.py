@@ -127,6 +127,21 @@ def test_refusals():
     assert on_virtual(described, unstarted.join) == described(unstarted.join)
 
 
+@pytest.mark.parametrize("timeout", ["x", 1e20, 2**63, float("inf"), float("nan")])
+def test_odd_timeouts_of_a_join(timeout):
+    """What CPython cannot count is refused in its words, whether the thread has ended or not."""
+    is_over = threading.Event()
+    (running,) = _running(is_over)
+    ended = threading.Thread(target=int)
+    ended.start()
+    ended.join()
+    for thread in (running, ended):
+        if timeout == timeout or thread is ended:  # up to 3.12 a join that lasts not-a-number seconds lasts for ever
+            assert on_virtual(described, thread.join, timeout) == described(thread.join, timeout)
+    is_over.set()
+    running.join()
+
+
 def test_thread_that_does_not_say_that_it_ends(monkeypatch):
     """An exception thrown in from outside may keep a thread from saying so: who joins finds out by itself."""
     monkeypatch.setattr(_threads, "_LOOK", 0.02)

@@ -463,6 +463,27 @@ def test_odd_timeouts_of_a_lock(make, timeout):
             assert on_virtual(described, _tried, lock, keywords, timeout) == there
 
 
+@pytest.mark.parametrize("timeout", [b"x", [], 1j, Index(0), 1e20, 2**63, float("inf")])
+def test_odd_timeouts_of_conditions_and_events(timeout):
+    """They are refused in the same words."""
+
+    def waited():
+        condition = threading.Condition()
+        with condition:
+            return condition.wait(timeout)
+
+    for wait in (waited, lambda: threading.Event().wait(timeout)):
+        assert on_virtual(described, wait) == PlatformCall(described, wait).result()
+
+
+def test_refused_timeout_of_a_lock_has_one_cause():
+    """Its error has come of no other."""
+    for lock in (threading.Lock(), threading.RLock()):
+        with pytest.raises(TypeError) as caught:
+            on_virtual(lock.acquire, timeout="x")
+        assert caught.value.__context__ is None
+
+
 def _tried(lock, keywords, timeout):
     has_it = lock.acquire(timeout=timeout, **keywords)
     if has_it:

@@ -165,6 +165,10 @@ def test_refusals():
         lambda: signal.sigtimedwait({signal.SIGRTMIN}, "x"),
         lambda: signal.sigtimedwait({signal.SIGRTMIN}, 0),
         lambda: signal.sigwaitinfo(),
+        lambda: signal.sigtimedwait({signal.SIGRTMIN}, 1e20),
+        lambda: signal.sigtimedwait({signal.SIGRTMIN}, 2**63),
+        lambda: signal.sigtimedwait({signal.SIGRTMIN}, float("inf")),
+        lambda: signal.sigtimedwait({signal.SIGRTMIN}, float("nan")),
     ]
     for call in calls:
         assert on_virtual(described, call) == described(call)

@@ -758,10 +758,13 @@ class Index:
         return "index"
 
 
-@pytest.mark.parametrize("flags", [1.5, Index(), "x", None, True, 1 << 31, float("nan")], ids=repr)
+_ODD_FLAGS = [1.5, Index(), "x", None, True, float("nan"), 1 << 31, 1 << 32, 1 << 63, 1 << 70, -(1 << 31) - 1]
+
+
+@pytest.mark.parametrize("flags", _ODD_FLAGS, ids=repr)
 @pytest.mark.parametrize("timeout", [None, 10])
 def test_odd_flags(flags, timeout):
-    """Flags are ints, and what is like one."""
+    """Flags are ints, and what is like one; what else there is is refused in the same words."""
     calls = {
         "recv": (1, flags),
         "recv_into": (bytearray(1), 1, flags),
@@ -774,7 +777,8 @@ def test_odd_flags(flags, timeout):
             near.settimeout(timeout)
             far.send(b"xxx")
             expected = described(getattr(near, name), *arguments)
-            assert on_virtual(described, getattr(near, name), *arguments)[:2] == expected[:2]
+            got = on_virtual(described, getattr(near, name), *arguments)
+            assert got == expected or got[0] == expected[0] == "returned"
 
 
 @pytest.mark.parametrize("method", ["connect", "connect_ex"])

@@ -4,7 +4,7 @@ from plait._core._cancel cimport check_entry
 from plait._core._parking cimport Parker
 from plait._core._reactor cimport Descriptor, Reactor
 from plait._core._vthread cimport VirtualThread
-from plait._native._native cimport cooperative, now, room_in, size_of
+from plait._native._native cimport cooperative, flags_of, now, room_in, size_of
 from plait._native._native cimport recv as _native_recv
 from plait._native._native cimport recv_into as _native_recv_into
 from plait._native._native cimport send as _native_send

@@ -21,7 +21,6 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import contextmanager
-from operator import index
 from typing import TYPE_CHECKING, Any
 
 from plait import _originals
@@ -32,7 +31,7 @@ from plait._core._vthread import VirtualThread
 from plait._errors import Cancelled
 from plait._native import closing_enter, closing_leave
 from plait._native import poll_now as _poll_now
-from plait._native._native import cooperative, now, room_in, size_of
+from plait._native._native import cooperative, flags_of, now, room_in, size_of
 from plait._native._native import recv as _native_recv
 from plait._native._native import recv_into as _native_recv_into
 from plait._native._native import send as _native_send
@@ -199,7 +198,7 @@ def _is_tcp(sock: Any) -> bool:
 
 def recv(sock: Any, size: int, flags: int = 0, /) -> bytes:
     """`socket.recv`."""
-    bits: int = flags if type(flags) is int else index(flags)
+    bits: int = flags_of(flags)
     timeout = _gettimeout(sock)
     fd = _fileno(sock)
     if (timeout is not None and timeout == 0) or fd < 0 or size <= 0:
@@ -246,7 +245,7 @@ def _note_short(entry: Descriptor, sock: Any, flags: int) -> None:
 
 def recv_into(sock: Any, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
     """`socket.recv_into`."""
-    bits: int = flags if type(flags) is int else index(flags)
+    bits: int = flags_of(flags)
     timeout = _gettimeout(sock)
     fd = _fileno(sock)
     if (timeout is not None and timeout == 0) or fd < 0:
@@ -330,7 +329,7 @@ def _send_some(me: Parker, sock: Any, data: Any, flags: int, start: int, deadlin
 
 def send(sock: Any, data: Any, flags: int = 0, /) -> int:
     """`socket.send`. Without a timeout it sends everything; cancelled half-way, it returns how much was sent."""
-    bits: int = flags if type(flags) is int else index(flags)
+    bits: int = flags_of(flags)
     timeout = _gettimeout(sock)
     if (timeout is not None and timeout == 0) or _fileno(sock) < 0 or (bits & _DONTWAIT and timeout is None):
         return _originals.sock_send(sock, data, bits)
@@ -367,7 +366,7 @@ def send_rest(me: Parker, sock: Any, data: Any, flags: int, start: int) -> int:
 
 def sendall(sock: Any, data: Any, flags: int = 0, /) -> None:
     """`socket.sendall`. Cancelled half-way, part of the data has been sent, as CPython documents for any error."""
-    bits: int = flags if type(flags) is int else index(flags)
+    bits: int = flags_of(flags)
     timeout = _gettimeout(sock)
     if (timeout is not None and timeout == 0) or _fileno(sock) < 0 or (bits & _DONTWAIT and timeout is None):
         _originals.sock_sendall(sock, data, bits)

@@ -43,6 +43,7 @@ cpdef recv(int fd, Py_ssize_t size, int flags=*)
 cpdef recv_into(int fd, buffer, Py_ssize_t size, int flags=*, Py_ssize_t start=*)
 cpdef send(int fd, data, int flags=*, Py_ssize_t start=*)
 cpdef Py_ssize_t size_of(data) except -1
+cpdef int flags_of(flags) except? -1
 cpdef Py_ssize_t room_in(buffer, Py_ssize_t size) except -1
 
 cdef class WaitWord:

@@ -44,6 +44,20 @@ def address_of(data):
     return address
 
 
+cdef extern from "Python.h":
+    int PyArg_Parse(object, const char *, ...) except 0
+
+cdef object no_flags = 0
+
+
+cpdef int flags_of(flags) except? -1:
+    """The flags of a call on a socket. Refuses others in the words of CPython's own argument parser."""
+    cdef int bits = 0
+    if flags is not no_flags:
+        PyArg_Parse(flags, b"i", &bits)
+    return bits
+
+
 cpdef Py_ssize_t room_in(buffer, Py_ssize_t size) except -1:
     """How many bytes recv_into() shall put into `buffer`: `size`, or as many as fit if that is 0. Refuses as it does."""
     cdef Py_buffer view

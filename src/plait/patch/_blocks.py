@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
+import sys
 from contextlib import nullcontext
 from functools import partial
 from operator import index
@@ -37,6 +38,7 @@ from plait.patch._registry import ClassPatch, Leaf, method
 from plait.patch._workers import (
     change_on_worker,
     is_direct,
+    is_number,
     is_pollable,
     on_worker,
     read_aligned,
@@ -76,7 +78,7 @@ _WAITING_FLAGS = os.RWF_HIPRI | os.RWF_DSYNC | os.RWF_SYNC | getattr(os, "RWF_AP
 
 def pread(fd: Any, length: Any, offset: Any, /) -> bytes:
     """`os.pread`."""
-    if not (isinstance(fd, int) and isinstance(length, int) and isinstance(offset, int)) or length < 0 or offset < 0:
+    if not (is_number(fd) and isinstance(length, int) and isinstance(offset, int)) or length < 0 or offset < 0:
         return _originals.os_pread(fd, length, offset)  # converts, or refuses
     me: Parker = cooperative()
     if me.scope is not None:
@@ -97,7 +99,7 @@ def pread(fd: Any, length: Any, offset: Any, /) -> bytes:
 def pwrite(fd: Any, data: Any, offset: Any, /) -> int:
     """`os.pwrite`."""
     size = size_of(data)
-    if not (isinstance(fd, int) and isinstance(offset, int)) or offset < 0:
+    if not (is_number(fd) and isinstance(offset, int)) or offset < 0:
         return _originals.os_pwrite(fd, data, offset)  # converts, or refuses
     me: Parker = cooperative()
     if me.scope is not None:
@@ -122,7 +124,7 @@ def pwrite(fd: Any, data: Any, offset: Any, /) -> int:
 def readv(fd: Any, buffers: Any, /) -> int:
     """`os.readv`."""
     room = _room_in(buffers)
-    if room is None or not isinstance(fd, int):
+    if room is None or not is_number(fd):
         return _readv(fd, buffers)  # type: ignore[no-any-return]  # converts, or refuses
     if is_direct(fd):
         return read_aligned(cooperative(), fd, buffers)
@@ -135,7 +137,7 @@ def preadv(fd: Any, buffers: Any, offset: Any, flags: int = 0, /) -> int:
     me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
-    if room is None or not isinstance(fd, int) or not isinstance(offset, int) or not _may_wait(flags):
+    if room is None or not is_number(fd) or not isinstance(offset, int) or not _may_wait(flags):
         return _preadv(fd, buffers, offset, flags)  # type: ignore[no-any-return]  # refuses, or does not wait
     if offset == -1 and (not flags or is_pollable(fd)):  # the file's position; pipes do not care for flags
         return readv(fd, buffers)
@@ -147,7 +149,7 @@ def preadv(fd: Any, buffers: Any, offset: Any, flags: int = 0, /) -> int:
 def writev(fd: Any, buffers: Any, /) -> int:
     """`os.writev`."""
     data = _joined(buffers)
-    if data is None or not isinstance(fd, int):
+    if data is None or not is_number(fd):
         return _writev(fd, buffers)  # type: ignore[no-any-return]  # converts, or refuses
     return write_aligned(cooperative(), fd, buffers) if is_direct(fd) else _descriptors.write(fd, data)
 
@@ -158,7 +160,7 @@ def pwritev(fd: Any, buffers: Any, offset: Any, flags: int = 0, /) -> int:
     me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
-    if data is None or not isinstance(fd, int) or not isinstance(offset, int) or not _may_wait(flags):
+    if data is None or not is_number(fd) or not isinstance(offset, int) or not _may_wait(flags):
         return _pwritev(fd, buffers, offset, flags)  # type: ignore[no-any-return]  # refuses, or does not wait
     if is_direct(fd):
         at = (offset, flags) if flags or offset != -1 else ()
@@ -217,11 +219,11 @@ def splice(src: int, dst: int, count: int, offset_src: Any = None, offset_dst: A
         check_entry(me)
     try:
         numbers = index(src), index(dst), index(count)
-        if not isinstance(flags, int):
-            raise TypeError
     except TypeError:
         return _splice(src, dst, count, offset_src, offset_dst, flags)  # type: ignore[no-any-return]  # refuses
     src, dst, count = numbers
+    if not (is_number(src) and is_number(dst) and isinstance(flags, int) and 0 < count <= sys.maxsize):
+        return _splice(src, dst, count, offset_src, offset_dst, flags)  # type: ignore[no-any-return]  # likewise, or does nothing
     at = {"offset_src": offset_src, "offset_dst": offset_dst}
     ends = [(fd, events) for fd, events in ((src, READ), (dst, WRITE)) if is_pollable(fd)]
     job = (src, dst), _splice_onto, count, flags | _SPLICE_F_NONBLOCK, at
@@ -296,7 +298,7 @@ def _on_disk(name: str, run: Callable[..., Any], *, takes_files: bool = False) -
     def leaf(fd: Any, *args: Any) -> Any:
         if takes_files and hasattr(fd, "fileno"):
             fd = fd.fileno()
-        if not isinstance(fd, int) or isinstance(fd, bool) or fd < 0:
+        if not is_number(fd) or isinstance(fd, bool) or fd < 0:
             return call(fd, *args)  # refuses, or warns
         return run(cooperative(), (fd,), call, *args)
 
@@ -309,6 +311,8 @@ def copy_file_range(src: Any, dst: Any, *args: Any, **kwargs: Any) -> Any:
         fds = index(src), index(dst)
     except TypeError:
         return _copy_file_range(src, dst, *args, **kwargs)  # refuses
+    if not all(map(is_number, fds)):
+        return _copy_file_range(*fds, *args, **kwargs)  # likewise
     return change_on_worker(cooperative(), fds, _copy_onto, args, kwargs)
 
 

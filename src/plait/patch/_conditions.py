@@ -43,7 +43,7 @@ _event_parks = Counter()
 def wait(self: Any, timeout: float | None = None) -> bool:
     """Wait until notified or until a timeout occurs; the lock must be held. See `threading.Condition.wait`."""
     me: Parker | None = cooperative()
-    if me is None or (timeout is not None and not 0 < timeout <= threading.TIMEOUT_MAX):
+    if me is None or (timeout is not None and not _is_patient(timeout)):
         return _wait(self, timeout)  # does not park, or refuses
     is_plain = _is_plain(self)
     if not (self._lock.locked() if is_plain else self._is_owned()):
@@ -86,7 +86,7 @@ def event_wait(self: Any, timeout: float | None = None) -> bool:
     if me is not None and me.scope is not None:
         check_entry(me)
     condition = self._cond
-    if me is None or not _is_plain(condition) or (timeout is not None and not 0 < timeout <= threading.TIMEOUT_MAX):
+    if me is None or not _is_plain(condition) or (timeout is not None and not _is_patient(timeout)):
         with condition:
             return bool(self._flag or condition.wait(timeout))
     waiter = _announce(self, me)
@@ -106,6 +106,11 @@ def event_wait(self: Any, timeout: float | None = None) -> bool:
     if is_notified is False:
         return False
     raise is_notified
+
+
+def _is_patient(timeout: Any) -> bool:
+    """Whether there is something to wait for. Compared as CPython does it, whose words a TypeError has."""
+    return timeout > 0 and timeout <= threading.TIMEOUT_MAX  # type: ignore[no-any-return]
 
 
 def _announce(event: Any, me: Parker) -> Waiter | None:

@@ -51,6 +51,7 @@ from plait.patch._workers import (
     change_on_worker,
     is_direct,
     is_in_memory,
+    is_number,
     is_pollable,
     on_worker,
     read_aligned,
@@ -69,7 +70,7 @@ _PART = 1 << 18  # how much of a file is in memory at a time
 
 def read(fd: int, length: int, /) -> bytes:
     """`os.read`."""
-    if not isinstance(fd, int) or not isinstance(length, int):
+    if not is_number(fd) or not isinstance(length, int):
         return _originals.os_read(fd, length)  # converts, or refuses
     data = read_some(cooperative(), fd, length)
     if data is None:
@@ -173,7 +174,7 @@ def _filled(view: memoryview, data: bytes | None) -> int | None:
 
 def write(fd: int, data: Any, /) -> int:
     """`os.write`."""
-    if not isinstance(fd, int):
+    if not is_number(fd):
         return _originals.os_write(fd, data)
     size = size_of(data)
     me: Parker = cooperative()
@@ -286,7 +287,7 @@ def sendfile(out_fd: int, in_fd: int, offset: int | None, count: int) -> int:
     me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
-    if count <= 0 or (offset is not None and offset < 0):
+    if not 0 < count <= sys.maxsize or (offset is not None and offset < 0):
         return _originals.os_sendfile(*numbers)  # has nothing to send, or refuses
     is_stream = socket_type(out_fd) == _SOCK_STREAM or stat.S_ISFIFO(os.fstat(out_fd).st_mode)
     if not is_stream or not stat.S_ISREG(os.fstat(in_fd).st_mode) or is_direct(in_fd):

@@ -24,22 +24,21 @@ from plait.patch._registry import ClassPatch, Leaf, method
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+TOO_LONG = 2**63 / 1e9  # seconds, of which C cannot count the nanoseconds: it refuses them
+
 _condition_wait = threading.Condition.wait.__code__
 _condition_restore = threading.Condition._acquire_restore.__code__  # type: ignore[attr-defined]  # noqa: SLF001 - see above
 
 
 def acquire(lock: Any, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - CPython's
     """`lock.acquire`."""
-    try:
-        timeout = number(timeout)
-    except TypeError:
-        return lock_acquire(lock, blocking, timeout)  # refuses, in its own words
-    if not blocking or (timeout != -1 and not 0 <= timeout <= threading.TIMEOUT_MAX):
-        return lock_acquire(lock, blocking, timeout)  # does not wait, or refuses
+    seconds = number(timeout)
+    if seconds is None or not blocking or (seconds != -1 and not 0 <= seconds <= threading.TIMEOUT_MAX):
+        return lock_acquire(lock, blocking, timeout if seconds is None else seconds)  # does not wait, or refuses
     if lock_acquire(lock, False):
         return True
     me: Parker = cooperative()
-    deadline = None if timeout == -1 else now() + timeout
+    deadline = None if seconds == -1 else now() + seconds
     attempt = partial(lock_acquire, lock, False)
     caller = _caller()
     if caller is _condition_wait:
@@ -52,9 +51,11 @@ def acquire(lock: Any, blocking: bool = True, timeout: float = -1) -> bool:  # n
     return lot_wait(me, id(lock), attempt, WaitReason.LOCK, deadline, patient=True)
 
 
-def number(timeout: Any) -> float:
-    """Seconds, as C takes them: also of what is only like an int. A TypeError where C refuses it, too."""
-    return timeout if isinstance(timeout, (int, float)) else index(timeout)
+def number(timeout: Any) -> float | None:
+    """Seconds, as C takes them: also of what is only like an int. None: C refuses it, in its own words."""
+    if isinstance(timeout, (int, float)):
+        return timeout
+    return index(timeout) if hasattr(type(timeout), "__index__") else None
 
 
 def _caller() -> object:

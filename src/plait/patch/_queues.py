@@ -21,10 +21,10 @@ _Empty = _queue.Empty
 def get(queue: Any, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002 - CPython's
     """`SimpleQueue.get`."""
     if timeout is not None and block:
-        try:
-            timeout = number(timeout)
-        except TypeError:
+        seconds = number(timeout)
+        if seconds is None:
             return queue_get(queue, block, timeout)  # refuses, in its own words
+        timeout = seconds
     if not block or (timeout is not None and not 0 < timeout <= TIMEOUT_MAX):
         return queue_get(queue, block, timeout)  # does not wait, or refuses
     me: Parker = cooperative()

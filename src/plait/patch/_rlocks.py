@@ -52,10 +52,10 @@ _LONGEST = threading.TIMEOUT_MAX
 
 def acquire(lock: Any, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - CPython's
     """`RLock.acquire`."""
-    try:
-        timeout = number(timeout)
-    except TypeError:
+    seconds = number(timeout)
+    if seconds is None:
         return rlock_acquire(lock, blocking, timeout)  # refuses, in its own words
+    timeout = seconds
     me: Parker = current()
     if not isinstance(me, VirtualThread):
         if not blocking or (timeout != -1 and not 0 <= timeout <= _LONGEST) or cooperative() is None:

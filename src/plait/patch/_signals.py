@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from plait import _originals
 from plait._core import READ, Parker, VirtualThread, WaitReason, check_entry, now, wait_descriptor
 from plait._native import check_signals, cooperative, kernel_ident, original, signal_descriptor
+from plait.patch._locks import TOO_LONG, number
 from plait.patch._registry import Leaf
 from plait.patch._watches import wait_watching
 
@@ -68,9 +69,10 @@ def sigwaitinfo(signals: Iterable[int], /) -> Any:
 
 def sigtimedwait(signals: Iterable[int], timeout: float, /) -> Any:
     """`signal.sigtimedwait`."""
-    if not isinstance(timeout, (int, float)) or not timeout > 0:
+    seconds = number(timeout)
+    if seconds is None or not 0 < seconds < TOO_LONG:
         return _sigtimedwait(signals, timeout)  # does not wait, or refuses
-    return _await(signals, now() + timeout)
+    return _await(signals, now() + seconds)
 
 
 _pauses = 0  # how many a kernel thread has come through. Its alone

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait._core import Counter, Parker, WaitReason, call_deaf, check_entry, lot_wait, lot_wake_all, now
 from plait._native import cooperative, lot_is_busy, original
+from plait.patch._locks import TOO_LONG
 from plait.patch._registry import ALWAYS, ClassPatch, Leaf, method
 from plait.patch._watches import wait_watching
 
@@ -48,7 +49,7 @@ def join_handle(handle: Any, timeout: float | None = None) -> None:
     me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
-    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
+    if timeout is not None and not (isinstance(timeout, (int, float)) and 0 < timeout < TOO_LONG):
         _join_handle(handle, timeout)  # does not wait, or refuses
         return
     _join_handle(handle, 0)  # for what it refuses
@@ -71,7 +72,7 @@ def _thread_of(handle: Any) -> threading.Thread | None:
 def wait_for_tstate_lock(thread: threading.Thread, block: bool = True, timeout: float = -1) -> None:  # noqa: FBT001, FBT002 - CPython's
     """`threading.Thread._wait_for_tstate_lock`."""
     me: Parker | None = cooperative()
-    if me is None or not block or timeout == 0:
+    if me is None or not block or timeout == 0 or timeout > threading.TIMEOUT_MAX:
         _wait(thread, block, timeout)
         return
     if me.scope is not None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from plait import _originals
 from plait._core import Parker, runtime
@@ -41,8 +41,14 @@ _REMOTE = frozenset(
         *(0x73757245, 0x0BD00BD0, 0x01161970, 0x7461636F),
     )
 )
+_NUMBERS = range(-(1 << 31), 1 << 31)  # C's int; of those below zero the kernel says that they are none
 _NEVER_POLLED = frozenset((stat.S_IFREG, stat.S_IFBLK, stat.S_IFDIR))
 _LARGE = 1 << 18  # bytes from which on a write is likely to wait until older ones are on the disk
+
+
+def is_number(fd: Any) -> TypeGuard[int]:
+    """Whether it can be the number of a descriptor. All else CPython converts, or refuses in its own words."""
+    return isinstance(fd, int) and fd in _NUMBERS
 
 
 def is_pollable(fd: int) -> bool:
