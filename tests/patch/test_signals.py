@@ -1,7 +1,9 @@
 """`signal.sigwait`, `sigwaitinfo`, `sigtimedwait` and `pause`, in programs that block signals before they start threads."""
 
+import platform
 import signal
 
+import pytest
 from patch.helpers import described, on_virtual, run_python
 
 PRELUDE = """
@@ -134,6 +136,30 @@ def test_pause_on_the_main_thread():
     assert out == ["1", "raised"] * 2 + ["True"]
 
 
+def test_pause_that_is_disturbed():
+    """A wait of the main thread may end early; `pause` goes on then, until there was a signal."""
+    out = run(
+        """
+        from plait._core import current_thread
+        signal.signal(signal.SIGALRM, lambda *_: print("handled"))
+        me = current_thread()
+        def disturb():
+            parked(me)
+            parks = me.park_count
+            me.nudge()
+            while me.park_count == parks:
+                time.sleep(0.001)
+            print("parked")
+            send(signal.SIGALRM)
+        with ThreadGroup() as group:
+            group.spawn(disturb)
+            signal.pause()
+            print("over")
+        """
+    )
+    assert out == ["parked", "handled", "over"]
+
+
 def test_pause_on_a_virtual_thread():
     """It waits until a signal is handled on the kernel thread that pauses for all of them."""
     out = run(
@@ -152,6 +178,50 @@ def test_pause_on_a_virtual_thread():
         """
     )
     assert out == ["True", "1"]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="system calls have other numbers here")
+def test_pause_after_a_signal():
+    """A signal that came before the call does not end it, though the thread that pauses for all has not run since."""
+    out = run(
+        """
+        import ctypes, sys
+        libc = ctypes.PyDLL(None)  # keeps the GIL
+        PAUSE = b"34"
+        signal.signal(signal.SIGUSR2, lambda *_: None)
+        sys.setswitchinterval(100)
+        def threads():
+            return set(os.listdir("/proc/self/task"))
+        def call_of(thread):  # the system call that it is in
+            fd = libc.open(f"/proc/self/task/{thread}/syscall".encode(), os.O_RDONLY)
+            text = ctypes.create_string_buffer(200)
+            libc.read(fd, text, 199)
+            libc.close(fd)
+            return text.value.split()[0]
+        def late(thread):
+            libc.tgkill(os.getpid(), int(thread), signal.SIGUSR2)
+            while call_of(thread) in (PAUSE, b"running"):
+                pass
+            signal.pause()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
+        with ThreadGroup() as group:
+            before = threads()
+            early = group.spawn(signal.pause)
+            parked(early)
+            while not (new := threads() - before):
+                time.sleep(0.001)
+            (thread,) = new
+            while call_of(thread) != PAUSE:
+                time.sleep(0.001)
+            second = group.spawn(late, thread)
+            early.result()
+            while not second.done() and not (second.park_count > 1 and second.waits_for):
+                time.sleep(0.001)
+            print(second.done())
+            second.cancel()
+        """
+    )
+    assert out == ["False"]
 
 
 def test_refusals():

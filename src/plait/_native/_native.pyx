@@ -171,6 +171,7 @@ cdef extern from "<sys/vfs.h>" nogil:
 cdef extern from "<unistd.h>" nogil:
     int pipe2(int *ends, int flags)
     int c_close "close"(int fd)
+    int c_pause "pause"()
 
 cdef extern from "<fcntl.h>" nogil:
     int O_CLOEXEC

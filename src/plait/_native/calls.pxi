@@ -322,6 +322,15 @@ def poll_now(int fd, short events):
     return one.revents
 
 
+def await_signal():
+    """pause(2), without the GIL; the instant at which it came back."""
+    cdef timespec moment
+    with nogil:
+        c_pause()
+        clock_gettime(CLOCK_MONOTONIC, &moment)
+    return <double>(moment.tv_sec * 1_000_000_000 + moment.tv_nsec) / 1e9
+
+
 # ---- semaphores of POSIX, by their addresses ----
 
 cdef extern from "<semaphore.h>" nogil:

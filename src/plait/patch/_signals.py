@@ -10,7 +10,8 @@ it, carriers and workers, too: a program blocks what it is going to wait for bef
 
 `pause` waits for a signal that is handled on the calling kernel thread. In the main thread, where Python's handlers run,
 that is any for which there is a handler: its wake-up descriptor tells, and whoever has set another gets what was written.
-Elsewhere the kernel hardly ever chooses that thread; one kernel thread pauses for all of those.
+Elsewhere the kernel hardly ever chooses that thread; one kernel thread pauses for all of those. It notes when it came back
+before it asks for the GIL, so that who comes between the two waits for the next signal.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait import _originals
 from plait._core import READ, Parker, VirtualThread, WaitReason, check_entry, now, wait_descriptor
-from plait._native import check_signals, cooperative, kernel_ident, original, signal_descriptor
+from plait._native import await_signal, check_signals, cooperative, kernel_ident, original, poll_now, signal_descriptor
 from plait.patch._locks import TOO_LONG, number
 from plait.patch._registry import Leaf
 from plait.patch._watches import wait_watching
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 _sigtimedwait: Callable[..., Any] = original(_signal.sigtimedwait)
-_pause: Callable[[], None] = original(_signal.pause)
 
 
 def _await(signals: Iterable[int], deadline: float | None) -> Any:
@@ -75,13 +75,12 @@ def sigtimedwait(signals: Iterable[int], timeout: float, /) -> Any:
     return _await(signals, now() + seconds)
 
 
-_pauses = 0  # how many a kernel thread has come through. Its alone
+_paused_at = 0.0  # when the kernel thread that pauses last came back. Its alone
 
 
 def _pause_elsewhere() -> None:
-    global _pauses  # noqa: PLW0603 - there is one for all
-    _pause()
-    _pauses += 1
+    global _paused_at  # noqa: PLW0603 - there is one for all
+    _paused_at = await_signal()
 
 
 def pause() -> None:
@@ -90,14 +89,15 @@ def pause() -> None:
     if me.scope is not None:
         check_entry(me)
     if isinstance(me, VirtualThread) or kernel_ident() != threading.main_thread().ident:
-        before = _pauses
-        wait_watching(me, "pause", _pause_elsewhere, lambda: _pauses != before, WaitReason.SIGNAL)
+        began = now()
+        wait_watching(me, "pause", _pause_elsewhere, lambda: _paused_at >= began, WaitReason.SIGNAL)
         return
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         other = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         try:
-            wait_descriptor(me, reader, READ, None, None, WaitReason.SIGNAL)
+            while not poll_now(reader, READ):
+                wait_descriptor(me, reader, READ, None, None, WaitReason.SIGNAL)
         finally:
             signal.set_wakeup_fd(other)
             if other != -1:
