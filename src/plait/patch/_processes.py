@@ -214,6 +214,8 @@ def _process_of(fd: int) -> int:
 
 def system(command: Any) -> int:
     """`os.system`, on a worker: the C library waits inside it. If its caller is cancelled, the command goes on by itself."""
+    # And the process goes on ignoring SIGINT and SIGQUIT, as system(3) has it do while it waits. That cannot be taken back
+    # from outside: the C library counts who waits, of whom others may be.
     status: int = runtime.offload.call(cooperative(), os_system, command, is_apart=True)
     return status
 
