@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from queue import Empty, Full
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from plait._core import WaitReason, check_entry, current_thread
+from plait._core import WaitReason, check_entry, check_first, current_thread
 from plait._errors import ChannelClosed
 from plait._exchange import CLOSED, DONE, WAIT, Entry, Exchange
 
@@ -43,7 +43,8 @@ class Channel(Generic[T]):
 
     Values of one sender arrive in the order in which they were sent; who has waited longer is served first. A wait that
     is cancelled has not happened: nobody has received the value, or none was taken. `close` says that nothing more is
-    coming: receivers get what is left, and then iteration ends and `recv` raises `ChannelClosed`.
+    coming: receivers get what is left, and then iteration ends and `recv` raises `ChannelClosed`; but who is cancelled
+    gets its `Cancelled`, for the same cancel may be why the channel was closed.
 
     Several receivers share the values. `select` waits for several channels at a time.
 
@@ -130,6 +131,7 @@ class Channel(Generic[T]):
         if verdict is WAIT:
             verdict = self._exchange.complete(me, Entry(me, True, value), WaitReason.CHANNEL_SEND)
         if verdict is CLOSED:
+            check_first(me)
             raise closed_to_senders(self)
 
     def recv(self) -> T:
@@ -211,9 +213,11 @@ class Channel(Generic[T]):
         value = self._exchange.take()
         if value is WAIT:
             entry = Entry(me, False, None)
+            value = CLOSED
             if self._exchange.complete(me, entry, WaitReason.CHANNEL_RECV) is DONE:
-                return entry.value
-            return CLOSED
+                value = entry.value
+        if value is CLOSED:
+            check_first(me)
         return value
 
 

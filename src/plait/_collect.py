@@ -23,7 +23,7 @@ from plait._core import (
     VirtualThread,
     WaitReason,
     check_entry,
-    check_park,
+    check_first,
     check_seconds,
     current_thread,
     grace_of,
@@ -463,9 +463,7 @@ def _mapped(fn: Callable[[S], T], items: Iterator[S], limit: int, *, ordered: bo
                     future.add_done_callback(arrivals.put)
             if not at_work:
                 if refusal is not None:
-                    me = current_thread()
-                    if me.scope is not None and isinstance(cancelled := check_park(me), Cancelled):
-                        raise cancelled  # it is in clean-up, whose grace is over
+                    check_first(current_thread())
                     raise refusal
                 return
             if ordered:

@@ -26,11 +26,10 @@ from plait._core import (
     now,
     unpark_all,
 )
-from plait._core._cancel import check_entry, check_park
+from plait._core._cancel import check_entry, check_first
 from plait._core._parking import Parker, park
 from plait._core._runtime import current_thread
 from plait._core._vthread import VirtualThread
-from plait._errors import Cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -307,11 +306,7 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
 
     def _refuse(self) -> NoReturn:
         """The call was cancelled: say so, unless the same cancel is for the calling thread, which comes first."""
-        me = current_thread()
-        if me.scope is not None:
-            check_entry(me)
-            if isinstance(cancelled := check_park(me), Cancelled):  # in clean-up, whose grace is over
-                raise cancelled
+        check_first(current_thread())
         scope: Scope | None = self
         while scope is not None and scope.cancelled_at is None:
             scope = scope.parent

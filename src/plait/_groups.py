@@ -261,8 +261,8 @@ class ThreadGroup(Container):
 
         Raises:
             TypeError: `fn` cannot be called.
-            Cancelled: the caller belongs to this group, and the group was cancelled.
-            GroupFailed: the caller does not, and the group has failed or was cancelled.
+            Cancelled: the caller was cancelled, as all who belong to the group are when that is.
+            GroupFailed: the caller was not, and the group has failed or was cancelled.
             GroupClosed: the block has ended.
             RuntimeError: the block has not begun.
         """

@@ -9,8 +9,7 @@ from plait._core import (
     CancelScope,
     DeadlineScope,
     VirtualThread,
-    check_entry,
-    check_park,
+    check_first,
     check_seconds,
     close_scope,
     current_thread,
@@ -21,7 +20,6 @@ from plait._core import (
     pending,
     pending_now,
 )
-from plait._errors import Cancelled
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -302,11 +300,7 @@ def checkpoint() -> None:
         ...     checkpoint()
     """
     me = current_thread()
-    if me.scope is not None:
-        check_entry(me)
-        told = check_park(me)
-        if isinstance(told, Cancelled):
-            raise told
+    check_first(me)
     if isinstance(me, VirtualThread):
         me.yield_now()
 

@@ -36,6 +36,7 @@ from plait._core import (
     Parker,
     WaitReason,
     check_entry,
+    check_first,
     check_seconds,
     current_thread,
     now,
@@ -299,6 +300,7 @@ class _End(_Case):
         if verdict is DONE:
             return None if entry.is_sending else entry.value
         if verdict is CLOSED:
+            check_first(entry.who)
             raise closed_to_senders(self.channel) if entry.is_sending else closed_to_receivers(self.channel)
         return WAIT
 

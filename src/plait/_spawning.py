@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 from plait._core import (
     WaitReason,
     check_entry,
+    check_first,
     check_reach,
     current_thread,
     deliver,
@@ -154,9 +155,13 @@ def spawn_slowly(
 
 
 def refuse(group: ThreadGroup, me: Parker) -> NoReturn:
-    """Say why nothing can be spawned into `group`, or nothing that was spawned begins."""
+    """Say why nothing can be spawned into `group`, or nothing that was spawned begins.
+
+    Unless `me`, the caller, is cancelled, wherever it belongs: what has ended the group may be for it, too.
+    """
     if group.owner is None:
         raise RuntimeError(f"{group!r} has not begun: spawn inside `with ThreadGroup() as group:`")
+    check_first(me)
     scope = pending(group.scope)
     if scope is None or not group.inside.count():
         raise GroupClosed(f"{group!r} has ended: nothing can be spawned into it any more. {group.after_its_end}")

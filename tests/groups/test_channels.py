@@ -12,8 +12,8 @@ import pytest
 from support import me, platform_thread, run_anywhere, run_program, until, wait_parked
 
 import plait._channels
-from plait import Channel, ChannelClosed, ThreadGroup, move_on_after
-from plait._core import PlatformThread, WaitReason
+from plait import Channel, ChannelClosed, ThreadGroup, move_on_after, select
+from plait._core import PlatformThread, WaitReason, observe_parks, unobserve_parks
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
 SEND = WaitReason.CHANNEL_SEND
@@ -277,6 +277,37 @@ def test_is_a_cancel_point(where):
         assert list(channel) == [1, 2]
 
     run_anywhere(where, body)
+
+
+CLOSED_UNDER = {
+    "recv": lambda channel: channel.recv(),
+    "iteration": list,
+    "send": lambda channel: channel.send(1),
+    "select": select,
+    "select to send": lambda channel: select(channel.sending(1)),
+}
+
+
+@WHERE
+@pytest.mark.parametrize("kind", CLOSED_UNDER)
+def test_cancel_comes_before_the_end_of_the_channel(where, kind):
+    """Who closes it may do so since the same cancel has reached it first: then it is no end."""
+    channel = Channel(0)
+
+    def close_and_cancel(thread, reason):
+        if reason is not WaitReason.GROUP:  # which is another thread's
+            unobserve_parks(close_and_cancel)
+            channel.close()
+            scope.cancel_scope("enough", scope)
+
+    def body():
+        with scope:
+            observe_parks(close_and_cancel)
+            CLOSED_UNDER[kind](channel)
+
+    scope = move_on_after(3600)
+    run_anywhere(where, body)
+    assert scope.cancelled_caught
 
 
 @WHERE

@@ -190,6 +190,26 @@ def test_outsider_does_not_wait_for_a_slot_of_a_group_that_is_shut(who, how):
     assert not ran
 
 
+def test_outsider_that_is_cancelled_as_well_is_not_told_of_the_group():
+    """Who waits for a slot of a group beside its own, and is cancelled with both, gets its Cancelled: no failure."""
+    limiter = Limiter(1)
+
+    def serve_and_cancel(thread, reason):
+        if reason is WaitReason.SLOT:
+            unobserve_parks(serve_and_cancel)
+            limiter.release()
+            outer.cancel()
+
+    limiter.acquire()
+    with ThreadGroup() as outer:
+        with ThreadGroup() as others, ThreadGroup(max_concurrency=limiter) as group:
+            observe_parks(serve_and_cancel)
+            outsider = others.spawn(group.spawn, print)
+            threading.Event().wait()
+    assert outsider.cancelled()
+    assert limiter.available == 1
+
+
 def test_shielded_member_does_not_wait_for_a_slot_of_a_group_that_is_shut():
     """A shield hides the cancel, but nothing can be spawned all the same."""
     limiter = Limiter(1)

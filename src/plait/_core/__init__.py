@@ -19,7 +19,7 @@ Everything above uses only the names below.
 """
 
 from plait._core._atomics import Counter, Flag, Lock
-from plait._core._cancel import be_patient, check_entry, check_park, deliver, patiently, refuge, retract
+from plait._core._cancel import be_patient, check_entry, check_first, check_park, deliver, patiently, refuge, retract
 from plait._core._clock import now
 from plait._core._container import Container
 from plait._core._deadline import DeadlineScope, check_seconds, end_inside
@@ -139,6 +139,7 @@ __all__ = (
     "caller_code",
     "caller_offset",
     "check_entry",
+    "check_first",
     "check_park",
     "check_reach",
     "check_seconds",

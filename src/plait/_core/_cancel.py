@@ -93,6 +93,17 @@ def check_park(me: Victim) -> float | Cancelled | None:
     return deliver(me, scope)
 
 
+def check_first(me: Victim) -> None:
+    """Before `me` is told of something that a cancel may have done to others: if it is cancelled itself, that comes first.
+
+    Raises what a cancel point that parks would. Calling thread only.
+    """
+    if me.scope is not None:
+        check_entry(me)
+        if isinstance(cancelled := check_park(me), Cancelled):  # in clean-up, whose grace is over
+            raise cancelled
+
+
 def sooner(instant: float | None, me: Victim) -> float | None:
     """`instant`, or the end of a shield before that: what it hides may have less grace."""
     end = horizon(me.scope)
