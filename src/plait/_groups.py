@@ -20,7 +20,6 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Never, ParamSpec, Self, TypeVar
 
 from plait._core import (
-    DEADLINE_PASSED,
     GRACE,
     Container,
     DeadlineScope,
@@ -94,7 +93,7 @@ class GroupScope(DeadlineScope):
 
     def expire(self, epoch: int) -> None:
         """The group's time is up."""
-        self.cancel_scope(DEADLINE_PASSED, self.group)
+        self.cancel_by_time(self.group)
         self.group.wake_owner()
 
 

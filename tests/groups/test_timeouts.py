@@ -203,6 +203,24 @@ def test_cancelled_of_a_limit_names_its_reason_and_source():
             raise
 
 
+def test_reason_of_a_limit_handed_on_to_another_cancel():
+    """Whatever its reason, a cancel is one, and not by time: also where there is a limit, and it has passed."""
+    reasons = []
+    with suppress(TimeoutError), timeout(0):
+        try:
+            checkpoint()
+        except Cancelled as cancelled:
+            reasons.append(cancelled.reason)
+            raise
+    with ThreadGroup() as group:
+        child = group.spawn(threading.Event().wait)
+        group.cancel(*reasons)
+    assert child.cancelled()
+    with ThreadGroup(timeout=3600) as group:
+        group.scope.deadline = 1e-9  # has passed, and nobody has looked
+        group.cancel(*reasons)
+
+
 def test_wait_after_a_limit_that_has_passed_is_as_ever():
     """Nothing of an expired limit remains on the thread."""
 

@@ -75,7 +75,6 @@ from plait._core._sleep import sleep
 from plait._core._slots import Slots, lend_slot
 from plait._core._stacks import Snapshot, stack_of_kernel_thread, take_snapshot
 from plait._core._tree import (
-    DEADLINE_PASSED,
     GRACE,
     CancelScope,
     Scope,
@@ -102,7 +101,6 @@ from plait._native import caller_code, caller_offset, line_at
 __all__ = (
     "BROKEN",
     "CANCELLED",
-    "DEADLINE_PASSED",
     "FAILED",
     "GRACE",
     "INTERRUPTED",

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from plait._core._clock import now
 from plait._core._runtime import close_scope, open_scope
-from plait._core._tree import DEADLINE_PASSED, CancelScope, cancelling
+from plait._core._tree import CancelScope, cancelling, wake_all_under
 
 if TYPE_CHECKING:
     from plait._core._parking import Parker
     from plait._core._timers import Timer
     from plait._core._tree import Container, Scope
+
+_DEADLINE_PASSED = "deadline passed"  # the reason that each `Cancelled` gives
 
 
 class DeadlineScope(CancelScope):
@@ -25,16 +27,14 @@ class DeadlineScope(CancelScope):
     In a forked child, whose carriers have lost their timers, each scope around the thread that has forked gets another one.
     """
 
-    __slots__ = ("_timer",)
+    __slots__ = ("_timer", "has_expired")
 
     def __init__(self, grace: float | None = None, container: Container | None = None) -> None:
         super().__init__(grace, container)
         self._timer: Timer | tuple[Timer, Timer] | None = None  # the owner's alone
-
-    @property
-    def has_expired(self) -> bool:
-        """Whether the deadline was what cancelled it."""
-        return self.cancelled_at is not None and self.cancel_reason is DEADLINE_PASSED
+        self.has_expired = (
+            False  # the deadline is what has cancelled it. Set once, before cancelled_at, under cancelling
+        )
 
     def enter(self, deadline: float | None) -> Parker:
         """Open it on the calling thread, which is returned, until an instant (None: with no deadline)."""
@@ -82,7 +82,18 @@ class DeadlineScope(CancelScope):
 
     def expire(self, epoch: int) -> None:
         """The deadline has come."""
-        self.cancel_scope(DEADLINE_PASSED, self)
+        self.cancel_by_time(self)
+
+    def cancel_by_time(self, source: object) -> None:
+        """As `cancel_scope`, if the deadline is past and nobody was first. The mark tells, not the reason: that is public."""
+        cause = (_DEADLINE_PASSED, source, None, None)
+        with cancelling:
+            if self.cancelled_at is not None or not self.deadline or self.deadline > now():
+                return
+            self.cause = cause
+            self.has_expired = True
+            self.cancelled_at = now()
+        wake_all_under(self)
 
 
 def end_inside(me: Parker, outer: Scope, error: BaseException) -> BaseException:

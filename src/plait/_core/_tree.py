@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import FrameType
 
-DEADLINE_PASSED = "deadline passed"  # the reason of a cancel by time, told from others by identity
 GRACE = 5.0  # seconds that clean-up may take, unless the scope, or one above it, says otherwise
 
 cancelling = Lock()  # orders the first canceller of a scope before the others
@@ -116,21 +115,16 @@ class Scope(WaitWord):
         """Cancel everything under this scope; False if it was cancelled already. Any thread; never parks."""
         if self.cancelled_at is not None:
             return False
-        who, where = (None, None) if reason is DEADLINE_PASSED else _whereabouts()
-        cause = (reason, source, who, where)
+        cause = (reason, source, *_whereabouts())
         with cancelling:
-            if self.cancelled_at is not None or (reason is DEADLINE_PASSED and not self.is_due()):
+            if self.cancelled_at is not None:
                 return False
             self.cause = cause
             if grace is not None:
                 self.grace = grace
             self.cancelled_at = now()
-        _wake_all_under(self)
+        wake_all_under(self)
         return True
-
-    def is_due(self) -> bool:
-        """Whether a cancel by time is in place now."""
-        return self.deadline != 0.0 and self.deadline <= now()
 
     def expire(self, epoch: int) -> None:
         """The deadline has come. Any thread; never parks."""
@@ -158,7 +152,7 @@ class Scope(WaitWord):
         """
         with cancelling:
             self.is_hurried = True
-        _wake_all_under(self)
+        wake_all_under(self)
 
 
 class Victim(Scope):
@@ -386,7 +380,7 @@ def _whereabouts() -> tuple[str | None, str | None]:
     return name, None if code is None else f"{code.co_filename}:{line_at(code, caller_offset())}"
 
 
-def _wake_all_under(scope: Scope) -> None:
+def wake_all_under(scope: Scope) -> None:
     """Wake each thread that is parked under `scope` once. The tree is walked without recursion: it may be deep.
 
     In the order in which they have parked: whoever waits in a queue is then found at its head, not by a search through
