@@ -475,11 +475,12 @@ class ThreadGroup(Container):
         else:
             self.dismiss_daemons()
             interrupt = self._join(me, int(isinstance(error, KeyboardInterrupt)))
-        # Asked again: if a scope further out was cancelled during the join, what the body was told goes on to that one.
-        is_own = is_own and self._scope.absorbs(error)
-        cut_by = pending(self.scope) if self._scope.is_shield else None  # its shelter, in clean-up, is over
+        # Asked again: if a scope further out was cancelled during the join, what the body was told goes on to that one. Not
+        # after `leave`: a block that was opened in clean-up hides what that is for.
+        outermost = pending(self.scope)
+        is_own = is_own and outermost is self.scope
+        is_cut = outermost is not None and outermost is not self.scope
         self._scope.leave(is_own)
-        is_cut = cut_by is not None and cut_by is not self.scope
         return self._conclude(me, error, interrupt, is_own=is_own, is_cut=is_cut)
 
     def _misplaced(self, me: Parker) -> BaseException:
@@ -582,7 +583,8 @@ class ThreadGroup(Container):
     ) -> bool:
         """Raise what leaves the block; otherwise whether `error` ends here.
 
-        `is_cut`: it was opened in clean-up, whose grace is over: the children may not have done what they were to do.
+        `is_cut`: a scope further out was cancelled. Where the block was opened in clean-up, the grace of that is over: the
+        children may not have done what they were to do.
         """
         failures = list(self._failures.values())
         bare = error if isinstance(error, KeyboardInterrupt) else interrupt  # the first Ctrl-C
@@ -598,13 +600,14 @@ class ThreadGroup(Container):
             return False  # a generator that is closed inside its block: close() must get it back
         if self._scope.has_expired:
             late = TimeoutError(f"{self!r} has not ended within {self._timeout} seconds")
-            if not failures and pending(me.scope) is None:
+            if failures:
+                failures.append(late)
+            elif not is_cut:
                 raise late from None
-            failures.append(late)
-        if failures and not (self._scope.has_expired and len(failures) == 1):
+        if failures:
             raise BaseExceptionGroup(f"{len(failures)} failed in {self!r}", failures) from None
         if error is None and me.scope is not None:
             check_entry(me)
-            if is_cut and isinstance(cancelled := check_park(me), Cancelled):
+            if is_cut and self._scope.is_shield and isinstance(cancelled := check_park(me), Cancelled):
                 raise cancelled
         return is_own

@@ -438,6 +438,27 @@ def test_time_limit_in_clean_up_holds(where):
 
 
 @WHERE
+@pytest.mark.parametrize("who", ["body", "child"])
+def test_time_of_a_group_in_clean_up_is_not_lost(where, who):
+    """What a group in clean-up has not done in its time it says, though its owner is cancelled."""
+    trace = []
+
+    def body():
+        with move_on_after(0.005) as scope:
+            try:
+                sleep_forever()
+            finally:
+                with pytest.raises(TimeoutError, match="late"), ThreadGroup(timeout=0.01, name="late") as group:
+                    group.spawn(sleep_forever) if who == "child" else sleep_forever()
+                time.sleep(0)
+                trace.append("cleaned up")
+        trace.append(scope.cancelled_caught)
+
+    run_anywhere(where, body)
+    assert trace == ["cleaned up", True]
+
+
+@WHERE
 def test_group_in_clean_up_works(where):
     """A group opened during clean-up runs its children; one that fails is contained in it."""
 

@@ -158,6 +158,8 @@ def _check_block(world, block):
     overtaken = {id(error) for _, error, verdict in block.asked if verdict in ("restart", "overtaken")}
     out = block.out
     late = []
+    if block.is_late and not _says_late(out):
+        world.fault("I6", f"{block!r} raised {out!r}, and its time was up")
     if isinstance(out, BaseExceptionGroup) and out is not block.body_error:
         seen = list(out.exceptions)
         late = [error for error in seen if isinstance(error, TimeoutError) and f"{block.group!r} has not" in str(error)]
@@ -178,6 +180,13 @@ def _check_block(world, block):
             world.fault("I6", f"{block!r} raised {out!r} without a timeout")
     elif out is not None and not isinstance(out, Cancelled):
         world.fault("I6", f"{block!r} raised {out!r} for nothing")
+
+
+def _says_late(out):
+    """Whether a block whose time was up may raise `out`: Ctrl-C leaves bare."""
+    if isinstance(out, BaseExceptionGroup):
+        return any(isinstance(error, TimeoutError) for error in out.exceptions)
+    return isinstance(out, (TimeoutError, KeyboardInterrupt))
 
 
 def _check_hook(world):

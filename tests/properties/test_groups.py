@@ -7,7 +7,8 @@ Each test draws programs that are rich in what its guarantee is about. To see th
     I3   `Slots.try_take` takes what is not free; `take_back` takes it, or returns without
     I4   `check_park` never raises; a cancel wakes nobody; a grace never ends
     I5   `park` raises the cancel of a wait that was WOKEN
-    I6   a group keeps its first failure alone, or one twice, or one that was ignored; the hook is not called
+    I6   a group keeps its first failure alone, or one twice, or one that was ignored; the hook is not called; a group whose
+         time is up in clean-up ends quietly
     I7   `launch` does not ask whether the group is cancelled; insiders get GroupFailed; outsiders get Cancelled
     I8   a thread leaves its group before it settles (not seen on one carrier, where nobody can look in between)
     I9   a child gets what its spawner had at its first spawn, or nothing
@@ -23,11 +24,11 @@ import threading
 import weakref
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from properties.guarantees import check
 from properties.strategies import examples, programs
-from properties.trees import Token, run
+from properties.trees import Block, Finally, Forever, Program, Token, run
 from support import run_anywhere, until, wait_parked
 
 from plait import Limiter, ThreadGroup
@@ -232,6 +233,7 @@ def test_completed_waits_are_not_cancelled(program):
     check(run(program), "I5")
 
 
+LATE_IN_CLEAN_UP = Program(Block((Finally((Forever(),), (Block((Forever(),), timeout=1),)),), grace=LENIENT))
 LOUD = ("cancel", "collect", "collect", "ignore", "ignore", "restart", "broken")
 
 
@@ -241,6 +243,7 @@ LOUD = ("cancel", "collect", "collect", "ignore", "ignore", "restart", "broken")
         {"fail": 6, "crash": 2, "try": 4, "await": 12, "finally": 4, "forever": 1, "cancel block": 0}, policies=LOUD
     )
 )
+@example(LATE_IN_CLEAN_UP)
 def test_every_exception_leaves_where_it_should(program):
     """I6: through its future, and once through its group, or the hook; and no cancellation does."""
     check(run(program), "I6")

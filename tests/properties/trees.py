@@ -30,7 +30,7 @@ from support import run_anywhere, until
 import plait
 from plait import Cancelled, GroupClosed, GroupFailed, Limiter, Mutex, ThreadGroup, cancelled, move_on_after, shield
 from plait import timeout as time_limit
-from plait._core import Lock, VirtualThread, current_thread
+from plait._core import Lock, VirtualThread, current_thread, pending
 from plait._core._atomics import Counter
 from plait._default import default_group
 from plait.lowlevel import park, unpark
@@ -212,6 +212,7 @@ class OpenBlock:
             self.gauge = world.gauge(world.shared if step.limit == "shared" else self.group, self.group.limit)
         self.is_known_dead = False  # somebody has been told that it was cancelled
         self.has_ended = False
+        self.is_late = False  # its time was up before its end
         self.body_error = None
         self.out = None
         self.asked = []  # (future, error, verdict) of the on_error function; "overtaken" by a cancel is one, too
@@ -734,6 +735,8 @@ class Block:
         """The block has ended: write down what can be seen of it now."""
         world = here.world
         block.has_ended = True
+        scope = block.group.scope
+        block.is_late = scope.has_expired and pending(scope) is scope  # and nothing further out has cut it short
         world.note(block, here)
         children = [spawn for spawn in list(world.spawns) if spawn.block is block and spawn.future is not None]
         for spawn in children:
