@@ -26,6 +26,7 @@ from plait._core import (
     check_first,
     check_seconds,
     current_thread,
+    excuse,
     grace_of,
     lend_slot,
     lot_wait,
@@ -241,6 +242,7 @@ class _Host:
         if failure is None or failure is error:
             return
         if isinstance(error, (Cancelled, GeneratorExit)):
+            excuse(current_thread(), error)
             raise failure
         note_failures(error, self.calls.group, [failure])
 

@@ -33,6 +33,7 @@ from plait._core import (
     check_seconds,
     current_thread,
     end_inside,
+    excuse,
     is_cancelled,
     is_under,
     lend_slot,
@@ -589,6 +590,8 @@ class ThreadGroup(Container):
         failures = list(self._failures.values())
         bare = error if isinstance(error, KeyboardInterrupt) else interrupt  # the first Ctrl-C
         bare = bare or next((e for e in failures if isinstance(e, _BARE)), None)
+        if error is not bare and (bare is not None or failures):
+            excuse(me, error)
         if bare is not None:
             others = [failure for failure in failures if failure is not bare]
             if others:

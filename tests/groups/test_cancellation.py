@@ -632,6 +632,62 @@ def test_swallowed_and_kept_is_reported_once_the_grace_is_over():
     assert swallowed.filename == __file__
 
 
+REPLACING = {
+    "group": lambda fail: run_beside(fail),
+    "pmap": lambda fail: list(pmap(lambda call: call(), [fail])),
+}
+
+
+def run_beside(fail):
+    with ThreadGroup() as group:
+        group.spawn(fail)
+        sleep_forever()
+
+
+def handle(how, outer):
+    """Have what fails in clean-up take the place of the Cancelled, and handle it; what was raised."""
+
+    handler = current_thread()
+
+    def fail():
+        try:
+            outer.cancel("enough")
+            sleep_forever()
+        finally:
+            until(lambda: handler.delivery is not None or handler.scope.is_shield)  # it has been told
+            raise OSError
+
+    raised = []
+    try:
+        REPLACING[how](fail)
+    except* OSError as error:
+        raised.append(error)
+    return raised
+
+
+@pytest.mark.parametrize("how", REPLACING)
+def test_who_handles_a_failure_in_place_of_its_cancel_has_not_swallowed_that(how):
+    """A group raises its failures in place of its body's Cancelled: who handles them is told again, and not accused."""
+    kept = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CancelledSwallowed)
+        with ThreadGroup(grace=0.02) as outer:
+            kept += handle(how, outer)
+            sleep_forever()
+    assert kept
+
+
+def test_who_swallows_the_cancel_that_follows_is_accused():
+    """It is told again, and now it is that one."""
+    with pytest.warns(CancelledSwallowed), ThreadGroup() as outer:
+        handle("group", outer)
+        try:
+            sleep_forever()
+        except Cancelled:
+            pass
+        sleep_forever()
+
+
 def test_swallowed_exceptions_are_freed_at_once():
     """Rule 3 rests on the exception's death: plait keeps none of those that it raises alive, not even in a cycle."""
     alive = []

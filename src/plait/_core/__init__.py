@@ -19,7 +19,17 @@ Everything above uses only the names below.
 """
 
 from plait._core._atomics import Counter, Flag, Lock
-from plait._core._cancel import be_patient, check_entry, check_first, check_park, deliver, patiently, refuge, retract
+from plait._core._cancel import (
+    be_patient,
+    check_entry,
+    check_first,
+    check_park,
+    deliver,
+    excuse,
+    patiently,
+    refuge,
+    retract,
+)
 from plait._core._clock import now
 from plait._core._container import Container
 from plait._core._deadline import DeadlineScope, check_seconds, end_inside
@@ -145,6 +155,7 @@ __all__ = (
     "current_thread",
     "deliver",
     "end_inside",
+    "excuse",
     "grace_of",
     "is_cancelled",
     "is_under",

@@ -38,6 +38,12 @@ _PAUSE, _LONGEST_PAUSE, _SHARE = 5e-5, 1.0, 1 / 1024
 _weakly = weakref.ref
 
 
+class _Excused(weakref.ref["Cancelled"]):
+    """Of a `Cancelled` that something else was raised in place of: who handles that one has not swallowed it."""
+
+    __slots__ = ()
+
+
 def check_entry(me: Victim) -> Scope | None:
     """A cancel point begins: raise `Cancelled` if `me` is cancelled and has not been told yet. Calling thread only.
 
@@ -79,7 +85,7 @@ def check_park(me: Victim) -> float | Cancelled | None:
         is_swallowed = exc_info()[1] is None and told.alive is not _always and not me.patient_since
     else:
         is_swallowed = True
-    if is_swallowed and not told.is_reported:
+    if is_swallowed and not told.is_reported and type(told.alive) is not _Excused:
         told.is_swallowed = told.is_due = True
         complain(me)
     # Who swallows it again and again gets it ever more slowly: a loop with an end comes to it soon, one without burns no
@@ -233,6 +239,16 @@ def retract(me: Victim) -> None:
         me.delivery = None
     else:
         told.alive = told.former
+
+
+def excuse(me: Victim, error: BaseException | None) -> None:
+    """What is raised now takes the place of `error`: if that is what `me`, the caller, was told last, it is not accused.
+
+    Until it is told again: if it swallows that, it is.
+    """
+    told = me.delivery
+    if told is not None and isinstance(error, Cancelled) and told.alive() is error:
+        told.alive = _Excused(error)
 
 
 def complain(me: Victim) -> None:
