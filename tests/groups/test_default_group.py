@@ -227,6 +227,31 @@ def test_reports_that_fail_harm_nobody():
     ]
 
 
+def test_hook_that_waits_for_a_report_that_fails():
+    """sys.unraisablehook may wait, though the thread is cancelled: what it is given is nowhere else."""
+    out, _ = run_program("""
+        import plait, sys, time
+        lost = []
+        def hook(report):
+            time.sleep(0.001)
+            lost.append(repr(report.exc_value))
+        class Broken:
+            def write(self, text):
+                raise BrokenPipeError("nobody reads")
+            def flush(self):
+                pass
+        sys.unraisablehook, sys.stderr = hook, Broken()
+        def fail():
+            plait._core.current_thread().cancel()
+            1 / 0
+        print(repr(plait.spawn(fail).exception(20)))
+        while not lost:
+            time.sleep(0.001)
+        print(lost)
+    """)
+    assert out.splitlines() == ["ZeroDivisionError('division by zero')", """["BrokenPipeError('nobody reads')"]"""]
+
+
 @pytest.mark.parametrize("failure", ["SystemExit(3)", "KeyboardInterrupt()", "plait.Cancelled()", "BaseException()"])
 def test_done_callback_that_raises_a_base_exception_harms_nobody(failure):
     """Whatever a done-callback raises, the carrier and the group go on."""

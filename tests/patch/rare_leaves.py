@@ -122,6 +122,7 @@ _ENDINGS = (
     ),
     *(f"{name}.close" for name in ("zipfile._ZipWriteFile", "tarfile.TarFile", "tarfile._Stream")),
     *("tempfile.TemporaryDirectory.cleanup", "weakref.finalize.__call__", "multiprocessing.util.Finalize.__call__"),
+    "sys.__unraisablehook__",
 )
 _DRIVER = "a driver's, which need not be installed: tests/patch/test_drivers.py"
 

@@ -1,4 +1,4 @@
-"""Endings are no cancel points, and not torn apart: `close` of files over files, finalizers of the standard library."""
+"""Endings are no cancel points, and not torn apart: `close` of files over files, finalizers of the standard library, reports."""
 
 import bz2
 import contextlib
@@ -6,6 +6,7 @@ import gzip
 import lzma
 import os
 import socket
+import sys
 import tarfile
 import tempfile
 import time
@@ -201,6 +202,34 @@ def test_finalizers_under_a_cancelled_scope(where, ending):
     with pytest.warns(ResourceWarning):
         run_anywhere(where, body)
     assert steps == ["finished", False]
+
+
+@WHERE
+def test_report_of_what_cannot_be_raised(where, tmp_path, monkeypatch):
+    """What a destructor raises is written to stderr, though a cancel has come, and not the cancel in its place."""
+
+    class Thing:
+        def __del__(self):
+            raise OSError("the only trace of it")
+
+    def body():
+        thing = Thing()
+        with ThreadGroup() as group:
+            group.cancel()
+            del thing
+            steps.append("not cancelled")
+            checkpoint()
+            steps.append("went on")
+
+    steps = []
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    with open(tmp_path / "stderr", "w") as file:
+        monkeypatch.setattr(sys, "stderr", file)
+        run_anywhere(where, body)
+    report = (tmp_path / "stderr").read_text()
+    assert "OSError: the only trace of it" in report
+    assert "Cancelled" not in report
+    assert steps == ["not cancelled"]
 
 
 def test_uninstall_puts_the_methods_back():

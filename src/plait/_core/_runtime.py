@@ -363,7 +363,7 @@ def call_contained(fn: Callable[..., object], *args: object) -> None:
     try:
         patiently(current_thread(), fn, *args)
     except BaseException as error:  # noqa: BLE001 - a report may fail, as where the reader of stderr has gone
-        write_unraisable(error, fn)
+        patiently(current_thread(), write_unraisable, error, fn)
 
 
 def leave_all_scopes() -> None:

@@ -26,7 +26,7 @@ from contextvars import Context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from plait._core._cancel import begin_clean_up
+from plait._core._cancel import begin_clean_up, patiently
 from plait._core._container import Container
 from plait._core._parking import TIMED_OUT, Parker
 from plait._core._tree import Victim, is_cancelled, pending
@@ -378,7 +378,7 @@ class VirtualThread(Parker):
         try:
             self.watchers.notify(self)  # type: ignore[union-attr]
         except BaseException as failure:  # noqa: BLE001 - nothing may keep the thread from its end
-            write_unraisable(failure, self)
+            patiently(self, write_unraisable, failure, self)
 
     def _bury(self) -> None:
         """Let go of what would die with this thread, as long as its destructors can wait as they may anywhere.
@@ -415,4 +415,4 @@ class VirtualThread(Parker):
                 try:
                     self.group.child_failed(self, error)
                 except BaseException as failure:  # noqa: BLE001 - as in `_notify`
-                    write_unraisable(failure, self)
+                    patiently(self, write_unraisable, failure, self)

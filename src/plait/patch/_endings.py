@@ -1,12 +1,15 @@
-"""Endings: `close` of files that are made of other files, and finalizers: no cancel points, and not torn apart.
+"""Endings: `close` of files that are made of other files, finalizers, and the report of what those raise that nobody can be
+given: no cancel points, and not torn apart.
 
-What they have to write first, or to take away, may wait. A cancel there would lose the end of an archive, or leave a
-temporary directory behind. (What ends by a call of `__del__`, or a bare callback of a weak reference, nobody can see.)
+What they have to write first, or to take away, may wait. A cancel there would lose the end of an archive, leave a
+temporary directory behind, or be reported in place of a failure, which is nowhere then. (What ends by a call of
+`__del__`, or a bare callback of a weak reference, nobody can see.)
 """
 
 from __future__ import annotations
 
 import io
+import sys
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +32,7 @@ _METHODS = {  # by module and class
     "tempfile": {"TemporaryDirectory": "cleanup"},
     "multiprocessing.util": {"Finalize": "__call__"},
 }
+_report = sys.__unraisablehook__
 
 
 def _patch(prefix: str, cls: type, name: str) -> Patch:
@@ -46,6 +50,9 @@ def leaves() -> Sequence[Patch]:
     found: list[Patch] = [
         _patch("weakref", weakref.finalize, "__call__"),
         Leaf("io.TextIOWrapper.close", text_close, patient(original(text_close))),
+        Leaf(
+            "sys.__unraisablehook__", _report, patient(original(_report))
+        ),  # a hook of the program's is its own affair
     ]
     for module, methods in _METHODS.items():
         found += late_leaves(module, [f"{module}.{cls}.{name}" for cls, name in methods.items()], _patches_of)
