@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
-import reprlib
 from collections import deque
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -43,6 +42,7 @@ from plait._failures import note_failures
 from plait._futures import Future, Waiting, drop_callback, lend_slot_among, limits_of, verify_coming
 from plait._groups import ThreadGroup
 from plait._native import cooperative, current
+from plait._reprs import shortened
 from plait._scopes import move_on_after, shield
 from plait._spawning import add_child, name_of, refuse
 
@@ -56,9 +56,6 @@ S = TypeVar("S")
 T = TypeVar("T")
 F = TypeVar("F", bound="concurrent.futures.Future[Any]")
 
-_reprs = reprlib.Repr()
-_reprs.maxstring = _reprs.maxother = 200
-_shortened = _reprs.repr
 _LIMIT = 64  # calls of pmap at a time, unless told otherwise
 
 
@@ -133,7 +130,7 @@ class _Calls:
                 raise
             except BaseException as error:
                 with suppress(Exception):  # whatever the item makes of repr(), and the error of notes
-                    error.add_note(f"raised by call {place} of {self.group.name}: {_shortened(what)}")
+                    error.add_note(f"raised by call {place} of {self.group.name}: {shortened(what)}")
                 raise
 
         call.__qualname__ = name_of(fn)  # the thread is called so
@@ -339,6 +336,8 @@ def as_completed(futures: Iterable[F], timeout: float | None = None) -> Iterator
         True
     """
     span = None if timeout is None else check_seconds(timeout, "timeout")
+    if callable(getattr(futures, "add_done_callback", None)):
+        raise TypeError(f"as_completed needs several futures, not {futures!r} alone: write as_completed([future])")
     waiting: dict[F, None] = {}
     for future in futures:
         if not callable(getattr(future, "add_done_callback", None)):

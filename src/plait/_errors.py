@@ -27,7 +27,7 @@ class Cancelled(BaseException):
     cancelled absorbs it. Whoever swallows it gets it again at the next operation that would park.
 
     Attributes:
-        reason: Why, as given to `cancel()`, or what happened ("deadline passed", "a child failed").
+        reason: Why, as given to `cancel()`, or what happened ("deadline passed", "'fetch-3' failed: ValueError").
         source: The scope or group that was cancelled, or the future.
         thread: The name of the thread that has cancelled it; None if it was the clock.
         site: Where that thread was, as `file:line`; None if it was in no function of Python.

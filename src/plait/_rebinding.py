@@ -10,6 +10,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from plait._errors import RebindAfterSpawn
+from plait._reprs import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,8 +32,8 @@ def watch_variables(fn: Callable[..., Any]) -> Callable[..., Any]:
         for name, cell, value in zip(names, cells, before, strict=True):
             if value is not _EMPTY and _contents(cell) is not value:
                 warnings.warn_explicit(
-                    f"{fn.__qualname__!r} was spawned when {name!r} was {value!r}, and begins when it is "
-                    f"{_contents(cell)!r}: hand the value over, as in spawn(fn, {name})",
+                    f"{fn.__qualname__!r} was spawned when {name!r} was {shortened(value)}, and begins when it is "
+                    f"{shortened(_contents(cell))}: hand the value over, as in spawn(fn, {name})",
                     RebindAfterSpawn,
                     fn.__code__.co_filename,
                     fn.__code__.co_firstlineno,

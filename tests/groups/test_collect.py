@@ -240,6 +240,16 @@ def test_as_completed_of_something_that_is_no_future(wrong):
     assert str(caught.value) == f"as_completed needs futures, as spawn() and submit() give them, not {wrong!r}"
 
 
+def test_as_completed_of_one_future():
+    """A future alone is refused, with what to write instead."""
+    future = concurrent.futures.Future()
+    with pytest.raises(TypeError) as caught:
+        as_completed(future)
+    assert (
+        str(caught.value) == f"as_completed needs several futures, not {future!r} alone: write as_completed([future])"
+    )
+
+
 def test_as_completed_of_a_future_of_asyncio():
     """A future that belongs to an event loop is refused, for whoever waits for it here stops that loop."""
 

@@ -304,6 +304,24 @@ def test_variable_that_has_changed(development):
     )
 
 
+def test_variable_whose_value_cannot_be_shown(development):
+    """What is said of a value is short, and a value that cannot be shown harms nobody."""
+
+    class Unshown:
+        def __repr__(self):
+            raise ValueError
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        value = Unshown()
+        watched = _rebinding.watch_variables(lambda: value)
+        value = "x" * 1000
+        assert watched() is value
+    [(message, _, _)] = warned(caught, RebindAfterSpawn)
+    assert "was spawned when 'value' was <Unshown instance at " in message
+    assert len(message) < 500
+
+
 def test_variables_that_are_bound_later(development):
     """A variable that had no value yet, and functions without any, are no reason to warn."""
 
