@@ -32,9 +32,8 @@ class DeadlineScope(CancelScope):
     def __init__(self, grace: float | None = None, container: Container | None = None) -> None:
         super().__init__(grace, container)
         self._timer: Timer | tuple[Timer, Timer] | None = None  # the owner's alone
-        self.has_expired = (
-            False  # the deadline is what has cancelled it. Set once, before cancelled_at, under cancelling
-        )
+        # The deadline is what has cancelled it. Set once, before cancelled_at, under cancelling.
+        self.has_expired = False
 
     def enter(self, deadline: float | None) -> Parker:
         """Open it on the calling thread, which is returned, until an instant (None: with no deadline)."""

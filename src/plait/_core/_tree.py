@@ -143,7 +143,7 @@ class Scope(WaitWord):
             if self.cut_off and self.cut_off <= end:
                 return
             self.cut_off = end
-        _wake_all_under(self)
+        wake_all_under(self)
 
     def hurry(self) -> None:
         """Have no more patience with what is under this scope, which is cancelled: neither shields nor grace count.
