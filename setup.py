@@ -51,6 +51,7 @@ UNTYPED = [
         "testing/_faults",
         "lowlevel",
         "patch/_buffered",
+        "patch/_closing",
         "patch/_locks",
         "patch/_looks",
         "patch/_processes",

@@ -7,8 +7,13 @@ import multiprocessing
 import os
 import resource
 import select
+import signal
 import socket
+import sys
 import threading
+from contextlib import contextmanager, suppress
+from functools import partial
+from operator import index
 
 import pytest
 from patch.helpers import (
@@ -25,6 +30,7 @@ from patch.helpers import (
 )
 
 from plait import ThreadGroup, _core, _originals, checkpoint, timeout
+from plait._native import hold, let_go
 from plait.patch import _closing, _descriptors, _files
 
 
@@ -558,3 +564,99 @@ def test_closing_of_what_had_the_number_before(way, tmp_path):
         assert waiter.result() == b"x"
     for fd in (reader, writer, other, mine, counter):
         os.close(fd)
+
+
+# ---- in the middle of the telling ----
+
+
+@contextmanager
+def _parked_in(fd):
+    """A reader that is parked there when the block begins, and must be told before the group's patience is over."""
+    with ThreadGroup(timeout=PATIENCE) as group:
+        waiter = group.spawn(outcome, os.read, fd, 10)
+        wait_parked(waiter)
+        yield
+    kind, error = waiter.result()
+    assert (kind, error.errno) == ("raised", errno.EBADF)
+
+
+def _at_the_limit(call):
+    """`call()`, as deep as it can be called."""
+    try:
+        _at_the_limit(call)
+    except RecursionError:
+        call()
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("closer", ["os.close", "os.closerange", "FileIO.close"])
+@pytest.mark.parametrize("is_held", [False, True], ids=["free", "held"])
+def test_closing_at_the_limit_of_recursion(pipe, closer, is_held, runner):
+    """What succeeds elsewhere succeeds there, and who waits is told."""
+    fd = pipe[0]
+    close = {
+        "os.close": lambda: partial(os.close, fd),
+        "os.closerange": lambda: partial(os.closerange, fd, fd + 1),
+        "FileIO.close": lambda: io.FileIO(fd).close,
+    }[closer]()
+    era = hold(fd) if is_held else None
+    try:
+        with _parked_in(fd):
+            RUNNERS[runner](_at_the_limit, close)
+    finally:
+        if era is not None:
+            let_go(fd, era)
+
+
+@pytest.mark.parametrize("closer", ["os.close", "os.closerange", "os.dup2", "FileIO.close"])
+def test_telling_that_fails(pipe, closer, monkeypatch):
+    """It is done once more, and its error raised then."""
+    close = {**CLOSERS, "os.dup2": lambda fd: os.dup2(pipe[1], fd)}[closer]
+    errors = [MemoryError("once")]
+
+    def fail_once(number):
+        if errors:
+            raise errors.pop()
+        return index(number)
+
+    with _parked_in(pipe[0]):
+        monkeypatch.setattr(_closing, "index", fail_once)
+        with pytest.raises(MemoryError, match="once"):
+            close(pipe[0])
+        monkeypatch.undo()
+
+
+def test_file_that_is_closed_though_its_close_fails(pipe):
+    """Its flush raises, and so does close, but its number is gone: who waits there is told."""
+
+    class Failing(io.FileIO):
+        def flush(self):
+            raise RuntimeError("no flush")
+
+    with _parked_in(pipe[0]), pytest.raises(RuntimeError, match="no flush"):
+        Failing(pipe[0]).close()
+    assert described(os.fstat, pipe[0])[1] == "OSError"
+
+
+def test_signal_while_waiters_are_told(pipe):
+    """What its handler raises does not keep them from it."""
+
+    class Interruption(Exception):
+        pass
+
+    def interrupt(number, frame):
+        raise Interruption
+
+    def watch(frame, event, arg):
+        if frame.f_globals is vars(_closing):  # which it never is where that is compiled
+            sys.settrace(None)
+            signal.raise_signal(signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt), sys.gettrace()
+    try:
+        with _parked_in(pipe[0]), suppress(Interruption):
+            sys.settrace(watch)
+            os.close(pipe[0])
+    finally:
+        sys.settrace(before[1])
+        signal.signal(signal.SIGUSR1, before[0])

@@ -31,8 +31,11 @@
  * which is the first thing in it. A function says which of its arguments is the number; if that is not told by the call
  * itself, or there are several, everybody is asked. Not while this kernel thread holds a lock of the core, which the call
  * may need: there only the collector closes anything, and what it collects nobody waits in by name.
- * While workers use any numbers (holds.c), the replacement is called instead of the original, and tells by itself. A
- * method has none: if its number is held, that is closed as holds.c does it, and taken away before the original comes.
+ * While workers use any numbers (holds.c), the replacement is called instead of the original. A method has none: if its
+ * number is held, that is closed as holds.c does it, and taken away before the original comes.
+ * What has been closed must be told, or somebody waits in it for ever. So what tells is compiled, and no signal handler
+ * interrupts it; and it has room at the limit of recursion, of which the original needs none. If it fails nevertheless (pure
+ * builds are interrupted; memory may be out), everybody is told once more, for that does no harm, and then the error raised.
  *
  * How often a leaf has parked. Each thread counts its own parks, where it parks anyway. A trampoline that diverts compares
  * that count before and after, and adds the difference to the leaf's: two loads for a call that did not park, one atomic
@@ -199,12 +202,14 @@ number_of(Leaf *leaf, PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     return number < 0 || number > INT_MAX ? SOME_NUMBER : (int)number;
 }
 
-/* Whether those who wait in descriptors must be told that this one was closed. */
+/* Whether those who wait in descriptors must be told that this one was closed. A method that raises may have closed it
+ * nevertheless: FileIO does, if the object's own flush() fails. Then the object has no number any more. */
 static int
 is_awaited(Leaf *leaf, PyObject *self, int number, PyObject *result)
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    return result != NULL && (number == SOME_NUMBER || __atomic_load_n(awaited_at(number), __ATOMIC_RELAXED) != 0) &&
+    return (result != NULL || (leaf->is_method && *(int *)(self + 1) != number)) &&
+           (number == SOME_NUMBER || __atomic_load_n(awaited_at(number), __ATOMIC_RELAXED) != 0) &&
            !plait_here.held && is_known(leaf, self);
 }
 
@@ -231,15 +236,77 @@ close_held_file(PyObject *self)
     PyErr_Clear();
 }
 
-/* The result of a leaf that closes, once they have been `told`. */
-static PyObject *
-after_telling(PyObject *result, PyObject *told)
+/* While numbers are held: whether the replacement of a leaf that closes is called instead of the original. */
+static __attribute__((noinline)) int
+closes_held(Leaf *leaf, PyObject *self)
 {
-    if (told == NULL) {
-        Py_DECREF(result);
-        return NULL;
+    if (leaf->is_method) {
+        close_held_file(self);
+        return 0;
     }
-    Py_DECREF(told);
+    return !plait_here.held && is_known(leaf, self);
+}
+
+#define HEADROOM 100 /* calls */
+
+/* This thread may call so much deeper from now on; or less deep, to take that back. */
+static void
+move_recursion_limit(int calls)
+{
+    PyThreadState *ts = PyThreadState_Get();
+#if PY_VERSION_HEX < 0x030C0000
+    ts->recursion_remaining += calls;
+#else
+    ts->py_recursion_remaining += calls;
+#if PY_VERSION_HEX < 0x030E0000 /* from 3.14 on C has no such limit, but the end of its stack */
+    ts->c_recursion_remaining += calls;
+#endif
+#endif
+}
+
+/* A descriptor was closed, and those who wait in it are told, with room to do so. */
+typedef struct {
+    int tries;
+    int is_told;
+    PyObject *kind, *error, *traceback; /* the first that was raised */
+} Telling;
+
+static Telling
+begin_telling(void)
+{
+    Telling telling = {0};
+    PyErr_Fetch(&telling.kind, &telling.error, &telling.traceback); /* while it was closed */
+    move_recursion_limit(HEADROOM);
+    return telling;
+}
+
+static int
+must_tell(Telling *telling)
+{
+    return !telling->is_told && telling->tries < 2;
+}
+
+static void
+note_told(Telling *telling, PyObject *told)
+{
+    telling->is_told = told != NULL;
+    telling->tries++;
+    Py_XDECREF(told);
+    if (telling->kind == NULL)
+        PyErr_Fetch(&telling->kind, &telling->error, &telling->traceback);
+    else
+        PyErr_Clear();
+}
+
+/* The result of the leaf. */
+static PyObject *
+end_telling(Telling *telling, PyObject *result)
+{
+    move_recursion_limit(-HEADROOM);
+    if (telling->kind != NULL) {
+        PyErr_Restore(telling->kind, telling->error, telling->traceback);
+        Py_CLEAR(result);
+    }
     return result;
 }
 
@@ -411,19 +478,23 @@ call_pair(Leaf *leaf, PyObject *self, PyObject *arg)
         Leaf *leaf = &leaves[i];                                                                                       \
         int number = number_of(leaf, self, POSITIONAL, COUNT);                                                         \
         count_closing(number);                                                                                         \
-        if (are_numbers_held()) {                                                                                      \
-            if (leaf->is_method)                                                                                       \
-                close_held_file(self);                                                                                 \
-            else if (!plait_here.held && is_known(leaf, self))                                                         \
-                return REPLACED;                                                                                       \
+        PyObject *result;                                                                                              \
+        if (are_numbers_held() && closes_held(leaf, self)) {                                                           \
+            move_recursion_limit(HEADROOM);                                                                            \
+            result = REPLACED;                                                                                         \
+            move_recursion_limit(-HEADROOM);                                                                           \
         }                                                                                                              \
-        PyObject *result = ORIGINAL(type, leaf) ARGS;                                                                  \
+        else                                                                                                           \
+            result = ORIGINAL(type, leaf) ARGS;                                                                        \
         if (__builtin_expect(!is_awaited(leaf, self, number, result), 1))                                              \
             return result;                                                                                             \
         if (!leaf->is_method)                                                                                          \
             leaf = leaf->teller;                                                                                       \
-        return after_telling(result,                                                                                   \
-                             leaf->is_method ? PyObject_CallFunction(leaf->after, "Oi", self, number) : REPLACED);     \
+        Telling telling = begin_telling();                                                                             \
+        while (must_tell(&telling))                                                                                    \
+            note_told(&telling,                                                                                        \
+                      leaf->is_method ? PyObject_CallFunction(leaf->after, "Oi", self, number) : REPLACED);            \
+        return end_telling(&telling, result);                                                                          \
     }
 
 #define TRAMPOLINES(i)                                                                                                 \

@@ -26,6 +26,10 @@ Who waits by trying again and again, with pauses, is told at the end of the paus
 Methods of sockets, whose waits are too many to be entered one by one, are told by the reactors, which count each socket
 that they know; and on platform threads by `wake_watchers`.
 
+A closer that has done step 2 must come through step 3, whatever happens. So this module is compiled: no signal handler
+interrupts it. And `_native/leaf.c`, which calls it, gives it room at the limit of recursion, and tells a second time if
+the first fails.
+
 A number that a worker uses is *held* (`_native/holds.c`): closed, it leads nowhere, and stays taken until it is let go.
 """
 
@@ -186,7 +190,7 @@ def _epoll_closed(epoll: Any, fd: int) -> None:
         closed(fd)
 
 
-# ---- while any numbers are held ----
+# ---- while any numbers are held: who waits is told afterwards ----
 
 
 def _close(fd: int) -> None:
@@ -201,7 +205,6 @@ def _close_by(close: Callable[[int], None], fd: int) -> None:
     number = index(fd)
     if number not in _NUMBERS or not close_held(number):
         close(fd)
-    _tell(closed, fd)
 
 
 def _replace(fd: int, fd2: int, inheritable: bool = True) -> int:  # noqa: FBT001, FBT002 - as `os.dup2`
@@ -212,9 +215,7 @@ def _replace(fd: int, fd2: int, inheritable: bool = True) -> int:  # noqa: FBT00
             await_free(number)
         else:
             runtime.offload.call_whole(me, await_free, number, is_apart=True)
-    result: int = _dup2(fd, fd2, inheritable)
-    _tell(_replaced, fd, fd2)
-    return result
+    return _dup2(fd, fd2, inheritable)  # type: ignore[no-any-return]
 
 
 def _close_range(low: int, high: int) -> None:
@@ -225,12 +226,6 @@ def _close_range(low: int, high: int) -> None:
             _close(number)
         start = number + 1
     _closerange(start, high)
-    _tell(_range_closed, low, high)
-
-
-def _tell(how: Callable[..., None], *numbers: int) -> None:
-    closing_fence()
-    how(*numbers)
 
 
 def _after_fork() -> None:
