@@ -298,6 +298,15 @@ _scattering("readv")
 _scattering("preadv", -1)  # at the file's position: of a pipe there is no other
 
 
+if hasattr(os, "readinto"):  # from 3.14 on
+    WAITS["os.readinto"] = "readinto"
+
+    @leaf
+    def readinto(group):
+        with _pipe() as (reader, writer):
+            yield Sitting(lambda: os.readinto(reader, bytearray(10)), lambda: os.write(writer, b"x"))
+
+
 def _gathering(name, *at):
     def case(group):
         with _pipe() as (reader, writer):

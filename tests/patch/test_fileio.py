@@ -212,6 +212,27 @@ def test_calls_at_an_offset_and_with_many_buffers(path, pipe, cache):
     assert found == body()
 
 
+@pytest.mark.skipif(not hasattr(os, "readinto"), reason="from 3.14 on")
+def test_readinto(path, pipe, cache):
+    """It fills what it is given, as far as the file goes, and refuses what it refuses elsewhere."""
+    reader, writer = pipe
+    os.set_blocking(reader, False)
+    buffer = bytearray(5000)
+
+    def body():
+        with open(path, "rb", buffering=0) as file:
+            fd = file.fileno()
+            got = [os.readinto(fd, buffer), bytes(buffer), os.readinto(fd, memoryview(buffer)[7:7]), file.tell()]
+            file.seek(-10, os.SEEK_END)
+            got += [os.readinto(fd, buffer), bytes(buffer[:10]), os.readinto(fd, buffer)]
+            for wrong in (b"x", "x", None, memoryview(buffer)[::2]):
+                got.append(described(os.readinto, fd, wrong))
+            got += [described(os.readinto, fd)[:2], described(os.readinto, "x", buffer)]
+            return [*got, described(os.readinto, reader, buffer), described(os.readinto, -1, buffer)]
+
+    assert on_virtual(body) == body()
+
+
 @pytest.mark.parametrize(
     "call",
     [

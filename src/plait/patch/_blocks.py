@@ -1,5 +1,5 @@
-"""The rarer system calls on files. Positional and scattered reads and writes are made of `os.read` and `os.write`, or of
-the same at an offset; what waits for the disk, and for nothing else, is left to a worker.
+"""The rarer system calls on files. Positional and scattered reads and writes, and from 3.14 on `os.readinto`, are made of
+`os.read` and `os.write`, or of the same at an offset; what waits for the disk, and for nothing else, is left to a worker.
 
 `os.splice` moves what it can without waiting, and parks on the side that is not ready. Its flag not to wait binds the
 pipe alone. So a socket that takes from a pipe is out of blocking mode for the call (`_native/modes.pxi`), and what else may
@@ -8,6 +8,7 @@ have no room, a terminal say, is left to a worker.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
@@ -34,6 +35,7 @@ from plait._native import (
 )
 from plait.patch import _descriptors
 from plait.patch._closing import Wait
+from plait.patch._descriptors import read_into
 from plait.patch._registry import ClassPatch, Leaf, method
 from plait.patch._workers import (
     change_on_worker,
@@ -129,6 +131,25 @@ def readv(fd: Any, buffers: Any, /) -> int:
     if is_direct(fd):
         return read_aligned(cooperative(), fd, buffers)
     return _scattered(_descriptors.read(fd, room), buffers)
+
+
+def _readinto() -> list[Leaf]:
+    """The leaf for `os.readinto`, if this version has it."""
+    target = getattr(os, "readinto", None)
+    if target is None:
+        return []
+    call: Callable[..., Any] = original(target)
+
+    def readinto(fd: Any, buffer: Any, /) -> int:
+        if not isinstance(fd, int) or _room_in((buffer,)) is None:
+            return call(fd, buffer)  # type: ignore[no-any-return]  # converts, or refuses
+        with memoryview(buffer) as held, held.cast("B") as view:
+            got = read_into(cooperative(), fd, view)
+        if got is None:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return got
+
+    return [Leaf("os.readinto", target, readinto)]
 
 
 def preadv(fd: Any, buffers: Any, offset: Any, flags: int = 0, /) -> int:
@@ -336,5 +357,6 @@ def leaves() -> Sequence[Leaf | ClassPatch]:
     found: list[Leaf | ClassPatch] = [Leaf(f"os.{name}", getattr(os, name), leaf) for name, leaf in table.items()]
     found += [_on_disk(name, on_worker, takes_files=True) for name in ("fsync", "fdatasync")]
     found += [_on_disk("posix_fallocate", on_worker), _on_disk("ftruncate", change_on_worker)]
+    found += _readinto()
     found.append(Leaf("mmap.mmap.flush", method(mmap.mmap, "flush"), flush))
     return found
