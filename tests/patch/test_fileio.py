@@ -277,6 +277,8 @@ def test_readinto(path, pipe, cache):
         lambda fd: io.FileIO.close,
         lambda fd: open("/nowhere/at/all"),
         lambda fd: open("/"),
+        lambda fd: os.open(10**30, os.O_RDONLY),
+        lambda fd: os.open("x", os.O_RDONLY, dir_fd=10**30),
         lambda fd: open("a\0b"),
         lambda fd: io.FileIO(),
         lambda fd: io.FileIO(fd, "q"),

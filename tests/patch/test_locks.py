@@ -126,6 +126,24 @@ def test_acquire_of_a_held_lock(make, arguments, keywords):
     assert holder.acquire()
 
 
+@pytest.mark.parametrize("timeout", [-1, 0, 0.02, -5, -0.5, 1e100, float("inf"), float("nan"), "x", None])
+@pytest.mark.parametrize("blocking", [True, False])
+def test_acquire_of_an_rlock_by_its_owner(blocking, timeout):
+    """It need not wait for it, but wrong arguments are refused nevertheless."""
+
+    def body():
+        lock = threading.RLock()
+        with lock:
+            got = described(lock.acquire, blocking, timeout)
+        if got == ("returned", True):
+            lock.release()
+        with pytest.raises(RuntimeError):
+            lock.release()
+        return got
+
+    assert on_virtual(body) == PlatformCall(body).result()
+
+
 def test_acquire_of_a_free_lock_with_arguments():
     """A free lock is taken whatever the timeout."""
 

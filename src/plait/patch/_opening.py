@@ -57,7 +57,7 @@ def os_open(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = No
 def _is_fifo(path: Any, dir_fd: int | None = None) -> bool:
     try:
         return stat.S_ISFIFO(os.stat(path, dir_fd=dir_fd).st_mode)
-    except (OSError, TypeError, ValueError):
+    except (OSError, OverflowError, TypeError, ValueError):
         return False  # the original says what is wrong
 
 

@@ -64,8 +64,8 @@ def acquire(lock: Any, blocking: bool = True, timeout: float = -1) -> bool:  # n
     ident = me.ident
     owner, count = rlock_read(lock)
     if owner == ident:
-        if not blocking and timeout != -1:
-            return rlock_acquire(lock, blocking, timeout)  # refuses
+        if timeout != -1:
+            rlock_acquire(RLock(), blocking, timeout)  # refuses what the lock would; it is free, so there is no wait
         rlock_write(lock, ident, count + 1)
         return True
     if not blocking or (timeout != -1 and not 0 <= timeout <= _LONGEST) or cooperative() is None:
