@@ -115,6 +115,12 @@ WAITS = {
 _ENDS = "ends the waits of others, and never waits itself"
 _IDENTITY = "says who a thread is, or is handed a thread: no wait"
 _DISK = "waits for the disk alone: on a worker, for as long as the disk takes, which no test can choose"
+_STARTS = [
+    "multiprocessing.process.BaseProcess.start",
+    "multiprocessing.managers.BaseManager.start",
+    "multiprocessing.shared_memory.SharedMemory.__init__",
+    *(f"multiprocessing.resource_tracker.ResourceTracker.{name}" for name in ("_send", "ensure_running")),
+]
 _ENDINGS = (
     *(
         f"{name}.close"
@@ -154,6 +160,7 @@ NEVER = {
     "threading.Thread.start": "no cancel point: waits for the thread's first step alone",
     "subprocess.Popen._execute_child": "no cancel point: waits until the program is loaded",
     "multiprocessing.process.BaseProcess._bootstrap": "all of a child process: not in this one",
+    **dict.fromkeys(_STARTS, "what they do waits in leaves of its own: test_processes.py, test_managers.py"),
     "socket.socket.sendmsg_afalg": "the kernel's own ciphers, which have no peer that could make it wait",
     **dict.fromkeys([f"os.{name}" for name in ("sync", "fsync", "fdatasync", "ftruncate", "posix_fallocate")], _DISK),
     **dict.fromkeys([f"os.{name}" for name in ("pread", "pwrite", "copy_file_range")], _DISK),

@@ -68,3 +68,42 @@ def test_lock_of_a_manager_is_kept_by_calls_that_have_not_begun_to_ask(where):
     print("done")
     """
     assert run_python(code) == "done\n"
+
+
+@WHERE
+def test_start_of_a_manager_is_no_cancel_point(where):
+    """It is there, and can be called, and shut down."""
+    code = f"""{BEGIN}
+    from multiprocessing.managers import SyncManager
+    def body():
+        manager = SyncManager(ctx=context)
+        with plait.ThreadGroup() as group:
+            group.cancel()
+            manager.start()
+            steps.append("started")
+            plait.checkpoint()
+            steps.append("not cancelled")
+        with manager:
+            assert dict(manager.dict(a=1)) == {{"a": 1}}
+    steps = []
+    {where}
+    print(steps)
+    """
+    assert run_python(code) == "['started']\n"
+
+
+@WHERE
+def test_manager_that_does_not_start(where):
+    """Given up when the grace is over, it leaves no process behind for which its parent would wait at the end."""
+    code = f"""{BEGIN}
+    from multiprocessing.managers import SyncManager
+    def body():
+        manager = SyncManager(ctx=context)
+        with plait.ThreadGroup(grace=0.05) as group:
+            group.cancel()
+            manager.start(time.sleep, (3600,))
+        manager._process.join()
+        print(manager._process.exitcode)
+    {where}
+    """
+    assert run_python(code) == "-9\n"

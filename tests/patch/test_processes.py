@@ -543,3 +543,67 @@ def test_a_process_of_multiprocessing_is_outside_of_all_scopes(is_virtual):
     """
     outside = f"False {plait.current_deadline()} 49 8 DefaultGroup\n"
     assert run_python(code) == 2 * outside + "0 0\n"
+
+
+@pytest.mark.parametrize("where", ["body()", "plait.spawn(body).result()"])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_start_of_a_process_is_no_cancel_point(method, where):
+    """The process gets the whole of its message, however large, and its parent knows of it."""
+    code = f"""
+        import multiprocessing, warnings, plait
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context = multiprocessing.get_context({method!r})
+        def body():
+            process = context.Process(target=len, args=(b"x" * 1_000_000,))
+            with plait.ThreadGroup() as group:
+                group.cancel()
+                process.start()
+                steps.append(multiprocessing.active_children() == [process])
+                plait.checkpoint()
+                steps.append("not cancelled")
+            process.join()
+            return process.exitcode
+        steps = []
+        print({where}, steps)
+    """
+    assert run_python(code) == "0 [True]\n"
+
+
+def test_process_that_was_started_with_patience_has_none():
+    """What its parent was about, to start it, is not what it is about."""
+    code = """
+        import multiprocessing, sys, warnings, plait
+        from plait._core import current_thread
+        warnings.simplefilter("ignore", DeprecationWarning)
+        def patience():
+            sys.exit(current_thread().patient_since != 0)
+        def body():
+            process = multiprocessing.get_context("fork").Process(target=patience)
+            process.start()
+            process.join()
+            return process.exitcode
+        with plait.ThreadGroup() as group:
+            print(body(), group.spawn(body).result())
+    """
+    assert run_python(code) == "0 0\n"
+
+
+def test_names_for_other_processes_are_made_as_a_whole():
+    """Whoever makes shared memory, or a lock for a process that is not forked, is not cancelled before its tracker knows."""
+    code = """
+        import multiprocessing, plait
+        from multiprocessing import shared_memory
+        def body():
+            made = []
+            with plait.ThreadGroup() as group:
+                group.cancel()
+                made.append(shared_memory.SharedMemory(create=True, size=1000))
+                made.append(multiprocessing.get_context("spawn").Lock())
+                plait.checkpoint()
+                made.append("not cancelled")
+            made[0].close()
+            made[0].unlink()
+            return len(made)
+        print(body(), plait.spawn(body).result())
+    """
+    assert run_python(code) == "2 2\n"

@@ -373,6 +373,8 @@ def leave_all_scopes() -> None:
         return
     me.set_scope(None)
     me.delivery = None
+    me.patient_since = 0.0  # as it has been while it was started
+    me.patient_for = None
     if isinstance(me, PlatformThread):
         me.unbind_all()
 

@@ -5,15 +5,20 @@ while the manager is at work would leave the answer in the connection, for the t
 such a call drops the connection, and the next one makes another: the manager's thread at the other end finds nobody to
 answer to, and ends. A call that had not begun to ask, or has its answer, keeps it: an RLock of the manager's is owned by
 that thread.
+
+The start of a manager is no cancel point, nor torn apart within the grace. A manager whose address did not come even then
+is killed: nobody could call it, and its parent would wait for it at the end.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from plait._errors import Cancelled
 from plait._native import cooperative
 from plait.patch._late import late_leaves
 from plait.patch._messages import tally
+from plait.patch._patience import patient
 from plait.patch._registry import ClassPatch
 
 if TYPE_CHECKING:
@@ -23,9 +28,10 @@ if TYPE_CHECKING:
 
 _MODULE = "multiprocessing.managers"
 _CALL = f"{_MODULE}.BaseProxy._callmethod"
+_START = f"{_MODULE}.BaseManager.start"
 
 
-def _proxies(module: Any) -> Sequence[ClassPatch]:
+def _leaves(module: Any) -> Sequence[ClassPatch]:
     call = module.BaseProxy._callmethod  # noqa: SLF001 - the one door of all calls
 
     def call_method(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -40,7 +46,19 @@ def _proxies(module: Any) -> Sequence[ClassPatch]:
                 _drop_connection(self)
             raise
 
-    return [ClassPatch(_CALL, module.BaseProxy, "_callmethod", call_method)]
+    start = patient(module.BaseManager.start, hears_own_scopes=True)
+
+    def start_manager(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            start(self, *args, **kwargs)
+        except Cancelled:
+            _kill_server(self)
+            raise
+
+    return [
+        ClassPatch(_CALL, module.BaseProxy, "_callmethod", call_method),
+        ClassPatch(_START, module.BaseManager, "start", start_manager),
+    ]
 
 
 def _drop_connection(proxy: Any) -> None:
@@ -50,6 +68,13 @@ def _drop_connection(proxy: Any) -> None:
         connection.close()
 
 
+def _kill_server(manager: Any) -> None:
+    """Whose address did not come."""
+    process = getattr(manager, "_process", None)
+    if process is not None and process.pid is not None:
+        process.kill()
+
+
 def leaves() -> Sequence[Patch]:
     """What this file changes."""
-    return late_leaves(_MODULE, [_CALL], _proxies)
+    return late_leaves(_MODULE, [_CALL, _START], _leaves)

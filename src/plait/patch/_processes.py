@@ -14,6 +14,10 @@ loaded, is no cancel point: nobody could end a child of which nobody has heard.
 A child process of `multiprocessing` that is forked inside a block never comes to the end of that block. So it is outside
 of it from the start: the time limit that its parent had, or the failure of its parent's siblings, does not concern it. Who
 forks by `os.fork` goes on inside the block, in both processes.
+
+To start such a process is no cancel point, nor torn apart within the grace: it would get half of the message that says what
+it is. Nor is what lies between the making of a name in /dev/shm and its being told to the process that takes away what its
+owners have left (the resource tracker): nobody would.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import os
 import signal
 import subprocess
 from contextlib import suppress
-from functools import partial
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from plait._core import (
@@ -40,6 +44,7 @@ from plait._errors import Cancelled
 from plait._native import cooperative
 from plait._originals import os_close, os_system, os_wait3, os_wait4, os_waitid, os_waitpid
 from plait.patch._late import late_leaves
+from plait.patch._patience import patient
 from plait.patch._registry import ALWAYS, ClassPatch, Leaf
 from plait.patch._watches import wait_watching
 
@@ -308,6 +313,9 @@ def _take_status(popen: Any) -> None:
 # ---- multiprocessing
 
 _BOOTSTRAP = "multiprocessing.process.BaseProcess._bootstrap"
+_START = "multiprocessing.process.BaseProcess.start"
+_TELLING = ("_send", "ensure_running")  # methods of the resource tracker
+_SHARED_MEMORY = "multiprocessing.shared_memory.SharedMemory.__init__"
 
 
 def _children(module: Any) -> Sequence[ClassPatch]:
@@ -318,7 +326,29 @@ def _children(module: Any) -> Sequence[ClassPatch]:
         leave_all_scopes()
         return run(self, *args, **kwargs)
 
-    return [ClassPatch(_BOOTSTRAP, cls, "_bootstrap", bootstrap, when=ALWAYS)]
+    return [
+        ClassPatch(_BOOTSTRAP, cls, "_bootstrap", bootstrap, when=ALWAYS),
+        ClassPatch(_START, cls, "start", patient(cls.start, hears_own_scopes=True)),
+    ]
+
+
+def _tracker_leaf(name: str) -> str:
+    return f"multiprocessing.resource_tracker.ResourceTracker.{name}"
+
+
+def _trackers(module: Any) -> Sequence[ClassPatch]:
+    cls = module.ResourceTracker
+    return [ClassPatch(_tracker_leaf(name), cls, name, patient(getattr(cls, name))) for name in _TELLING]
+
+
+def _shared_memories(module: Any) -> Sequence[ClassPatch]:
+    make = patient(module.SharedMemory.__init__)
+
+    @wraps(module.SharedMemory.__init__)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+
+    return [ClassPatch(_SHARED_MEMORY, module.SharedMemory, "__init__", init)]
 
 
 def leaves() -> Sequence[Patch]:
@@ -332,5 +362,7 @@ def leaves() -> Sequence[Patch]:
         Leaf("os.system", os.system, system),
         ClassPatch("subprocess.Popen._execute_child", subprocess.Popen, "_execute_child", execute_child),
         ClassPatch("subprocess.Popen._wait", subprocess.Popen, "_wait", popen_wait, _parks),
-        *late_leaves("multiprocessing.process", [_BOOTSTRAP], _children),
+        *late_leaves("multiprocessing.process", [_BOOTSTRAP, _START], _children),
+        *late_leaves("multiprocessing.resource_tracker", map(_tracker_leaf, _TELLING), _trackers),
+        *late_leaves("multiprocessing.shared_memory", [_SHARED_MEMORY], _shared_memories),
     ]
