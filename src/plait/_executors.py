@@ -2,7 +2,8 @@
 
 State, all of it under the executor's condition: the calls that wait for one of those at work to end, and how many are at
 work, on which threads. Whoever ends a call begins the next one, before it counts itself out; so the process, which waits
-for the threads, waits for the calls that are queued as well.
+for the threads, waits for the calls that are queued as well. If a thread cannot be started, for want of memory say, its call
+has failed, and the next one is begun in its place.
 """
 
 from __future__ import annotations
@@ -46,6 +47,11 @@ class _Call:
             self.future.set_exception(error)
         else:
             self.future.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        """There is no thread for it."""
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
 
 
 class VirtualThreadPoolExecutor(Executor):
@@ -182,15 +188,33 @@ class VirtualThreadPoolExecutor(Executor):
 
     def _end(self, me: Any = None) -> None:
         """A call is over, that of the thread `me`, or one that never began: begin the next."""
+        following = self._next(me)
+        while following is not None:
+            try:
+                self._begin(following)
+                return
+            except BaseException as error:  # noqa: BLE001 - the future's
+                self._fail(following, error)
+            following = self._next()
+
+    def _next(self, me: Any = None) -> _Call | None:
+        """The queued call that takes the place of one that is over; None if there is none, and one less is at work."""
         with self._idle:
             self._own.discard(me)
-            following = self._queue.popleft() if self._queue else None
-            if following is None:
-                self._at_work -= 1
-                if not self._at_work:
-                    self._idle.notify_all()
-        if following is not None:
-            self._begin(following)
+            if self._queue:
+                return self._queue.popleft()
+            self._at_work -= 1
+            if not self._at_work:
+                self._idle.notify_all()
+            return None
+
+    def _fail(self, call: _Call, error: BaseException) -> None:
+        """A call cannot be begun. What a callback of its future may raise ends this thread, after the next call is begun."""
+        try:
+            call.fail(error)
+        except BaseException:
+            self._end()
+            raise
 
 
 def _broken(executor: VirtualThreadPoolExecutor, cause: BaseException) -> BrokenExecutor:

@@ -195,6 +195,33 @@ def test_shutdown_after_a_callback_has_raised_what_ends_a_thread():
     assert run_python(code) == "[True, True, True]\n"
 
 
+@pytest.mark.parametrize("callback", ["print", "sys.exit"])
+def test_queued_call_whose_thread_cannot_be_started(callback):
+    """It has failed, unless it was cancelled before; those behind it have their turn, and the shutdown comes to its end."""
+    code = f"""
+        import sys, threading, plait
+        from plait import _executors
+        class Broken:
+            def start(self, *args):
+                raise MemoryError("no thread")
+        gate = threading.Event()
+        sys.unraisablehook = plait.excepthook = lambda *args: None
+        executor = plait.VirtualThreadPoolExecutor(1)
+        first, *queued = [executor.submit(fn) for fn in (gate.wait, int, int, int, int)]
+        queued[0].cancel()
+        queued[1].add_done_callback(lambda _: {callback}(""))
+        make, broken = _executors.container, [Broken()] * 3
+        _executors.container = lambda is_daemon: broken.pop() if broken else make(is_daemon=is_daemon)
+        gate.set()
+        assert [first.result(10), queued[3].result(10)] == [True, 0]
+        executor.shutdown()
+        print(queued[0].cancelled(), repr(queued[1].exception()), repr(queued[2].exception()), executor)
+    """
+    out = run_python(code).strip()
+    assert out.startswith("True MemoryError('no thread') MemoryError('no thread') <VirtualThreadPoolExecutor")
+    assert out.endswith("0 at work, 0 queued>")
+
+
 def test_initializer():
     """It runs on each thread before its call, with its arguments; if it fails, the executor is broken."""
     local = threading.local()
