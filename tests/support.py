@@ -117,6 +117,27 @@ def handler_during(reason, handle, times=1):
     assert outcome[0][0] is None, outcome
 
 
+@contextmanager
+def handler_everywhere(handle):
+    """Inside the block, `handle()` is called at each function of Python that the calling thread calls or leaves.
+
+    As a signal handler, or a finalizer that the collector runs, might be.
+    """
+
+    def hook(frame, event, arg):
+        sys.setprofile(None)
+        try:
+            handle()
+        finally:
+            sys.setprofile(hook)
+
+    sys.setprofile(hook)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
 def me():
     """The calling thread as the core sees it."""
     return current_thread()

@@ -23,7 +23,6 @@ from __future__ import annotations
 import concurrent.futures
 import errno
 import os
-import weakref
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -364,18 +363,17 @@ class _Bell:
         unpark_all(parked.items())
 
 
-_lock = Lock()  # guards what is above and below, for moments
-_bells: weakref.WeakKeyDictionary[concurrent.futures.Future[Any], _Bell] = weakref.WeakKeyDictionary()
+_lock = Lock()  # guards what is above, for moments
+_BELL = "_plait_bell"  # under this name a future keeps its bell, which ends with it
 
 
 def _bell_of(future: concurrent.futures.Future[Any]) -> _Bell:
-    with _lock:
-        bell = _bells.get(future)
+    kept = vars(future)
+    bell: _Bell | None = kept.get(_BELL)
     if bell is None:
         bell = _Bell()
         future.add_done_callback(bell.ring)  # first: once others see the bell, it will ring
-        with _lock:
-            bell = _bells.setdefault(future, bell)
+        bell = kept.setdefault(_BELL, bell)
     return bell
 
 

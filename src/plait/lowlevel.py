@@ -11,7 +11,6 @@ first leaves a permit, and the next park returns at once. Park may also return f
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING
 
 from plait._core import READ, TIMED_OUT, WRITE, Lock, Parker, VirtualThread, WaitReason, check_entry, check_seconds
@@ -32,9 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Parker", "VirtualThread", "current_thread", "park", "unpark", "wait_readable", "wait_writable")
 
-_lock = Lock()
-_permits: weakref.WeakSet[Parker] = weakref.WeakSet()  # who has a permit. Under _lock
-_parked: weakref.WeakKeyDictionary[Parker, int] = weakref.WeakKeyDictionary()  # who waits for one. Under _lock
+_lock = Lock()  # guards the permits of all threads, and who waits for one
 
 
 def current_thread() -> Parker:
@@ -62,11 +59,9 @@ def park(timeout: float | None = None) -> bool:
     while True:
         epoch = me.arm()
         with _lock:
-            has_permit = me in _permits
-            if has_permit:
-                _permits.discard(me)
-            else:
-                _parked[me] = epoch
+            has_permit = me.has_permit
+            me.has_permit = False
+            me.permit_wait = 0 if has_permit else epoch
         if has_permit:
             me.withdraw()
             return True
@@ -74,11 +69,12 @@ def park(timeout: float | None = None) -> bool:
             outcome = _park(me, epoch, WaitReason.PERMIT, deadline)
         finally:
             with _lock:
-                _parked.pop(me, None)
+                me.permit_wait = 0
         with _lock:
-            if me in _permits:
-                _permits.discard(me)
-                return True
+            has_permit = me.has_permit
+            me.has_permit = False
+        if has_permit:
+            return True
         if outcome == TIMED_OUT:
             return False
 
@@ -86,9 +82,10 @@ def park(timeout: float | None = None) -> bool:
 def unpark(thread: Parker) -> None:
     """Give `thread` its permit, and end its park if it is parked. It has at most one. Any thread; never waits."""
     with _lock:
-        _permits.add(thread)
-        epoch = _parked.pop(thread, None)
-    if epoch is not None:
+        thread.has_permit = True
+        epoch = thread.permit_wait
+        thread.permit_wait = 0
+    if epoch:
         thread.unpark(epoch)
 
 

@@ -312,3 +312,32 @@ def test_carriers_that_do_not_stop_are_waited_for_together(monkeypatch):
     assert [carrier.calls.size() for carrier in carriers] == [1, 1, 1]
     for carrier in carriers:
         carrier.poller.close()
+
+
+def test_started_by_a_handler_in_the_middle_of_the_start():
+    """A signal handler that comes while the carriers are made may start them; those made first are given up."""
+    out, _ = run_program(
+        """
+        import os, plait
+        from plait._core import runtime
+        get, seen = os.environ.get, []
+        def handle_and_get(name, default=None):
+            if name == "PLAIT_CARRIERS" and not seen:
+                seen.append(name)
+                seen.append(plait.spawn(pow, 2, 3).result())
+            return get(name, default)
+        os.environ.get = handle_and_get
+        with plait.ThreadGroup() as group:
+            future = group.spawn(int)
+        found = set()
+        for fd in range(3, 100):
+            try:
+                kind = os.readlink(f"/proc/self/fd/{fd}")
+            except OSError:
+                continue
+            found.update([fd] if kind == "anon_inode:[eventpoll]" else [])
+        print(seen, future.carrier in runtime.carriers, len(found))
+        """,
+        PLAIT_CARRIERS=2,
+    )
+    assert out == "['PLAIT_CARRIERS', 8] True 2\n"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from support import is_parked, platform_thread, run_anywhere, run_in_vthread, until, wait_parked
+from support import handler_everywhere, is_parked, platform_thread, run_anywhere, run_in_vthread, until, wait_parked
 
-from plait import Cancelled, ThreadGroup, _native, move_on_after
+from plait import Cancelled, ThreadGroup, _native, lowlevel, move_on_after
 from plait._core import (
     INTERRUPTED,
     TIMED_OUT,
@@ -261,3 +261,41 @@ def test_wait_reason_is_shown_while_parked():
         child = wait_parked(group.spawn(wait), WaitReason.PERMIT)
         child.cancel()
     assert child.waits_for is None
+
+
+# ---- permits
+
+
+@WHO
+def test_permit_comes_first(who):
+    """An unpark that comes before the park is not lost, and a second one adds nothing to it."""
+
+    def body():
+        me = lowlevel.current_thread()
+        lowlevel.unpark(me)
+        lowlevel.unpark(me)
+        assert lowlevel.park()
+        assert not lowlevel.park(0.0)
+
+    run_anywhere(who, body)
+
+
+@WHO
+def test_unpark_by_a_handler(who):
+    """A handler may unpark the thread that it has interrupted, wherever that is."""
+    calls = []
+
+    def body():
+        me = lowlevel.current_thread()
+
+        def handle():
+            calls.append(lowlevel.unpark(me))
+
+        with handler_everywhere(handle):
+            lowlevel.unpark(me)
+            assert lowlevel.park()
+            handle()
+            assert lowlevel.park()
+
+    run_anywhere(who, body)
+    assert calls

@@ -20,6 +20,7 @@ from support import (
     NO_GIL,
     collect,
     finish,
+    handler_everywhere,
     interrupt,
     program,
     run_anywhere,
@@ -726,3 +727,11 @@ def test_statistics(pool, call):
     until(lambda: offload_statistics().idle == 1)
     with pytest.raises(AttributeError):
         now.workers = 3
+
+
+def test_statistics_in_a_handler():
+    """A handler may use the pool in the middle of a look at its statistics."""
+    seen = []
+    with handler_everywhere(lambda: seen.append(offload(int))):
+        offload_statistics()
+    assert set(seen) == {0}

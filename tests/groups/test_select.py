@@ -11,7 +11,7 @@ import time
 import weakref
 
 import pytest
-from support import collect, me, platform_thread, run_anywhere, run_in_vthread, until, wait_parked
+from support import collect, handler_everywhere, me, platform_thread, run_anywhere, run_in_vthread, until, wait_parked
 
 import plait._select
 from plait import Channel, ChannelClosed, Selected, ThreadGroup, move_on_after, select, writable
@@ -439,10 +439,23 @@ def test_asks_a_future_for_one_callback_only():
     for _ in range(10):
         assert select(future, Channel(0), after=0) is None
     assert len(future._done_callbacks) == 1
-    assert future in plait._select._bells
     ref = weakref.ref(future)
     del future
     collect(lambda: ref() is None)
+
+
+def test_handler_that_selects():
+    """A handler may wait for a future of any kind in the middle of a select on one."""
+    seen = []
+
+    def done(value):
+        future = concurrent.futures.Future()
+        future.set_result(value)
+        return future
+
+    with handler_everywhere(lambda: seen.append(select(done("inner")).value.result())):
+        assert select(done("outer")).value.result() == "outer"
+    assert set(seen) == {"inner"}
 
 
 def test_own_future_is_an_error():

@@ -95,8 +95,14 @@ class OffloadJob:
         except BaseException as error:  # noqa: BLE001 - handed to the caller
             self.error = error
         finally:
-            self.fn = fn = None
-            self.args = args = ()
+            fn = None
+            args = ()
+            self.drop_call()
+
+    def drop_call(self) -> None:
+        """It has run, or never will. Not under the lock: what this lets go of may run code of others."""
+        self.fn = None
+        self.args = ()
 
     def outcome(self) -> Any:
         """The result, or the error raised; once. The caller's, when it is done."""
@@ -241,27 +247,35 @@ class Offload:
     def retract(self, job: OffloadJob) -> bool:
         """Keep `job` from running if it has not begun; whether it will not run any more. Its caller; never waits."""
         with self._lock:
-            if job.began is None and not job.is_left:
+            is_retracted = job.began is None and not job.is_left
+            if is_retracted:
                 self._retract_locked(job)
-            return job.is_done or job.is_left
+            is_over = job.is_done or job.is_left
+        if is_retracted:
+            job.drop_call()
+        return is_over
 
     def leave(self, job: OffloadJob) -> bool:
         """Wait for `job` no more; whether it is abandoned, that is, runs on. Its caller, once; never waits."""
         with self._lock:
             if job.is_done or job.is_left:
                 return False
-            if job.began is None:
+            is_retracted = job.began is None
+            is_new = False
+            if is_retracted:
                 self._retract_locked(job)
-                return False
-            job.is_left = True
-            self._abandoned += 1
-            self._abandoned_total += 1
-            if job.worker and not job.is_apart:
-                self._workers -= 1
-            is_new = self._call_locked()
-        if is_new:
+            else:
+                job.is_left = True
+                self._abandoned += 1
+                self._abandoned_total += 1
+                if job.worker and not job.is_apart:
+                    self._workers -= 1
+                is_new = self._call_locked()
+        if is_retracted:
+            job.drop_call()
+        elif is_new:
             self._start_worker()
-        return True
+        return not is_retracted
 
     def finish(self, job: OffloadJob) -> bool:
         """`job` has run, and its outcome is stored: tell its caller, if that waits. Who has run it; never waits.
@@ -283,10 +297,10 @@ class Offload:
 
     def counts(self) -> OffloadCounts:
         """The pool now. Any thread."""
-        with self._lock:
-            return OffloadCounts(
-                self._workers, len(self._idle), len(self._jobs), self._abandoned, self._abandoned_total
-            )
+        with self._lock:  # the numbers alone: making the tuple runs Python
+            workers, idle, queued = self._workers, len(self._idle), len(self._jobs)
+            abandoned, total = self._abandoned, self._abandoned_total
+        return OffloadCounts(workers, idle, queued, abandoned, total)
 
     def _call_locked(self) -> bool:
         """A worker counts no more: whether another must be started, which is counted here, so that no job is left lying.
@@ -302,8 +316,6 @@ class Offload:
     def _retract_locked(self, job: OffloadJob) -> None:
         self._jobs.remove(job)
         job.is_left = True
-        job.fn = None
-        job.args = ()
 
     def _count_again(self) -> bool:
         """A worker has run something apart: whether it goes on as one of the pool."""

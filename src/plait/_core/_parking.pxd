@@ -13,6 +13,8 @@ cdef class Parker(Victim):
     cdef public int holds
     cdef public bint has_lent
     cdef public object slot_waiter
+    cdef public bint has_permit
+    cdef public uint64_t permit_wait
     cdef leave(self, uint64_t epoch, limit)
     cpdef resume(self)
     cpdef resume_spawner(self)

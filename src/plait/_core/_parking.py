@@ -87,11 +87,13 @@ class WaitReason(enum.Enum):
 class Parker(Victim):
     """A thread as the core sees it: something that waits. Subclassed for virtual and for platform threads."""
 
-    __slots__ = ("has_lent", "holds", "slot_waiter", "waits_for")
+    __slots__ = ("has_lent", "has_permit", "holds", "permit_wait", "slot_waiter", "waits_for")
 
     waits_for: WaitReason | None  # what it waits for while parked; for dumps. Written by the owner
     has_lent: bool  # others may use its slot, while it waits (`_slots`). Its own
     slot_waiter: Any  # of its wait for a slot, if it is in one; a signal handler may be in the middle of that. Its own
+    has_permit: bool  # the one that `lowlevel.unpark` gives. This and the next: under a lock there
+    permit_wait: int  # the epoch of its wait for one; 0: it does not wait for one
     holds: int  # how many of plait's own locks it holds; rather too many than too few. The owner's alone
 
     @property

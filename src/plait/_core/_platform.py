@@ -92,6 +92,8 @@ class PlatformThread(Parker):
         self.holds = 0
         self.has_lent = False
         self.slot_waiter = None
+        self.has_permit = False
+        self.permit_wait = 0
         self._name = threading.current_thread().name
         self._bell = _originals.allocate_lock()
         lock_acquire(self._bell)

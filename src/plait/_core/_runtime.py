@@ -106,24 +106,39 @@ class Runtime:
         # under the lock: the steps import modules. Two threads that start at a time both run them, which is harmless.
         for step in self.on_start:
             step()
-        with self._lock:
-            if self._carriers:
-                return self._carriers
-            if self._is_over:
-                raise RuntimeError(_OVER)
-            count = self._wanted if self._wanted is not None else default_carriers()
-            watch = Watch(count)
-            carriers = [Carrier(number, watch) for number in range(count)]
-            if _native.gc_gate not in gc.callbacks:
-                gc.callbacks.append(_native.gc_gate)
-            kept, self._kept = self._kept, []
-            for timer in kept:
-                carriers[0].timers.push(timer)
+        found = self._carriers
+        while not found:
+            # Nor these: the environment and the pollers run Python, and a signal handler that comes there may start us.
+            carriers = self._make_carriers()
+            with self._lock:
+                found = self._carriers
+                is_over = self._is_over
+                if not found and not is_over and self._wanted in (None, len(carriers)):
+                    self._start_locked(carriers)
+                    return carriers
             for carrier in carriers:
-                carrier.start()
-            self._carriers = carriers
-            atexit.register(self.halt)
-            return carriers
+                carrier.poller.close()
+            if is_over:
+                raise RuntimeError(_OVER)
+        return found
+
+    def _make_carriers(self) -> list[Carrier]:
+        """As many as there shall be, not started."""
+        count = self._wanted if self._wanted is not None else default_carriers()
+        watch = Watch(count)
+        return [Carrier(number, watch) for number in range(count)]
+
+    def _start_locked(self, carriers: list[Carrier]) -> None:
+        """Start `carriers`, and let them be seen."""
+        if _native.gc_gate not in gc.callbacks:
+            gc.callbacks.append(_native.gc_gate)
+        kept, self._kept = self._kept, []
+        for timer in kept:
+            carriers[0].timers.push(timer)
+        for carrier in carriers:
+            carrier.start()
+        self._carriers = carriers
+        atexit.register(self.halt)
 
     def carrier_for(self, me: Parker | None) -> Carrier:
         """Where a thread spawned by `me` is queued: with its spawner; for platform threads, in turn."""

@@ -186,6 +186,8 @@ class VirtualThread(Parker):
         self.has_lent = False
         self.slot_waiter = None
         self.carrier = None
+        self.has_permit = False
+        self.permit_wait = 0
         self.stack = None
         self._timer = None
         self.is_daemon = False

@@ -307,6 +307,10 @@ cdef class Counter:
 cdef class Lock:
     """A plain lock for the core itself: it blocks the kernel thread, is never a leaf, and is held for moments.
 
+    It is not reentrant. So while it is held nothing may run but C and compiled code: no function of Python (a named
+    tuple, a weak container and `os.environ` are made of them), and nothing that lets the last reference go to what others
+    have made. A signal handler or a finalizer that came there might want the same lock, and would wait for itself.
+
     In a forked child it may be held by a thread that is not there. Each lock knows how many forks its process had seen
     when it was made, and is replaced when it is first used after another one; the forking thread itself holds none.
     """
