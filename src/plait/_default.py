@@ -4,7 +4,8 @@ The default group supervises: a failure goes to `plait.excepthook` and cancels n
 shuts down, before `threading` joins the program's own threads.
 
 A block that ends may let a signal handler run when its children are done, or while the last one ends. What is spawned
-there belongs to the next group around, as after the block. Only the spawn itself tells: a group that looks open closes
+there belongs to the next group around, as after the block. So does what is spawned by a handler that runs while a block
+is being entered, and may yet keep it from beginning. Of a block that ends, only the spawn itself tells: a group that looks open closes
 when its last child counts itself out, and is closed for good. So who is refused looks again, and finds it skipped.
 """
 
@@ -156,7 +157,7 @@ def default_group() -> ThreadGroup:
 def group_around() -> ThreadGroup:
     """The innermost group that the calling thread has open, else the one it was spawned in, else the default group.
 
-    One that has closed is none of them: it may still be around a signal handler.
+    One that has not begun, or has closed, is none of them: it may be around a signal handler.
     """
     return _around(current_thread().scope)
 
@@ -176,7 +177,7 @@ def lasting_group_around() -> ThreadGroup:
 def _around(scope: Scope | None) -> ThreadGroup:
     """The group of the nearest scope from `scope` upwards that is one of an open group."""
     while scope is not None:
-        if isinstance(scope, GroupScope) and scope.group.inside.count():
+        if isinstance(scope, GroupScope) and scope.group.owner is not None and scope.group.inside.count():
             return scope.group
         scope = scope.parent
     return default_group()

@@ -10,7 +10,7 @@ import pytest
 from support import finish, handler_during, interrupt, platform_thread, program, run_program, until
 
 import plait
-from plait import ThreadGroup, _default
+from plait import ThreadGroup, _default, _native
 from plait._core import WaitReason
 from plait._default import default_group
 
@@ -473,3 +473,30 @@ def test_spawn_in_a_handler_as_the_last_child_ends(monkeypatch):
     with handler_during(WaitReason.GROUP, handle), ThreadGroup() as group:
         group.spawn(gate.wait)
     assert futures[0].group is default_group()
+
+
+@pytest.mark.parametrize("where", ["inside", "outside"])
+@pytest.mark.parametrize("kind", ["group", "gather"])
+def test_spawn_in_a_handler_as_a_block_is_entered(monkeypatch, where, kind):
+    """A handler that runs before the block has begun spawns into the next group around."""
+    futures = []
+
+    def handle():
+        monkeypatch.undo()
+        futures.append(plait.spawn(int))
+
+    def enter_a_block():
+        monkeypatch.setattr(_native, "check_signals", handle)
+        if kind == "gather":
+            assert plait.gather(int) == [0]
+        else:
+            with ThreadGroup():
+                pass
+
+    outer = default_group()
+    if where == "inside":
+        with ThreadGroup() as outer:
+            enter_a_block()
+    else:
+        enter_a_block()
+    assert futures[0].group is outer
