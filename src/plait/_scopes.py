@@ -50,7 +50,7 @@ class _TimeLimit(DeadlineScope):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         """The clock stops. No cancel point."""
-        left_by = _what_leaves(self, error)
+        left_by = what_leaves(self, error)
         is_mine = self.absorbs(left_by)
         self.leave(is_mine)
         if is_mine:
@@ -264,13 +264,13 @@ class shield(CancelScope):  # noqa: N801 - read as a word: with shield(timeout=5
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Cancels show again."""
-        left_by = _what_leaves(self, error)
+        left_by = what_leaves(self, error)
         close_scope(self)
         if left_by is not error:
             raise left_by  # type: ignore[misc]
 
 
-def _what_leaves(scope: CancelScope, error: BaseException | None) -> BaseException | None:
+def what_leaves(scope: CancelScope, error: BaseException | None) -> BaseException | None:
     """What leaves the block of `scope`, which ends by `error`, when the scopes that are left open inside have ended, too."""
     me = current_thread()
     if me.scope is scope or me is not scope.owner or not is_under(me.scope, scope):

@@ -12,8 +12,8 @@ import time
 import pytest
 from support import run_anywhere, run_in_vthread, until
 
-from plait import Cancelled, ThreadGroup, checkpoint, move_on_after, shield
-from plait._core import _parking, observe_parks, runtime, unobserve_parks
+from plait import Cancelled, ThreadGroup, _native, checkpoint, move_on_after, shield, timeout
+from plait._core import _parking, current_thread, observe_parks, runtime, unobserve_parks
 from plait.testing import cancel_at_park, every_park
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
@@ -435,6 +435,44 @@ def test_nobody_watches_afterwards():
     with cancel_at_park(1):
         assert len(_parking._observers) == 1
     assert _parking._observers == []
+
+
+@WHERE
+def test_scope_that_is_left_open_inside(where):
+    """The block ends it, raises, and is over: it is nobody's scope any more, and counts nothing."""
+
+    def suspended():
+        with timeout(3600):
+            yield
+
+    def body():
+        before = current_thread().scope
+        generator = suspended()
+        with pytest.raises(RuntimeError, match=r"cancel_at_park\(1\) must end after .* timeout\(3600\) was left open"):
+            with cancel_at_park(1):
+                next(generator)
+        assert current_thread().scope is before
+        assert _parking._observers == []
+        with pytest.raises(RuntimeError):
+            generator.close()
+
+    run_anywhere(where, body)
+
+
+def test_handler_that_keeps_it_from_beginning(monkeypatch):
+    """It counts nothing then, nor does anybody look whether it does."""
+
+    def handle():
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_native, "check_signals", handle)
+    with pytest.raises(KeyboardInterrupt):
+        cancel_at_park(1).__enter__()
+    assert current_thread().scope is None
+    with cancel_at_park(1) as scope:
+        nap()
+    assert scope.cancelled_caught
 
 
 @WHERE

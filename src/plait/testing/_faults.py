@@ -15,6 +15,7 @@ from plait._core import (
     GRACE,
     CancelScope,
     Counter,
+    Flag,
     Parker,
     VirtualThread,
     WaitReason,
@@ -26,6 +27,7 @@ from plait._core import (
     open_scope,
     unobserve_parks,
 )
+from plait._scopes import what_leaves
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +59,7 @@ class cancel_at_park(CancelScope):  # noqa: N801 - read as words: with cancel_at
         cancelled_caught: Whether the block was cut short.
 
     Raises:
+        RuntimeError: the block has ended before a scope inside it, which is ended, too.
         TypeError, ValueError: `k` is not a whole number from 1 up, or `grace` not a number of seconds.
 
     Example:
@@ -73,7 +76,7 @@ class cancel_at_park(CancelScope):  # noqa: N801 - read as words: with cancel_at
         (['one'], 2, True)
     """
 
-    __slots__ = ("_counter", "_k", "cancelled_caught", "was_reached")
+    __slots__ = ("_counter", "_is_counting", "_k", "cancelled_caught", "was_reached")
 
     def __init__(self, k: int, *, grace: float = GRACE) -> None:
         if isinstance(k, bool) or not isinstance(k, int):
@@ -83,6 +86,7 @@ class cancel_at_park(CancelScope):  # noqa: N801 - read as words: with cancel_at
         super().__init__(check_seconds(grace, "grace"))
         self._k = k
         self._counter = Counter()
+        self._is_counting = Flag()  # it observes parks. Taken by whoever ends that
         self.was_reached = False  # written by the thread that reaches k
         self.cancelled_caught = False  # written by the owner
 
@@ -103,6 +107,7 @@ class cancel_at_park(CancelScope):  # noqa: N801 - read as words: with cancel_at
             assert me.carrier is not None
             me.carrier.restart_turns()
         observe_parks(self._parks)
+        self._is_counting.set()
         return self
 
     def __exit__(
@@ -110,10 +115,16 @@ class cancel_at_park(CancelScope):  # noqa: N801 - read as words: with cancel_at
     ) -> bool:
         """Counting ends."""
         owner = self.owner
-        is_mine = self.absorbs(error)
-        close_scope(self, is_mine)
+        try:
+            left_by = what_leaves(self, error)
+            is_mine = self.absorbs(left_by)
+            close_scope(self, is_mine)
+        finally:
+            self._count_no_more()
         if is_mine:
             self.cancelled_caught = True
+        elif left_by is not error:
+            raise left_by  # type: ignore[misc]
         elif error is None and owner is not None and owner.scope is not None:
             check_entry(owner)
         return is_mine
@@ -121,7 +132,11 @@ class cancel_at_park(CancelScope):  # noqa: N801 - read as words: with cancel_at
     def close(self, is_absorbed: bool = False) -> None:  # noqa: FBT001, FBT002 - as `CancelScope.close`
         """Be no scope any more, and count no more."""
         super().close(is_absorbed)
-        unobserve_parks(self._parks)
+        self._count_no_more()
+
+    def _count_no_more(self) -> None:
+        if self._is_counting.take():
+            unobserve_parks(self._parks)
 
     def _parks(self, thread: Parker, reason: WaitReason) -> None:
         """`thread` is about to park."""
