@@ -62,6 +62,7 @@ from plait._scopes import timeout as timeout
 from plait._select import Selected as Selected
 from plait._select import select as select
 from plait._select import writable as writable
+from plait._starts import Started as Started
 from plait._statistics import GroupStatistics as GroupStatistics
 from plait._threads import Thread as Thread
 

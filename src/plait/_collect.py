@@ -47,7 +47,7 @@ from plait._scopes import move_on_after, shield
 from plait._spawning import add_child, name_of, refuse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from types import TracebackType
 
     from plait._core import Parker, Slots
@@ -399,7 +399,9 @@ def _forget(future: concurrent.futures.Future[Any], callback: Callable[[Any], ob
             condition.release()
 
 
-def pmap(fn: Callable[[S], T], iterable: Iterable[S], *, limit: int | None = None, ordered: bool = True) -> Iterator[T]:
+def pmap(
+    fn: Callable[[S], T], iterable: Iterable[S], *, limit: int | None = None, ordered: bool = True
+) -> Generator[T, None, None]:
     """As `map`, with up to `limit` calls at a time (None: 64), each on a virtual thread. An iterator.
 
     Lazy: an item is taken from `iterable`, on the consumer's thread, when there is room for its call; a result that
@@ -435,7 +437,7 @@ def pmap(fn: Callable[[S], T], iterable: Iterable[S], *, limit: int | None = Non
     return _mapped(fn, iter(iterable), limit, ordered=ordered)
 
 
-def _mapped(fn: Callable[[S], T], items: Iterator[S], limit: int, *, ordered: bool) -> Iterator[T]:
+def _mapped(fn: Callable[[S], T], items: Iterator[S], limit: int, *, ordered: bool) -> Generator[T, None, None]:
     host = _Host("pmap")
     arrivals = _Arrivals()
     in_order: deque[Future[T]] = deque()

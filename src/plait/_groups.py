@@ -17,7 +17,7 @@ and the group has nothing to do but to wait for them.
 from __future__ import annotations
 
 from itertools import count
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Never, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Never, ParamSpec, Self, TypeVar, overload
 
 from plait._core import (
     GRACE,
@@ -304,7 +304,20 @@ class ThreadGroup(Container):
         """
         return spawn_daemon(self, fn, args, kwargs)
 
-    def start(self, fn: Callable[Concatenate[Started[V], P], Any], /, *args: P.args, **kwargs: P.kwargs) -> V:
+    @overload
+    def start(self, fn: Callable[Concatenate[Started[V], P], Any], /, *args: P.args, **kwargs: P.kwargs) -> V: ...
+
+    @overload
+    def start(
+        self, fn: Callable[Concatenate[Callable[[V], None], P], Any], /, *args: P.args, **kwargs: P.kwargs
+    ) -> V: ...
+
+    @overload
+    def start(
+        self, fn: Callable[Concatenate[Callable[[], None], P], Any], /, *args: P.args, **kwargs: P.kwargs
+    ) -> None: ...
+
+    def start(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Spawn `fn(started, *args, **kwargs)`, and wait until it calls `started(value)`; that value.
 
         For threads that others need ready: a server that listens, a connection that stands. The thread goes on after
@@ -328,7 +341,7 @@ class ThreadGroup(Container):
             ...     address = group.start(serve)
             ...     socket.create_connection(address).close()
         """
-        return start(self, checked(fn, "start"), args, kwargs)  # type: ignore[no-any-return]
+        return start(self, checked(fn, "start"), args, kwargs)
 
     def options(
         self, *, name: str | None = None, context: Context | None = None, on: Executor | None = None

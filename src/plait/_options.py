@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
 from plait._offload import call_on, check_executor
 from plait._spawning import checked, name_of, spawn, spawn_daemon, try_spawn
@@ -56,10 +56,23 @@ class Options:
         """As `ThreadGroup.spawn_daemon`, with these options."""
         return spawn_daemon(self._group, self._placed(fn, "spawn_daemon"), args, kwargs, self._name, self._context)
 
-    def start(self, fn: Callable[Concatenate[Started[V], P], Any], /, *args: P.args, **kwargs: P.kwargs) -> V:
+    @overload
+    def start(self, fn: Callable[Concatenate[Started[V], P], Any], /, *args: P.args, **kwargs: P.kwargs) -> V: ...
+
+    @overload
+    def start(
+        self, fn: Callable[Concatenate[Callable[[V], None], P], Any], /, *args: P.args, **kwargs: P.kwargs
+    ) -> V: ...
+
+    @overload
+    def start(
+        self, fn: Callable[Concatenate[Callable[[], None], P], Any], /, *args: P.args, **kwargs: P.kwargs
+    ) -> None: ...
+
+    def start(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """As `ThreadGroup.start`, with these options."""
         fn = self._placed(checked(fn, "start"), "start")
-        return start(self._group, fn, args, kwargs, self._name, self._context)  # type: ignore[no-any-return]
+        return start(self._group, fn, args, kwargs, self._name, self._context)
 
     def _placed(self, fn: Callable[P, T], caller: str) -> Callable[P, T]:
         """`fn` where it shall run: here, or on the executor, while the thread waits for it."""

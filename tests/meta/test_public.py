@@ -57,6 +57,7 @@ def test_public_names():
         "PoisonedError",
         "RWLock",
         "Selected",
+        "Started",
         "Thread",
         "ThreadGroup",
         "VirtualThreadPoolExecutor",
