@@ -22,6 +22,8 @@ from plait._core import (
     call_contained,
     call_deaf,
     check_seconds,
+    end_inside,
+    left_open,
     lend_slot,
     now,
     unpark_all,
@@ -159,11 +161,19 @@ class _Waiters:
 
 
 def _call_back(callback: Callable[[Any], object], future: VirtualThread) -> None:
-    """Call it on the thread that has ended, which nothing that it raises concerns."""
+    """Call it on the thread that has ended, which nothing that it raises, or leaves open, concerns."""
+    outer = future.scope
     try:
         callback(future)
-    except BaseException:  # noqa: BLE001 - reported
-        call_contained(_log.exception, _CALLBACK_FAILED, future)
+        if future.scope is not outer:
+            raise left_open(repr(callback), future.scope)
+    except BaseException as error:  # noqa: BLE001 - reported
+        failure = error if future.scope is outer else end_inside(future, outer, error)  # type: ignore[arg-type]
+        call_contained(_report, future, failure)
+
+
+def _report(future: VirtualThread, failure: BaseException) -> None:
+    _log.error(_CALLBACK_FAILED, future, exc_info=failure)
 
 
 class Future(VirtualThread, concurrent.futures.Future[T]):

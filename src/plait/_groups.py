@@ -36,6 +36,7 @@ from plait._core import (
     excuse,
     is_cancelled,
     is_under,
+    left_open,
     lend_slot,
     now,
     park_shielded,
@@ -413,14 +414,17 @@ class ThreadGroup(Container):
         """Ask the function that was given as `on_error`."""
         try:
             verdict = verdict_of(self._on_error(thread, error), self)  # type: ignore[operator, arg-type]
+            if thread.scope is not thread:
+                raise left_open("on_error", thread.scope)
             if verdict is Verdict.RESTART:
                 thread.yield_now()  # a call that fails at once, again and again, would keep all others from running
                 if pending(thread) is not None:
                     return self._overtaken()
             return verdict
-        except Cancelled:
-            return self._overtaken()
-        except BaseException as failure:  # noqa: BLE001 - it leaves through the group, beside what it was asked about
+        except BaseException as raised:  # noqa: BLE001 - it leaves through the group, beside what it was asked about
+            failure = raised if thread.scope is thread else end_inside(thread, thread, raised)
+            if isinstance(failure, Cancelled):
+                return self._overtaken()
             self._fail(failure, f"on_error failed: {class_of(failure)}")
             return Verdict.CANCEL
 

@@ -242,3 +242,58 @@ def test_threads_at_their_end_are_found_once():
         wait_parked(future)
         assert list(itertools.islice(_threads_below(group), 10)) == [future]
         go.set()
+
+
+class Opening:
+    """Opens a block when it is dropped, and leaves it open."""
+
+    def __init__(self, leave_open):
+        self._leave_open = leave_open
+
+    def __del__(self):
+        self._leave_open()
+
+
+@FREES_AT_ONCE
+@pytest.mark.parametrize("kind", ["callback", "on_error", "excepthook", "destructor", "destructor of an outcome"])
+def test_block_that_is_left_open_at_the_end(kind, monkeypatch, caplog):
+    """It ends before the thread does, with its children, and somebody is told."""
+    children, reports = [], []
+    gate, go = threading.Event(), []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: reports.append(args.exc_value))
+
+    def leave_open(*_):
+        children.append(ThreadGroup(name="left").__enter__().spawn(time.sleep, 3600))
+        return "ignore"
+
+    def spin(_=None):
+        while not go:  # who is woken by somebody is kept by that for a moment
+            pass
+        return Opening(leave_open) if kind == "destructor of an outcome" else None
+
+    if kind == "callback":
+        with ThreadGroup() as group:
+            future = group.spawn(gate.wait)
+            future.add_done_callback(leave_open)
+            future.add_done_callback(lambda _: reports.append(children[0].cancelled()))
+            gate.set()
+        reports = [reports[0] and record.exc_info[1] for record in caplog.records]
+    elif kind == "on_error":
+        with pytest.raises(ExceptionGroup) as caught, ThreadGroup(on_error=leave_open) as group:
+            group.spawn(divmod, 1, 0)
+        assert isinstance(caught.value.exceptions[1], ZeroDivisionError)
+        reports = caught.value.exceptions[:1]
+    elif kind == "excepthook":
+        monkeypatch.setattr(plait, "excepthook", leave_open)
+        plait.spawn(divmod, 1, 0).exception()
+    else:
+        with ThreadGroup() as group:
+            group.spawn(spin, *([Opening(leave_open)] if kind == "destructor" else []))
+            go.append(True)
+    assert children[0].cancelled()
+    (report,) = reports
+    while isinstance(report, ExceptionGroup):
+        (report,) = report.exceptions
+    assert isinstance(report, RuntimeError)
+    assert "<ThreadGroup 'left'>" in str(report)
+    assert "leave each block in the function that enters it" in str(report)

@@ -32,7 +32,7 @@ from plait._core._cancel import (
 )
 from plait._core._clock import now
 from plait._core._container import Container
-from plait._core._deadline import DeadlineScope, check_seconds, end_inside
+from plait._core._deadline import DeadlineScope, check_seconds, end_inside, left_open
 from plait._core._lookout import lock_waits
 from plait._core._lot import set_told as lot_set_told
 from plait._core._lot import wait as lot_wait
@@ -163,6 +163,7 @@ __all__ = (
     "late",
     "launch",
     "leave_all_scopes",
+    "left_open",
     "lend_slot",
     "let_go",
     "line_at",

@@ -110,6 +110,14 @@ def end_inside(me: Parker, outer: Scope, error: BaseException) -> BaseException:
     return error
 
 
+def left_open(what: str, scope: Scope | None) -> RuntimeError:
+    """The error for `what`, a function that has returned inside `scope`."""
+    return RuntimeError(
+        f"{what} has ended inside {scope!r}, which it has opened and not closed: leave each block in the function that "
+        f"enters it"
+    )
+
+
 def check_seconds(seconds: object, what: str) -> float:
     """`seconds` as a span of time; a clear error if it is none."""
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from plait._core._carrier import Carrier
     from plait._core._continuation import Stack
     from plait._core._timers import Target
+    from plait._core._tree import Scope
 
 # Drops what CPython's threading keeps under a thread's identity; filled by plait.patch, which gives identities out.
 on_ident_end: list[Callable[[VirtualThread], None]] = []
@@ -185,9 +186,9 @@ class VirtualThread(Parker):
         self.holds = 0
         self.has_lent = False
         self.slot_waiter = None
-        self.carrier = None
         self.has_permit = False
         self.permit_wait = 0
+        self.carrier = None
         self.stack = None
         self._timer = None
         self.is_daemon = False
@@ -342,6 +343,8 @@ class VirtualThread(Parker):
                 else:
                     self._release()
                     self.status = _SUCCEEDED
+        if self.scope is not self:
+            self._end_left_open(self)
         WaitWord.settle(self)
         Victim.set_scope(self, self.group.scope)
         self.delivery = None
@@ -349,6 +352,8 @@ class VirtualThread(Parker):
             self._notify()
         if self._error is not None or not is_plain(self._result) or has_leftovers():
             self._bury()
+        if self.scope is not self.group.scope:
+            self._end_left_open(self.group.scope)
         self.owner = None
         self.delivery = None
         if self.has_ident:  # callbacks, too, may have asked who they are
@@ -373,6 +378,14 @@ class VirtualThread(Parker):
         # What these let go of may spawn into its group, and hands on the slot that it has: it is still the owner of itself.
         self._fn = self._args = self._kwargs = self.context = None  # type: ignore[assignment]
         drop_locals()
+
+    def _end_left_open(self, outer: Scope) -> None:
+        """End what destructors, or a hook, have left open inside `outer`. It is reported, and nobody's failure."""
+        error = RuntimeError(
+            f"{self.scope!r} was opened at the end of {self!r}, by a destructor or a hook, and not closed: leave each block "
+            f"in the function that enters it"
+        )
+        write_unraisable(self.group.end_inside(self, outer, error), self)
 
     def _notify(self) -> None:
         """Tell the watchers."""
