@@ -354,6 +354,29 @@ def test_socket_that_is_closed_during_the_wait(where, pair):
 
 
 @WHERE
+def test_number_that_is_closed_during_the_wait(where):
+    """A descriptor that another thread closes by its number ends the wait with an error."""
+    reader, writer = os.pipe()
+    channel = Channel(0)
+    who = []
+
+    def body():
+        who.append(me())
+        with ThreadGroup(), pytest.raises(OSError, match="Bad file descriptor"):
+            select(reader, channel)
+
+    def close():
+        until(lambda: who)
+        wait_parked(who[0], SELECT)
+        os.close(reader)
+
+    with platform_thread(close):
+        run_anywhere(where, body)
+    os.close(writer)
+    assert is_untouched(channel)
+
+
+@WHERE
 def test_is_a_cancel_point(where, ready):
     """select looks for a cancel even if a case is ready, and has done nothing then."""
     case, make_ready, _ = ready

@@ -49,7 +49,7 @@ cdef class Reactor:
     cpdef bint wait(self, VirtualThread me, Descriptor entry, int events, deadline) except -1
     @cython.locals(entry=Descriptor)
     cpdef pass_turn(self, int fd)
-    @cython.locals(entry=Descriptor, is_ready=bint)
+    @cython.locals(entry=Descriptor, is_ready=bint, fd=int)
     cpdef bint wait_any(self, VirtualThread me, dict watched, deadline, reason, publish) except -1
     @cython.locals(entry=Descriptor, fd=int, events=int)
     cdef bint _enter(self, VirtualThread me, dict watched, list entries) except -1

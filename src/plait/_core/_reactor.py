@@ -34,8 +34,9 @@ it, or by its number, of which the object hears nothing.
             2. has the kernel watch the number      3. looks whether the owner is open
     Closer: 1. closes [fence: the system call]      2. if anybody is counted: looks for an entry, and has the carrier forget it
 Either the closer sees the entry, or the kernel refuses the number, or watches the next file: it is as if the waiter had
-come later. Only who makes an entry takes these steps: later waits find one that every closer can see. The entry that a
-closer finds may be the next file's; the kernel tells whether it is (`is_watched`), and that one stays.
+come later. At an owned entry only who makes it takes these steps: later waits find one that every closer can see. Who
+waits for several, or at a bare one, is counted for as long as it waits. The entry that a closer finds may be the next
+file's; the kernel tells whether it is (`is_watched`), and that one stays.
 """
 
 from __future__ import annotations
@@ -265,6 +266,8 @@ class Reactor:
     ) -> bool:
         """Park until one of these descriptors, whoever owns it, is ready for its events; False if it is too late."""
         entries: list[Descriptor] = []
+        for fd in watched:
+            closing_enter(fd)
         epoch = WaitWord.arm(me)
         try:
             try:
@@ -279,6 +282,8 @@ class Reactor:
         finally:
             for entry in entries:
                 self._leave(me, entry)
+            for fd in watched:
+                closing_leave(fd)
         return outcome != TIMED_OUT
 
     def _enter(self, me: VirtualThread, watched: dict[int, int], entries: list[Descriptor]) -> bool:

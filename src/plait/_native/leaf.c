@@ -760,7 +760,9 @@ closing_enter(PyObject *Py_UNUSED(module), PyObject *number)
 static PyObject *
 closing_leave(PyObject *Py_UNUSED(module), PyObject *number)
 {
-    __atomic_sub_fetch(awaited_at((int)PyLong_AsUnsignedLongMask(number)), 1, __ATOMIC_SEQ_CST);
+    Py_ssize_t *count = awaited_at((int)PyLong_AsUnsignedLongMask(number));
+    if (__atomic_sub_fetch(count, 1, __ATOMIC_SEQ_CST) < 0) /* it was counted before the fork that has made this process */
+        __atomic_add_fetch(count, 1, __ATOMIC_SEQ_CST);
     Py_RETURN_NONE;
 }
 

@@ -287,7 +287,8 @@ def sendfile(out_fd: int, in_fd: int, offset: int | None, count: int) -> int:
     me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
-    if not 0 < count <= sys.maxsize or (offset is not None and offset < 0):
+    is_sensible = is_number(out_fd) and is_number(in_fd) and 0 < count <= sys.maxsize
+    if not is_sensible or (offset is not None and offset < 0):
         return _originals.os_sendfile(*numbers)  # has nothing to send, or refuses
     is_stream = socket_type(out_fd) == _SOCK_STREAM or stat.S_ISFIFO(os.fstat(out_fd).st_mode)
     if not is_stream or not stat.S_ISREG(os.fstat(in_fd).st_mode) or is_direct(in_fd):
