@@ -41,6 +41,7 @@ from plait._core import (
     now,
     park_shielded,
     pending,
+    wake_all_under,
 )
 from plait._core._runtime import launch
 from plait._errors import Cancelled
@@ -48,6 +49,7 @@ from plait._failures import OnError, check_on_error, class_of, note_failures, ve
 from plait._futures import Future
 from plait._limits import Limiter, slots_for
 from plait._options import Options
+from plait._originals import sleep
 from plait._rebinding import is_development
 from plait._spawning import checked, spawn_daemon, spawn_slowly, try_spawn
 from plait._starts import start
@@ -69,10 +71,12 @@ V = TypeVar("V")
 
 _serials = count(1)
 
+_PAUSE = 0.001  # seconds that the join of a group rests when memory has run out
 _REPORT_AFTER = 1.0  # seconds that a failed group waits for its children before it says so
 
 # What Ctrl-C does: the first cancels, wherever it comes. During the join the second says who is waited for and has no more
 # patience with them, and the third leaves, children or not. SystemExit of a signal handler does the same.
+# The count goes with the exception that the first has raised: a block that it leaves leaves it to the one around.
 # Whatever else a handler raises during the join cancels, too, however often it comes, and is a failure of the group, the
 # first such. It says nothing about patience: a handler that ticks must not drive children out of their clean-up. A handler
 # that waits there, or looks, has the scopes of the block: if they are cancelled it gets their Cancelled. That is the end of
@@ -144,6 +148,7 @@ class ThreadGroup(Container):
         "_lock",
         "_name",
         "_on_error",
+        "_pressed",
         "_scope",
         "_timeout",
     )
@@ -181,6 +186,8 @@ class ThreadGroup(Container):
         self._scope.is_time_limit = timeout is not None
         self._name = name
         self._is_body_over = False  # written by the owner
+        # What Ctrl-C has raised, and how often that has come by now, as a block inside this one has it. The owner's
+        self._pressed: tuple[BaseException | None, int] = (None, 0)
         self._is_reported = False  # that it waits though it has failed. The owner's
         self._lock = Lock()
         self._failures: dict[int, BaseException] = {}  # each once, in the order they came. Written under _lock
@@ -478,6 +485,39 @@ class ThreadGroup(Container):
                 raise misuse
             error = end_inside(me, self.scope, error or misuse)
         is_own = self._scope.absorbs(error)
+        is_cut = False
+        try:
+            interrupt, times = self._end_children(me, error)
+            # Asked again: if a scope further out was cancelled during the join, what the body was told goes on to that one.
+            # Not after `leave`: a block that was opened in clean-up hides what that is for.
+            outermost = pending(self.scope)
+            is_own = is_own and outermost is self.scope
+            is_cut = outermost is not None and outermost is not self.scope
+        finally:
+            self._scope.leave(is_own)
+        self._hand_on_count(error if isinstance(error, KeyboardInterrupt) else interrupt, times)
+        return self._conclude(me, error, interrupt, is_own=is_own, is_cut=is_cut)
+
+    def _end_children(self, me: Parker, error: BaseException | None) -> tuple[BaseException | None, int]:
+        """The body has ended by `error`: wait for the children; as `_join`, if there are any."""
+        interrupt: BaseException | None = None
+        failure: BaseException | None = None
+        try:
+            self._judge_body(error)
+        except MemoryError as failed:
+            failure = failed
+        times = self._times_pressed(error)
+        self._is_body_over = True
+        if not self.inside.leave():
+            return self._join(me, times, failure)
+        if self._outsiders is not None:
+            self.turn_away()
+        if failure is not None:
+            raise failure
+        return interrupt, times
+
+    def _judge_body(self, error: BaseException | None) -> None:
+        """The body has ended by `error`: have the children hear of it, if they shall."""
         if isinstance(error, Cancelled) and is_cancelled(self.scope):
             # On its way to the scope that was cancelled. If a shield hides that, the body alone has been told, by a spawn
             # into a group outside; the children hear of it now.
@@ -485,21 +525,23 @@ class ThreadGroup(Container):
                 self.scope.cancel_scope("the body was cancelled", self)
         elif error is not None:
             self._fail(error, f"the body failed: {type(error).__name__}")
-        interrupt = None
-        self._is_body_over = True
-        if self.inside.leave():
-            if self._outsiders is not None:
-                self.turn_away()
-        else:
-            self.dismiss_daemons()
-            interrupt = self._join(me, int(isinstance(error, KeyboardInterrupt)))
-        # Asked again: if a scope further out was cancelled during the join, what the body was told goes on to that one. Not
-        # after `leave`: a block that was opened in clean-up hides what that is for.
-        outermost = pending(self.scope)
-        is_own = is_own and outermost is self.scope
-        is_cut = outermost is not None and outermost is not self.scope
-        self._scope.leave(is_own)
-        return self._conclude(me, error, interrupt, is_own=is_own, is_cut=is_cut)
+
+    def _times_pressed(self, error: BaseException | None) -> int:
+        """How often Ctrl-C has come when the body ends by `error`."""
+        interrupt, times = self._pressed
+        self._pressed = (None, 0)
+        return times if error is interrupt else int(isinstance(error, KeyboardInterrupt))
+
+    def _hand_on_count(self, interrupt: BaseException | None, times: int) -> None:
+        """Let the group around know that `interrupt`, which leaves this one, has come so many times."""
+        if interrupt is None:
+            return
+        scope: Scope | None = self.scope.parent
+        while scope is not None and scope.owner is self.owner:
+            if isinstance(scope, GroupScope):
+                scope.group._pressed = (interrupt, times)  # noqa: SLF001 - of this class
+                return
+            scope = scope.parent
 
     def _misplaced(self, me: Parker) -> BaseException:
         """What to raise if the block ends where it must not; or what a signal handler raises meanwhile, for the same."""
@@ -523,20 +565,29 @@ class ThreadGroup(Container):
             return failed
         return error
 
-    def _join(self, me: Parker, times: int) -> BaseException | None:
-        """Wait for the children, whatever happens; the first Ctrl-C that came meanwhile.
+    def _join(self, me: Parker, times: int, failure: BaseException | None) -> tuple[BaseException | None, int]:
+        """Wait for the children, whatever happens; the first Ctrl-C that came meanwhile, and how often it has come.
 
-        `times`: how often it has come already.
+        `times`: how often it has come already. `failure`: what has kept the children from hearing that the body has ended.
         """
         interrupt: BaseException | None = None
-        failure: BaseException | None = None
+        cause = failure  # what the children have to hear of
         told = me.delivery
         alive: Any = None if told is None else told.alive
+        is_hurried = times >= _HURRY  # it was said in a block inside this one
         is_impatient = False
         since = now()
         slots = lend_slot(me, self.slots)
-        while True:
+        while times < _LEAVE:
             try:
+                if cause is not None:
+                    self._cancel_for(me, cause)
+                    cause = None
+                if is_hurried:
+                    self.scope.hurry()
+                    is_hurried = False
+                if self._undismissed:
+                    self.dismiss_daemons()
                 epoch = me.arm(True)
                 self.joining = epoch
                 if not self.inside.count():
@@ -553,27 +604,36 @@ class ThreadGroup(Container):
                 if is_impatient:
                     is_impatient = False
                     self.scope.hurry()
-            except BaseException as error:  # noqa: BLE001 - a signal handler's, in the main thread
+            except BaseException as error:  # noqa: BLE001 - a signal handler's, in the main thread; or memory has run out
                 me.delivery = told
                 if told is not None:
                     told.alive = alive
                 if isinstance(error, Cancelled) and is_cancelled(self.scope):
                     continue
-                self.scope.cancel_scope(type(error).__name__, self)
+                cause = error
                 if not isinstance(error, _BARE):
                     failure = error if failure is None else failure
                     continue
                 interrupt = error if interrupt is None else interrupt
                 times += 1
-                if times >= _LEAVE:
-                    break
                 is_impatient = times == _HURRY
         if slots is not None:
             slots.take_back(me)
         if failure is not None:
             with self._lock:  # who has left children behind is not alone here
                 self._failures.setdefault(id(failure), failure)
-        return interrupt
+        return interrupt, times
+
+    def _cancel_for(self, me: Parker, cause: BaseException) -> None:
+        """Cancel the children for `cause`. Owner only."""
+        is_out_of_memory = isinstance(cause, MemoryError)
+        if is_out_of_memory:  # others may give some back
+            if isinstance(me, VirtualThread):
+                me.yield_now()
+            else:
+                sleep(_PAUSE)
+        if not self.scope.cancel_scope(type(cause).__name__, self) and is_out_of_memory:
+            wake_all_under(self.scope)  # it may have failed half-way
 
     def _failed_around(self, interrupt: BaseException | None) -> ThreadGroup | None:
         """The failed group that this join holds up: itself, or one around it whose body has come here. Owner only."""

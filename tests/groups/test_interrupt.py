@@ -194,6 +194,103 @@ def test_third_interrupt_leaves_a_join_that_hangs():
     assert process.returncode == 0, err
 
 
+@pytest.mark.parametrize("inner", ["with plait.ThreadGroup() as group: group.spawn(work)", "plait.gather(work)"])
+def test_third_interrupt_leaves_all_blocks(inner):
+    """The count goes on in the blocks around: the third Ctrl-C leaves them all, whatever it has come in."""
+    with program(f"""
+        import os, time, plait
+        is_over = []
+        def work():
+            print("at work", flush=True)
+            while not is_over:
+                pass
+        try:
+            with plait.ThreadGroup() as outer:
+                outer.spawn(work)
+                with plait.timeout(3600), plait.ThreadGroup() as middle:
+                    middle.spawn(work)
+                    {inner}
+        except KeyboardInterrupt:
+            print("left", flush=True)
+            os._exit(0)
+    """) as process:
+        assert process.stdout.readline() == "at work\n"
+        for _ in range(2):
+            interrupt(process)
+        line = process.stderr.readline()
+        assert "was cancelled (KeyboardInterrupt), and has waited" in line
+        interrupt(process)
+        out, err = finish(process)
+    assert out.endswith("left\n")
+    assert process.returncode == 0, err
+
+
+def test_second_interrupt_hurries_the_blocks_around():
+    """Who has no patience with the children of an inner block has none with those of the blocks around."""
+    with program("""
+        import os, time, plait
+        def work():
+            try:
+                time.sleep(3600)
+            finally:
+                print("cleans up", flush=True)
+                time.sleep(3600)
+        def outer_work():
+            try:
+                time.sleep(3600)
+            finally:
+                with plait.shield(timeout=3600):
+                    time.sleep(3600)
+        try:
+            with plait.ThreadGroup(grace=3600) as outer:
+                other = outer.spawn(outer_work)
+                with plait.ThreadGroup() as inner:
+                    child = inner.spawn(work)
+                    while child.waits_for is None or other.waits_for is None:
+                        time.sleep(0.001)
+                    print("ready", flush=True)
+        except KeyboardInterrupt:
+            print("left", other.cancelled(), flush=True)
+    """) as process:
+        assert process.stdout.readline() == "ready\n"
+        interrupt(process)
+        assert process.stdout.readline() == "cleans up\n"
+        interrupt(process)
+        out, err = finish(process)
+    assert out == "left True\n", err
+    assert process.returncode == 0, err
+
+
+def test_interrupt_that_was_handled_does_not_count():
+    """A Ctrl-C that left an inner block and was caught is not counted with the next one."""
+    with program("""
+        import os, time, plait
+        def work():
+            try:
+                time.sleep(3600)
+            finally:
+                print("cleans up", flush=True)
+                time.sleep(0.01)
+        with plait.ThreadGroup() as outer:
+            child = outer.spawn(work)
+            try:
+                with plait.ThreadGroup() as inner:
+                    while inner.spawn(lambda: child.waits_for is None).result():
+                        pass
+                    print("ready", flush=True)
+                    inner.spawn(work)
+                    time.sleep(3600)
+            except KeyboardInterrupt:
+                pass
+            raise KeyboardInterrupt
+    """) as process:
+        assert process.stdout.readline() == "ready\n"
+        interrupt(process)
+        out, err = finish(process)
+    assert out == "cleans up\n" * 2
+    assert process.returncode == -signal.SIGINT, err
+
+
 def test_interrupt_in_the_body_is_the_first():
     """One that came in the body counts: the next, during the join, is the second."""
     with program("""

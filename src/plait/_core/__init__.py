@@ -93,6 +93,7 @@ from plait._core._tree import (
     is_under,
     pending,
     pending_now,
+    wake_all_under,
 )
 from plait._core._vthread import (
     CANCELLED,
@@ -203,6 +204,7 @@ __all__ = (
     "wait_descriptor",
     "wait_descriptors",
     "wait_socket",
+    "wake_all_under",
     "wake_watchers",
     "watched_numbers",
 )

@@ -343,10 +343,14 @@ def start_child(
         if group.slots is not None and not is_daemon:
             group.slots.give()
         return None
-    if is_daemon:
-        thread.is_daemon = True
-        group.adopt_daemon(thread)
-    carrier.submit(thread)  # type: ignore[union-attr]
+    try:
+        if is_daemon:
+            thread.is_daemon = True
+            group.adopt_daemon(thread)
+        carrier.submit(thread)  # type: ignore[union-attr]
+    except MemoryError:  # there was no room for it, here or in the queue
+        group.child_ended(thread)
+        raise
     return thread
 
 
