@@ -4,6 +4,7 @@ import _socket
 import errno
 import fcntl
 import os
+import resource
 import select
 import socket
 import struct
@@ -1387,17 +1388,19 @@ def test_cancel_of_one_that_was_woken(line):
     assert all(map(is_parked, servers[1:]))
 
 
-def test_connection_for_one_that_fails(line, monkeypatch):
+def test_connection_for_one_that_fails(line):
     """No descriptor is left, say: the next tries."""
     listener, servers = line
-    original = _originals.sock_accept
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(listener.fileno())
+    os.close(free)
 
-    def accept(sock):
-        monkeypatch.setattr(_originals, "sock_accept", original)
-        raise OSError(errno.EMFILE, "")
+    def visit():
+        _visit(listener)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
 
-    monkeypatch.setattr(_originals, "sock_accept", accept)
-    assert _on_carrier(servers, lambda: _visit(listener)) == 2
+    servers[0].add_done_callback(lambda _: resource.setrlimit(resource.RLIMIT_NOFILE, limits))
+    assert _on_carrier(servers, visit) == 2
     assert [servers[0].result(), servers[1].result()] == ["OSError", "served"]
     assert is_parked(servers[2])
 

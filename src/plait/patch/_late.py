@@ -102,9 +102,13 @@ class _Arrival(MetaPathFinder):
         """See to an import that had begun before our finder was there. The caller does not hold the install lock."""
         if self not in sys.meta_path:
             return
-        _importing._lock_unlock_module(self._module)  # noqa: SLF001 - as whoever finds a module that is half loaded
+        # An import lock is there for as long as anybody has it, or waits for it. None is made for nothing: a Ctrl-C that comes
+        # when CPython drops one is lost.
+        is_under_way = self._module in _importing._module_locks  # noqa: SLF001 - as is all of this
+        if is_under_way:
+            _importing._lock_unlock_module(self._module)  # noqa: SLF001 - as whoever finds a module that is half loaded
         with install_lock:
-            if not self.has_come():
+            if not self.has_come() and (is_under_way or _is_lazy(sys.modules.get(self._module))):
                 self._be_told()
             if self.has_come() and self in sys.meta_path:
                 module = sys.modules[self._module]

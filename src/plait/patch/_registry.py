@@ -97,7 +97,7 @@ def _stand_in(found: Any, replacement: Any, when: int) -> Any:
     if not isinstance(found, FunctionType):
         return replacement
     if found.__name__ == "__init__":  # its calls are inlined whatever it is, so it is like that from the outside alone
-        return _like(found, replacement)
+        return _like(found, replacement) if isinstance(replacement, FunctionType) else replacement  # that: compiled
     made = _like(found, found)
     divert(made, replacement, found if when == COOPERATIVE else None)
     _beneath[made] = found
