@@ -131,15 +131,16 @@ def test_refusals():
 def test_odd_timeouts_of_a_join(timeout):
     """What CPython cannot count is refused in its words, whether the thread has ended or not."""
     is_over = threading.Event()
-    (running,) = _running(is_over)
+    here, there = _running(is_over, 2)  # up to 3.12 a join that is refused takes the thread for one that has ended
     ended = threading.Thread(target=int)
     ended.start()
     ended.join()
-    for thread in (running, ended):
-        if timeout == timeout or thread is ended:  # up to 3.12 a join that lasts not-a-number seconds lasts for ever
-            assert on_virtual(described, thread.join, timeout) == described(thread.join, timeout)
+    for mine, other in ((here, there), (ended, ended)):
+        if timeout == timeout or mine is ended:  # and one that lasts not-a-number seconds lasts for ever
+            assert on_virtual(described, other.join, timeout) == described(mine.join, timeout)
     is_over.set()
-    running.join()
+    here.join()
+    there.join()
 
 
 def test_thread_that_does_not_say_that_it_ends(monkeypatch):

@@ -245,6 +245,7 @@ def test_many_commands_leave_the_pool_alone():
         with ThreadGroup() as group:
             commands = [group.spawn(os.system, command) for _ in range(140)]
             wait_parked(*commands)
+            wait_until(lambda: offload_statistics().queued == 0)
             assert group.spawn(offload, int, "7").result() == 7
             assert offload_statistics().workers - offload_statistics().idle <= 4
             commands[0].cancel()
@@ -252,10 +253,13 @@ def test_many_commands_leave_the_pool_alone():
             wait_until(lambda: offload_statistics().queued == 0)
             assert offload_statistics().abandoned == 1
             os.close(writer)
+            writer = -1
         assert {command.result() for command in commands[1:]} == {3 << 8}
         wait_until(lambda: offload_statistics().abandoned == 0)
-    finally:
+    finally:  # or the commands would go on, and the process be deaf to Ctrl-C
         os.close(reader)
+        if writer >= 0:
+            os.close(writer)
 
 
 # ---- subprocess ----
