@@ -281,6 +281,9 @@ for _plain in (Urllib3, Requests, Httpx, HttpClient):
 
 class Redis(Client):
     title = "redis-py"
+    remark = (
+        "BlockingConnectionPool loses a place for an interrupt while it makes a connection, as it does for Ctrl-C there"
+    )
     distribution = "redis"
     kind = daemons.REDIS
     needs = ("redis",)
@@ -294,6 +297,12 @@ class Redis(Client):
                 host="127.0.0.1", port=server.port, max_connections=size, timeout=None
             )
         )
+
+    def prepare(self):
+        # All connections: for each it reads a file, which is a cancel point, with the place in its hand.
+        pool = self._redis.connection_pool
+        for connection in [pool.get_connection() for _ in range(pool.max_connections)]:
+            pool.release(connection)
 
     def work(self, number):
         key = f"key {number}"
