@@ -37,6 +37,7 @@ UNTYPED = [
         "_executors",
         "_failures",
         "_holding",
+        "_joining",
         "_limits",
         "_mutex",
         "_offload",

@@ -10,8 +10,7 @@ Life of a group, and who brings it about:
 Whether it is cancelled is asked of its scope; who is inside is counted by `Container.inside`, which starts with the
 body and closes for good at zero, so a spawn either is counted in before the group closes or fails.
 
-The join (its protocol: `_core/_container.py`) cannot be cancelled: an outer cancel has reached the children already,
-and the group has nothing to do but to wait for them.
+The join is in `_joining.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from plait._core import (
     Parker,
     Verdict,
     VirtualThread,
-    WaitReason,
     check_entry,
     check_park,
     check_seconds,
@@ -37,27 +35,23 @@ from plait._core import (
     is_cancelled,
     is_under,
     left_open,
-    lend_slot,
     now,
-    park_shielded,
     pending,
-    wake_all_under,
 )
 from plait._core._runtime import launch
 from plait._errors import Cancelled
 from plait._failures import OnError, check_on_error, class_of, note_failures, verdict_of
 from plait._futures import Future
+from plait._joining import BARE, join
 from plait._limits import Limiter, slots_for
 from plait._options import Options
-from plait._originals import sleep
 from plait._rebinding import is_development
 from plait._spawning import checked, spawn_daemon, spawn_slowly, try_spawn
 from plait._starts import start
 from plait._statistics import GroupStatistics
-from plait._stragglers import report_stragglers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from concurrent.futures import Executor
     from contextvars import Context
     from types import TracebackType
@@ -70,19 +64,6 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 _serials = count(1)
-
-_PAUSE = 0.001  # seconds that the join of a group rests when memory has run out
-_REPORT_AFTER = 1.0  # seconds that a failed group waits for its children before it says so
-
-# What Ctrl-C does: the first cancels, wherever it comes. During the join the second says who is waited for and has no more
-# patience with them, and the third leaves, children or not. SystemExit of a signal handler does the same.
-# The count goes with the exception that the first has raised: a block that it leaves leaves it to the one around.
-# Whatever else a handler raises during the join cancels, too, however often it comes, and is a failure of the group, the
-# first such. It says nothing about patience: a handler that ticks must not drive children out of their clean-up. A handler
-# that waits there, or looks, has the scopes of the block: if they are cancelled it gets their Cancelled. That is the end of
-# the handler, and of nothing else, for the block knows already; nor has the block been told by it.
-_HURRY, _LEAVE = 2, 3
-_BARE = (KeyboardInterrupt, SystemExit)  # they leave as they are
 
 
 class GroupScope(DeadlineScope):
@@ -144,7 +125,6 @@ class ThreadGroup(Container):
         "__weakref__",
         "_failures",
         "_is_body_over",
-        "_is_reported",
         "_lock",
         "_name",
         "_on_error",
@@ -188,7 +168,6 @@ class ThreadGroup(Container):
         self._is_body_over = False  # written by the owner
         # What Ctrl-C has raised, and how often that has come by now, as a block inside this one has it. The owner's
         self._pressed: tuple[BaseException | None, int] = (None, 0)
-        self._is_reported = False  # that it waits though it has failed. The owner's
         self._lock = Lock()
         self._failures: dict[int, BaseException] = {}  # each once, in the order they came. Written under _lock
 
@@ -446,9 +425,18 @@ class ThreadGroup(Container):
         """Keep the failure, and cancel everybody else."""
         self._fail(error, f"{thread.name!r} failed: {class_of(error)}")
 
-    def _fail(self, error: BaseException, reason: str) -> None:
+    def keep_failure(self, error: BaseException) -> None:
+        """It is to leave the block."""
         with self._lock:
             self._failures.setdefault(id(error), error)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether there is a failure that is to leave the block, or its time is up."""
+        return bool(self._failures) or self._scope.has_expired
+
+    def _fail(self, error: BaseException, reason: str) -> None:
+        self.keep_failure(error)
         if self._on_error != "collect" or not isinstance(error, Exception):
             self.scope.cancel_scope(reason, self)
             self.wake_owner()
@@ -499,7 +487,7 @@ class ThreadGroup(Container):
         return self._conclude(me, error, interrupt, is_own=is_own, is_cut=is_cut)
 
     def _end_children(self, me: Parker, error: BaseException | None) -> tuple[BaseException | None, int]:
-        """The body has ended by `error`: wait for the children; as `_join`, if there are any."""
+        """The body has ended by `error`: wait for the children; as `join`, if there are any."""
         interrupt: BaseException | None = None
         failure: BaseException | None = None
         try:
@@ -509,7 +497,7 @@ class ThreadGroup(Container):
         times = self._times_pressed(error)
         self._is_body_over = True
         if not self.inside.leave():
-            return self._join(me, times, failure)
+            return join(self, me, times, failure)
         if self._outsiders is not None:
             self.turn_away()
         if failure is not None:
@@ -534,13 +522,16 @@ class ThreadGroup(Container):
 
     def _hand_on_count(self, interrupt: BaseException | None, times: int) -> None:
         """Let the group around know that `interrupt`, which leaves this one, has come so many times."""
-        if interrupt is None:
-            return
+        around = None if interrupt is None else next(self.around(), None)
+        if around is not None:
+            around._pressed = (interrupt, times)  # noqa: SLF001 - of this class
+
+    def around(self) -> Iterator[ThreadGroup]:
+        """The groups around this one that its owner has open, from the inside out. Owner only."""
         scope: Scope | None = self.scope.parent
         while scope is not None and scope.owner is self.owner:
             if isinstance(scope, GroupScope):
-                scope.group._pressed = (interrupt, times)  # noqa: SLF001 - of this class
-                return
+                yield scope.group
             scope = scope.parent
 
     def _misplaced(self, me: Parker) -> BaseException:
@@ -565,97 +556,6 @@ class ThreadGroup(Container):
             return failed
         return error
 
-    def _join(self, me: Parker, times: int, failure: BaseException | None) -> tuple[BaseException | None, int]:
-        """Wait for the children, whatever happens; the first Ctrl-C that came meanwhile, and how often it has come.
-
-        `times`: how often it has come already. `failure`: what has kept the children from hearing that the body has ended.
-        """
-        interrupt: BaseException | None = None
-        cause = failure  # what the children have to hear of
-        told = me.delivery
-        alive: Any = None if told is None else told.alive
-        is_hurried = times >= _HURRY  # it was said in a block inside this one
-        is_impatient = False
-        since = now()
-        slots = lend_slot(me, self.slots)
-        while times < _LEAVE:
-            try:
-                if cause is not None:
-                    self._cancel_for(me, cause)
-                    cause = None
-                if is_hurried:
-                    self.scope.hurry()
-                    is_hurried = False
-                if self._undismissed:
-                    self.dismiss_daemons()
-                epoch = me.arm(True)
-                self.joining = epoch
-                if not self.inside.count():
-                    me.withdraw()
-                    break
-                failed = self._failed_around(failure if interrupt is None else interrupt)
-                due = self._report_due(failed, since)
-                if not is_impatient and (due is None or now() < due):
-                    park_shielded(me, epoch, WaitReason.GROUP, due)
-                    continue
-                me.withdraw()
-                self._is_reported = True
-                report_stragglers(me, self, failed or self, now() - since)
-                if is_impatient:
-                    is_impatient = False
-                    self.scope.hurry()
-            except BaseException as error:  # noqa: BLE001 - a signal handler's, in the main thread; or memory has run out
-                me.delivery = told
-                if told is not None:
-                    told.alive = alive
-                if isinstance(error, Cancelled) and is_cancelled(self.scope):
-                    continue
-                cause = error
-                if not isinstance(error, _BARE):
-                    failure = error if failure is None else failure
-                    continue
-                interrupt = error if interrupt is None else interrupt
-                times += 1
-                is_impatient = times == _HURRY
-        if slots is not None:
-            slots.take_back(me)
-        if failure is not None:
-            with self._lock:  # who has left children behind is not alone here
-                self._failures.setdefault(id(failure), failure)
-        return interrupt, times
-
-    def _cancel_for(self, me: Parker, cause: BaseException) -> None:
-        """Cancel the children for `cause`. Owner only."""
-        is_out_of_memory = isinstance(cause, MemoryError)
-        if is_out_of_memory:  # others may give some back
-            if isinstance(me, VirtualThread):
-                me.yield_now()
-            else:
-                sleep(_PAUSE)
-        if not self.scope.cancel_scope(type(cause).__name__, self) and is_out_of_memory:
-            wake_all_under(self.scope)  # it may have failed half-way
-
-    def _failed_around(self, interrupt: BaseException | None) -> ThreadGroup | None:
-        """The failed group that this join holds up: itself, or one around it whose body has come here. Owner only."""
-        if not is_cancelled(self.scope):
-            return None
-        scope: Scope | None = self.scope
-        while scope is not None and scope.owner is self.owner:
-            if isinstance(scope, GroupScope) and scope.cancelled_at is not None:
-                group = scope.group
-                has_failed = bool(group._failures)  # noqa: SLF001 - of this class
-                if has_failed or scope.has_expired or (group is self and interrupt is not None):
-                    return group
-            scope = scope.parent
-        return None
-
-    def _report_due(self, failed: ThreadGroup | None, since: float) -> float | None:
-        """When it is to be said that `failed` waits for this join, which has begun at `since`; None: never."""
-        if failed is None or self._is_reported:
-            return None
-        assert failed.scope.cancelled_at is not None
-        return max(failed.scope.cancelled_at, since) + _REPORT_AFTER
-
     def _conclude(
         self, me: Parker, error: BaseException | None, interrupt: BaseException | None, *, is_own: bool, is_cut: bool
     ) -> bool:
@@ -666,7 +566,7 @@ class ThreadGroup(Container):
         """
         failures = list(self._failures.values())
         bare = error if isinstance(error, KeyboardInterrupt) else interrupt  # the first Ctrl-C
-        bare = bare or next((e for e in failures if isinstance(e, _BARE)), None)
+        bare = bare or next((e for e in failures if isinstance(e, BARE)), None)
         if error is not bare and (bare is not None or failures):
             excuse(me, error)
         if bare is not None:

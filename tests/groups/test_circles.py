@@ -556,7 +556,7 @@ def test_member_whose_spawn_fails_has_its_slot():
 
 def test_report_in_the_middle_of_a_wait(monkeypatch, caplog):
     """What is called while the slot is on offer, a handler of the report say, may wait itself: the slot is given once."""
-    monkeypatch.setattr("plait._groups._REPORT_AFTER", 0.01)
+    monkeypatch.setattr("plait._joining._REPORT_AFTER", 0.01)
     caplog.set_level(logging.ERROR, "plait")
     gate = threading.Event()
     seen = []

@@ -33,7 +33,7 @@ def refuse_to_end(gate):
 
 @pytest.fixture
 def reports(caplog, monkeypatch):
-    monkeypatch.setattr("plait._groups._REPORT_AFTER", 0.05)
+    monkeypatch.setattr("plait._joining._REPORT_AFTER", 0.05)
     caplog.set_level(logging.ERROR, "plait")
 
     def said():

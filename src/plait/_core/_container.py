@@ -128,6 +128,8 @@ class Container:
 
     def dismiss_daemons(self) -> None:
         """Cancel the daemons, if nobody else is inside. Any thread."""
+        if not self._undismissed:
+            return
         with self._members_lock:
             if self.inside.count() != len(self._daemons):
                 return

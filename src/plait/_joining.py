@@ -1,0 +1,130 @@
+"""The join of a group: its owner waits for the children, whatever comes meanwhile.
+
+It cannot be cancelled: an outer cancel has reached the children already, and the group has nothing to do but to wait for
+them. How the last child wakes the owner is in `_core/_container.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from plait._core import (
+    Parker,
+    VirtualThread,
+    WaitReason,
+    is_cancelled,
+    lend_slot,
+    now,
+    park_shielded,
+    wake_all_under,
+)
+from plait._errors import Cancelled
+from plait._originals import sleep
+from plait._stragglers import report_stragglers
+
+if TYPE_CHECKING:
+    from plait._groups import ThreadGroup
+
+_PAUSE = 0.001  # seconds that it rests when memory has run out
+_REPORT_AFTER = 1.0  # seconds that a failed group waits for its children before it says so
+
+# What Ctrl-C does: the first cancels, wherever it comes. During the join the second says who is waited for and has no more
+# patience with them, and the third leaves, children or not. SystemExit of a signal handler does the same.
+# The count goes with the exception that the first has raised: a block that it leaves leaves it to the one around.
+# Whatever else a handler raises during the join cancels, too, however often it comes, and is a failure of the group, the
+# first such. It says nothing about patience: a handler that ticks must not drive children out of their clean-up. A handler
+# that waits there, or looks, has the scopes of the block: if they are cancelled it gets their Cancelled. That is the end of
+# the handler, and of nothing else, for the block knows already; nor has the block been told by it.
+_HURRY, _LEAVE = 2, 3
+BARE = (KeyboardInterrupt, SystemExit)  # they leave as they are
+
+
+def join(group: ThreadGroup, me: Parker, times: int, failure: BaseException | None) -> tuple[BaseException | None, int]:
+    """Wait for the children, whatever happens; the first Ctrl-C that came meanwhile, and how often it has come.
+
+    `times`: how often it has come already. `failure`: what has kept the children from hearing that the body has ended.
+    """
+    interrupt: BaseException | None = None
+    cause = failure  # what the children have to hear of
+    told = me.delivery
+    alive: Any = None if told is None else told.alive
+    is_hurried = times >= _HURRY  # it was said in a block inside this one
+    is_impatient = False
+    is_reported = False  # that it waits though it has failed
+    since = now()
+    slots = lend_slot(me, group.slots)
+    while times < _LEAVE:
+        try:
+            if cause is not None:
+                _cancel_for(group, me, cause)
+                cause = None
+            if is_hurried:
+                group.scope.hurry()
+                is_hurried = False
+            group.dismiss_daemons()
+            epoch = me.arm(True)
+            group.joining = epoch
+            if not group.inside.count():
+                me.withdraw()
+                break
+            failed = _failed_around(group, failure if interrupt is None else interrupt)
+            due = None if is_reported else _report_due(failed, since)
+            if not is_impatient and (due is None or now() < due):
+                park_shielded(me, epoch, WaitReason.GROUP, due)
+                continue
+            me.withdraw()
+            is_reported = True
+            report_stragglers(me, group, failed or group, now() - since)
+            if is_impatient:
+                is_impatient = False
+                group.scope.hurry()
+        except BaseException as error:  # noqa: BLE001 - a signal handler's, in the main thread; or memory has run out
+            me.delivery = told
+            if told is not None:
+                told.alive = alive
+            if isinstance(error, Cancelled) and is_cancelled(group.scope):
+                continue
+            cause = error
+            if not isinstance(error, BARE):
+                failure = error if failure is None else failure
+                continue
+            interrupt = error if interrupt is None else interrupt
+            times += 1
+            is_impatient = times == _HURRY
+    if slots is not None:
+        slots.take_back(me)
+    if failure is not None:
+        group.keep_failure(failure)
+    return interrupt, times
+
+
+def _cancel_for(group: ThreadGroup, me: Parker, cause: BaseException) -> None:
+    """Cancel the children for `cause`. Owner only."""
+    is_out_of_memory = isinstance(cause, MemoryError)
+    if is_out_of_memory:  # others may give some back
+        if isinstance(me, VirtualThread):
+            me.yield_now()
+        else:
+            sleep(_PAUSE)
+    if not group.scope.cancel_scope(type(cause).__name__, group) and is_out_of_memory:
+        wake_all_under(group.scope)  # it may have failed half-way
+
+
+def _failed_around(group: ThreadGroup, interrupt: BaseException | None) -> ThreadGroup | None:
+    """The failed group that this join holds up: itself, or one around it whose body has come here. Owner only."""
+    if not is_cancelled(group.scope):
+        return None
+    if group.scope.cancelled_at is not None and (group.has_failed or interrupt is not None):
+        return group
+    for around in group.around():
+        if around.scope.cancelled_at is not None and around.has_failed:
+            return around
+    return None
+
+
+def _report_due(failed: ThreadGroup | None, since: float) -> float | None:
+    """When it is to be said that `failed` waits for this join, which has begun at `since`; None: never."""
+    if failed is None:
+        return None
+    assert failed.scope.cancelled_at is not None
+    return max(failed.scope.cancelled_at, since) + _REPORT_AFTER
