@@ -36,6 +36,8 @@ cdef class Exchange:
     @cython.locals(who=Parker, receiver=Entry)
     cpdef undo(self, Entry entry)
     cpdef leave(self, Entry entry)
+    @cython.locals(who=Parker, entry=Entry)
+    cpdef close(self)
     @cython.locals(receiver=Entry)
     cpdef put_locked(self, value)
     @cython.locals(sender=Entry)

@@ -40,6 +40,7 @@ from plait._core import (
     current_thread,
     now,
     park,
+    resume,
     unpark_all,
     wait_descriptors,
 )
@@ -256,7 +257,7 @@ class _Selection:
             for exchange in reversed(self.exchanges):
                 exchange.lock.__exit__(None, None, None)
         if who is not None:
-            who.resume()
+            resume(who)
         return False
 
 

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 from patch.helpers import described, on_virtual, run_python
+from support import NO_GIL
 
 PRELUDE = """
 import os, signal, threading, time
@@ -180,6 +181,7 @@ def test_pause_on_a_virtual_thread():
     assert out == ["True", "1"]
 
 
+@pytest.mark.skipif(NO_GIL, reason="only the GIL keeps the thread that pauses for all from running")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="system calls have other numbers here")
 def test_pause_after_a_signal():
     """A signal that came before the call does not end it, though the thread that pauses for all has not run since."""

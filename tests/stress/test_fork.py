@@ -248,7 +248,7 @@ def test_end_of_the_thread_that_has_forked_wakes_nobody_of_the_parent(carriers):
     words, err = run(
         """
         def fork():
-            while [other.waits_for and other.waits_for.name for other in (asker, owner)] != ["FUTURE", "GROUP"]:
+            while [other and other.waits_for and other.waits_for.name for other in (asker, owner)] != ["FUTURE", "GROUP"]:
                 time.sleep(0.001)
             pid = os.fork()
             if not pid:
@@ -269,7 +269,7 @@ def test_end_of_the_thread_that_has_forked_wakes_nobody_of_the_parent(carriers):
             pid = forker.result()
             os.write(2, b"asker in %d\\n" % os.getpid())
             return pid, wait(pid)
-        forker = None
+        asker = owner = forker = None
         with plait.ThreadGroup() as group:
             asker, owner = group.spawn(ask), group.spawn(own)
         print(os.getpid(), *asker.result())

@@ -8,7 +8,8 @@ Event, Semaphore), is left locked, or raises RuntimeError, if Ctrl-C strikes ins
 locks and SimpleQueue, and the children use everything. From 3.13 on the compiler leaves the jump back to the head of some
 loops out of the `with` around them, so that Ctrl-C in that jump leaves the block without its `__exit__`: so such loops
 stand in functions. And from 3.14 on Ctrl-C may strike between `__enter__` and the block, whose `__exit__` is not called then
-(`with lock: pass` leaves its lock locked): a group may stay open there, empty.
+(`with lock: pass` leaves its lock locked): a group may stay open there, empty; and the children may wait for such a lock of
+the main thread, until their grace is over, which is short where the main thread uses locks.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ SCENARIOS = {
                 with rlock, rlock, semaphore:
                     time.sleep(0.0001)
             event.set()
-        with plait.ThreadGroup() as group:
+        with plait.ThreadGroup(grace=0.1) as group:
             for _ in range(4):
                 group.spawn(child, work)
             group.spawn(child, event.wait)
@@ -155,7 +156,7 @@ SCENARIOS = {
                 with mutex.lock() as found:
                     time.sleep(0)
                     found.append(n)
-        with plait.ThreadGroup() as group:
+        with plait.ThreadGroup(grace=0.1) as group:
             for _ in range(4):
                 group.spawn(child, add)
             for _ in range(3):

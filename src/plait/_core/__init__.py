@@ -64,6 +64,7 @@ from plait._core._parking import (
     observe_parks,
     park,
     park_shielded,
+    resume,
     unobserve_parks,
     unpark_all,
 )
@@ -190,6 +191,7 @@ __all__ = (
     "recv_into",
     "refuge",
     "refuse_coroutine",
+    "resume",
     "retract",
     "runtime",
     "send",

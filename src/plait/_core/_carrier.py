@@ -6,10 +6,10 @@ takes the next unstarted one and runs it on the same stack without a switch.
 
 Stacks. The root is the kernel thread's own. Only the root makes stacks: one made from a parked thread's stack would
 inherit its depth. A stack whose thread has ended and that has no unstarted thread to go on with is kept in `_idle`, up
-to a number; beyond it the stack ends, which brings the root back.
+to a number; beyond it the stack ends, and the chosen thread goes on from there without a switch more.
 
     who needs a stack for an unstarted thread     puts the thread into `_handoff`, switches to an idle stack or the root
-    who comes back to the root, or from idling    takes `_handoff`
+    the root, or who comes back from idling       takes `_handoff`
 
 Queues. `runnable` holds started threads of this carrier: whoever wins the claim on a wait puts it there, from any kernel
 thread; only the carrier takes. `unstarted` holds threads that may run anywhere: the spawner puts them there, the carrier
@@ -35,14 +35,14 @@ from typing import TYPE_CHECKING
 
 from plait import _originals
 from plait._core._clock import LONGEST_WAIT
-from plait._core._continuation import Stack, switch_to
+from plait._core._continuation import Stack
 from plait._core._idle import Idler
 from plait._core._poller import open_poller
 from plait._core._reactor import Reactor
 from plait._core._vthread import VirtualThread
 from plait._core._watch import Backlog, Watch, Watcher
 from plait._native import check_signals, kernel_ident
-from plait._native._native import Queue, Ready, Timers, now
+from plait._native._native import Queue, Ready, Timers, end_into, now, switch_to
 from plait._originals import lock_acquire, lock_release
 
 if TYPE_CHECKING:
@@ -183,36 +183,29 @@ class Carrier:
         return error
 
     def _run(self) -> None:
-        """The root: makes stacks, and switches to what is chosen."""
+        """The root: makes stacks."""
         self._root = Stack.root()
         self.ident = self._backlog.ident = kernel_ident()
         live = self._live  # one bound method for all stacks, which keep it
         self._handoff = self._choose()
         while True:
-            # Here because somebody needs a new stack, or because a stack has ended: both leave a thread to go on with.
-            chosen = self._take_handoff()
-            stack = chosen.stack
-            if stack is None:
-                self._handoff = chosen
-                stack = Stack(live)
-            del chosen  # a suspended frame must not keep a thread alive that ends meanwhile
-            switch_to(stack)
+            switch_to(Stack(live))  # it takes `_handoff`, and whoever comes back here has left another there
 
     def _live(self, stack: Stack) -> None:
         """The life of a stack: one thread after the other."""
         while (thread := self._take(stack)) is not None:
             VirtualThread.run(thread, stack)
-            del thread  # as in _run: the next may be long in coming
+            del thread  # a suspended frame must not keep alive what has ended: the next may be long in coming
 
     def _take(self, stack: Stack) -> VirtualThread | None:
         """The next unstarted thread, for a stack that has none; None ends the stack."""
         chosen = self._take_handoff() if self._handoff is not None else self._choose()
         while (target := chosen.stack) is not None:
             if len(self._idle) >= _MOST_IDLE:
-                self._handoff = chosen
+                end_into(target)
                 return None
             self._idle.append(stack)
-            del chosen  # as in _run
+            del chosen  # as in _live
             switch_to(target)
             chosen = self._take_handoff()
         chosen.carrier = self

@@ -66,13 +66,19 @@ class Container:
 
     def enlist(self, thread: VirtualThread) -> None:
         """`thread` is about to park or to have children for the first time. Itself only."""
-        with self._members_lock:
+        self._members_lock.acquire()
+        try:
             self._listed[thread] = None
+        finally:
+            self._members_lock.release()
 
     def discharge(self, thread: VirtualThread) -> None:
         """`thread`, which is listed, has ended. Itself only."""
-        with self._members_lock:
+        self._members_lock.acquire()
+        try:
             self._listed.pop(thread, None)
+        finally:
+            self._members_lock.release()
 
     def is_shut(self) -> bool:
         """Whether nothing can be spawned any more: cancelled, or closed. A full fence before it looks. Any thread."""

@@ -5,7 +5,8 @@ thread: when a thread has ended, the next unstarted one is mounted on the same s
 costs ten times as much as a switch, so idle ones are kept.
 
 `switch_to(stack)` may be called only with the gate closed (`WaitWord.arm` or `hold`), so that nothing which happens to
-run between the decision and the switch can park over it. To end a wait of a thread with an exception, never throw into
+run between the decision and the switch can park over it. A stack that ends goes to whom it has named by `end_into`, or
+to the root. To end a wait of a thread with an exception, never throw into
 its stack: leave the reason where the thread looks when it comes back.
 """
 
@@ -13,12 +14,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from plait._native import Stack, switch_to
+from plait._native import Stack, end_into, switch_to
 
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ("Stack", "frame_of", "switch_to")
+__all__ = ("Stack", "end_into", "frame_of", "switch_to")
 
 
 def frame_of(stack: Stack) -> FrameType | None:

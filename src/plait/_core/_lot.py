@@ -21,12 +21,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from plait._core._atomics import Lock
 from plait._core._cancel import check_patient, retract
 from plait._core._parking import INTERRUPTED, TIMED_OUT, WOKEN, Parker, WaitReason, is_complete, park, park_shielded
 from plait._errors import Cancelled
 from plait._native import lot_enter, lot_leave, lot_reset
-from plait._native._native import WaitWord, now
+from plait._native._native import Lock, WaitWord, now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,7 +133,8 @@ def _park_patiently(me: Parker, epoch: int, reason: WaitReason, deadline: float 
 def wake_one(key: int) -> None:
     """End the wait of the first thread parked under `key`. Any thread."""
     while True:
-        with _lock:
+        _lock.acquire()
+        try:
             queue = _queues.get(key)
             if queue is None:
                 return
@@ -145,7 +145,9 @@ def wake_one(key: int) -> None:
                 who, epoch = queue.popitem(last=False)  # type: ignore[union-attr]
                 if not queue:
                     del _queues[key]
-        if who.unpark(epoch):
+        finally:
+            _lock.release()
+        if Parker.unpark(who, epoch):
             return
 
 
@@ -156,7 +158,7 @@ def wake_all(key: int) -> None:
     if queue is None:
         return
     for who, epoch in [queue] if type(queue) is tuple else list(queue.items()):  # type: ignore[union-attr]
-        who.unpark(epoch)
+        Parker.unpark(who, epoch)
 
 
 def set_told(is_told: bool) -> None:  # noqa: FBT001 - compiled
@@ -171,7 +173,8 @@ def set_told(is_told: bool) -> None:  # noqa: FBT001 - compiled
 
 def _enqueue(key: int, me: Parker, epoch: int) -> bool:
     """Queue a wait; whether it will be told."""
-    with _lock:
+    _lock.acquire()
+    try:
         queue = _queues.get(key)
         if queue is None:
             _queues[key] = (me, epoch)
@@ -180,6 +183,8 @@ def _enqueue(key: int, me: Parker, epoch: int) -> bool:
             queue = _queues[key] = OrderedDict([queue])
         queue[me] = epoch  # type: ignore[index]
         return _is_told
+    finally:
+        _lock.release()
 
 
 def _next_attempt(deadline: float | None) -> float:
@@ -189,13 +194,16 @@ def _next_attempt(deadline: float | None) -> float:
 
 
 def _dequeue(key: int, me: Parker) -> None:
-    with _lock:
+    _lock.acquire()
+    try:
         queue = _queues.get(key)
         if type(queue) is tuple:
             if queue[0] is me:
                 del _queues[key]
         elif queue is not None and queue.pop(me, None) is not None and not queue:  # type: ignore[union-attr]
             del _queues[key]
+    finally:
+        _lock.release()
 
 
 def reset() -> None:

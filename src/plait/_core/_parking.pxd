@@ -16,16 +16,18 @@ cdef class Parker(Victim):
     cdef public bint has_permit
     cdef public uint64_t permit_wait
     cdef leave(self, uint64_t epoch, limit)
-    cpdef resume(self)
     cpdef resume_spawner(self)
-    cpdef absorb(self)
-    cpdef drop_timer(self)
+    cdef absorb(self)
+    cdef drop_timer(self)
     @cython.locals(outcome=int)
     cpdef int withdraw(self)
-    cpdef hear_handlers(self)
+    cdef hear_handlers(self)
     cpdef bint unpark(self, uint64_t epoch)
 
 cpdef bint is_complete(Parker me, BaseException error) except -1
 cpdef int park(Parker me, uint64_t epoch, reason, deadline=*, bint is_raising=*) except -1
 cpdef int park_shielded(Parker me, uint64_t epoch, reason, limit=*) except -1
+@cython.locals(who=Parker, epoch=uint64_t)
+cpdef unpark_all(waiters)
+cpdef resume(Parker who)
 cdef _tell_observers(Parker me, reason)

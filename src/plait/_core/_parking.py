@@ -119,15 +119,20 @@ class Parker(Victim):
         raise NotImplementedError
 
     def drop_timer(self) -> None:
-        """The wait with a limit is over before it. Owner only."""
-        raise NotImplementedError
+        """The wait with a limit is over before it. Owner only. A native wait has set none."""
 
     def absorb(self) -> None:
-        """Consume the resume of a claim that has happened, without waiting for anything else. Owner only."""
-        raise NotImplementedError
+        """Consume the resume of a claim that has happened, without waiting for anything else. Owner only.
+
+        A ring that is on its way does no harm.
+        """
 
     def resume(self) -> None:
-        """Let the thread go on: who has won a claim calls it, once. Any thread."""
+        """Let the thread go on. A virtual thread is queued, any other rings."""
+        self.ring()
+
+    def ring(self) -> None:
+        """What `resume` is for threads that are not ours to switch: end their native wait. Any thread."""
         raise NotImplementedError
 
     def add_timer(self, when: float, target: Target, epoch: int) -> Timer | tuple[Timer, Timer]:
@@ -145,11 +150,6 @@ class Parker(Victim):
             return _WAITING
         self.absorb()
         return outcome
-
-    def nudge(self) -> None:
-        """End the open wait, if a canceller may. Any thread."""
-        if WaitWord.interrupt(self):
-            self.resume()
 
     def resume_spawner(self) -> None:
         """As `resume`, for a thread that goes on to spawn more: those that it has spawned go first. Any thread."""
@@ -233,7 +233,12 @@ def is_complete(me: Parker, error: BaseException) -> bool:
 def unpark_all(waiters: Iterable[tuple[Parker, int]]) -> None:
     """End each of these waits that is still open. Any thread."""
     for who, epoch in waiters:
-        who.unpark(epoch)
+        Parker.unpark(who, epoch)
+
+
+def resume(who: Parker) -> None:
+    """`who.resume()`, for modules whose variables have no types when they are compiled."""
+    who.resume()
 
 
 def park_shielded(me: Parker, epoch: int, reason: WaitReason, limit: float | None = None) -> int:

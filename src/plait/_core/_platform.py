@@ -155,8 +155,8 @@ class PlatformThread(Parker):
         self._timers.retire(here)
         PlatformThread.end_timer(elsewhere)
 
-    def resume(self) -> None:
-        """Ring."""
+    def ring(self) -> None:
+        """By the bell, or by the eventfd where descriptors are watched."""
         if self._watched is None:
             try:  # suppress() is Python: a signal handler could raise in it, and the ring be lost
                 lock_release(self._bell)
@@ -169,13 +169,7 @@ class PlatformThread(Parker):
     def resume_spawner(self) -> None:
         """Ring when the carrier has begun what was spawned before: it would hand the GIL over for each single slot."""
         if not PlatformThread.queue_spawner(self):
-            self.resume()
-
-    def absorb(self) -> None:
-        """A ring that is on its way does no harm."""
-
-    def drop_timer(self) -> None:
-        """A wait here sets none."""
+            self.ring()
 
     def wait_natively(self, epoch: int, limit: float | None) -> None:
         """Wait for the bell or the descriptor."""
@@ -214,7 +208,7 @@ class PlatformThread(Parker):
     def _end_outer_wait(self) -> None:
         """A signal handler has waited, or forked, in the middle of a wait, whose epoch is thereby past: that looks again."""
         if self._is_waiting:
-            self.resume()
+            self.ring()
 
     def _poll(self, watched: dict[int, int], owner: Owner | None, patience: float) -> bool:
         """Wait for these descriptors, of `owner`, and the bell beside them; whether one is ready."""

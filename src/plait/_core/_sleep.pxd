@@ -9,4 +9,4 @@ cdef int INTERRUPTED
 cdef object _SLEEP, Cancelled
 
 @cython.locals(me=Parker, span=double, until=double, outcome=int)
-cpdef sleep(seconds)
+cdef _sleep(seconds)

@@ -16,6 +16,13 @@ _SLEEP = WaitReason.SLEEP
 
 def sleep(seconds: float, /) -> None:
     """Park for so many seconds; 0 lets others run. A cancel point."""
+    told = _sleep(seconds)
+    if told is not None:
+        raise told
+
+
+def _sleep(seconds: float) -> Cancelled | None:
+    """Park for so many seconds; what is to be raised after it. Not raised here: see `check_park`."""
     if type(seconds) is not int and type(seconds) is not float:
         seconds = _number_of(seconds)
     me: Parker = cooperative()
@@ -23,11 +30,11 @@ def sleep(seconds: float, /) -> None:
         if me.scope is not None:
             check_entry(me)
         VirtualThread.yield_now(me)
-        return
+        return None
     span = seconds
     if not 0 <= span <= 9e9:  # more than this CPython may refuse, and says so itself
         _originals.sleep(seconds)  # refuses it
-        return
+        return None
     if me.scope is not None:
         check_entry(me)
     until = now() + span
@@ -36,9 +43,9 @@ def sleep(seconds: float, /) -> None:
         if outcome == INTERRUPTED:
             told = check_park(me)
             if isinstance(told, Cancelled):
-                raise told
+                return told
         if now() >= until:
-            return
+            return None
 
 
 def _number_of(seconds: object) -> float:

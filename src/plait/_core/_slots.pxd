@@ -28,6 +28,8 @@ cdef class Slots:
     cdef long long _below
     cdef long long _turns
     cdef set _offers
+    @cython.locals(waiter=SlotWaiter)
+    cpdef resize(self, long long limit)
     cpdef bint try_take(self) except -1
     @cython.locals(epoch=uint64_t, waiter=SlotWaiter, is_taken=bint, is_offered=bint, is_outsider=bint, is_raising=bint, is_over=bint, is_served=bint, outcome=int)
     cpdef bint take(self, Parker me, deadline=*, group=*) except -1
@@ -37,6 +39,7 @@ cdef class Slots:
     cpdef lend(self, Parker me, Slots awaited)
     @cython.locals(epoch=uint64_t, waiter=SlotWaiter, is_taken=bint, is_offered=bint, is_over=bint, is_late=bint, since=double)
     cpdef take_back(self, Parker me, deadline=*)
+    cpdef bint pass_on(self, Parker holder, SlotWaiter waiter) except -1
     @cython.locals(waiter=SlotWaiter)
     cdef SlotWaiter _serve_below(self, Parker me)
     cdef bint _take_or_queue(self, SlotWaiter waiter, uint64_t epoch) except -1

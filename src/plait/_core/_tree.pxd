@@ -26,6 +26,8 @@ cdef class Victim(Scope):
     cdef public double patient_since
     cdef public Scope patient_for
     cpdef set_scope(self, Scope scope)
+    cdef resume(self)
+    cpdef Scope innermost(self)
     cpdef nudge(self)
 
 cdef class Delivery:
@@ -52,4 +54,6 @@ cpdef double grace_of(Scope scope) except -1
 cpdef horizon(Scope above)
 @cython.locals(end=double, scope=Scope)
 cdef double _end_of_shelter(Scope shield) except -1
+@cython.locals(thread=Victim, until=Scope, inner=Scope, threads=list, todo=list)
+cpdef wake_all_under(Scope scope)
 cdef object Cancelled

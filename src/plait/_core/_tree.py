@@ -42,7 +42,7 @@ from plait._errors import Cancelled
 from plait._native._native import WaitWord, caller_code, caller_offset, current, line_at, now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
     from types import FrameType
 
 GRACE = 5.0  # seconds that clean-up may take, unless the scope, or one above it, says otherwise
@@ -53,7 +53,7 @@ cancelling = Lock()  # orders the first canceller of a scope before the others
 class Container(Protocol):
     """Threads that live and die together."""
 
-    def members(self) -> Iterable[Victim]:
+    def members(self) -> Sequence[Victim]:
         """Those that have parked at least once and have not ended."""
 
     def turn_away(self) -> None:
@@ -174,6 +174,10 @@ class Victim(Scope):
         WaitWord.unlatch(self)
         del former  # not under the latch: it may be the last reference
 
+    def resume(self) -> None:
+        """Let the thread go on: who has won a claim of its wait calls it, once. Any thread."""
+        raise NotImplementedError
+
     def innermost(self) -> Scope | None:
         """The innermost scope. Any thread."""
         WaitWord.latch(self)
@@ -183,7 +187,8 @@ class Victim(Scope):
 
     def nudge(self) -> None:
         """End the open wait of this thread, if a canceller may. Any thread."""
-        raise NotImplementedError
+        if WaitWord.interrupt(self):
+            self.resume()
 
 
 class Delivery:
@@ -386,19 +391,19 @@ def wake_all_under(scope: Scope) -> None:
     In the order in which they have parked: whoever waits in a queue is then found at its head, not by a search through
     all who wait there, and stacks made one after the other go one after the other.
     """
-    todo: list[tuple[Victim, Scope]] = []
+    todo: list[tuple[Sequence[Victim], Scope]] = []
     if scope.container is not None:
         scope.container.turn_away()
-        todo.extend((member, scope) for member in scope.container.members())
-    owner = scope.owner
-    if owner is not None:
-        todo.append((owner, scope))
-    for thread, until in todo:  # grows meanwhile
-        thread.nudge()
-        inner = thread.innermost()
-        # A thread at its end is in its group's scope: what else is there is none of its business.
-        while inner is not None and inner is not until and inner.owner is thread:
-            if inner.container is not None:
-                inner.container.turn_away()
-                todo.extend((member, inner) for member in inner.container.members())
-            inner = inner.parent
+        todo.append((scope.container.members(), scope))
+    if scope.owner is not None:
+        todo.append(([scope.owner], scope))
+    for threads, until in todo:  # grows meanwhile
+        for thread in threads:
+            Victim.nudge(thread)
+            inner = Victim.innermost(thread)
+            # A thread at its end is in its group's scope: what else is there is none of its business.
+            while inner is not None and inner is not until and inner.owner is thread:
+                if inner.container is not None:
+                    inner.container.turn_away()
+                    todo.append((inner.container.members(), inner))
+                inner = inner.parent

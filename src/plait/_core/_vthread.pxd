@@ -1,5 +1,6 @@
 cimport cython
 
+from plait._core._cancel cimport begin_clean_up
 from plait._core._tree cimport Scope, Victim, is_cancelled, pending
 from plait._core._carrier cimport Carrier
 from plait._core._container cimport Container
@@ -7,7 +8,7 @@ from plait._core._parking cimport Parker
 from plait._native._native cimport Timer, WaitWord, drop_leftovers, drop_locals, has_leftovers, is_held_by, is_plain, label_of, mount, switch_to, track, uint64_t, unmount, untrack
 
 cdef int _PENDING, _SUCCEEDED, _TIMED_OUT
-cdef object _Coroutine
+cdef object _Coroutine, Cancelled, suppress
 
 cdef class VirtualThread(Parker):
     cdef public object _fn

@@ -230,7 +230,7 @@ class VirtualThread(Parker):
     def leave(self, epoch: int, limit: float | None) -> Stack | None:
         """Set the timer, and let the carrier choose who runs next."""
         if not self._is_listed:
-            self.enlist()
+            VirtualThread.enlist(self)
         carrier = self.carrier
         if limit is not None:
             self._timer = carrier.timers.add(limit, self, epoch)  # type: ignore[union-attr]
@@ -295,7 +295,7 @@ class VirtualThread(Parker):
         """Let the others that can run have their turn."""
         assert self.carrier is not None
         if not self._is_listed:
-            self.enlist()
+            VirtualThread.enlist(self)
         WaitWord.hold(self)
         stack = self.carrier.next_after(self)
         if stack is not None:
@@ -364,7 +364,7 @@ class VirtualThread(Parker):
             for tell in on_holder_end:
                 tell(self)
         if self._is_listed:
-            self.group.discharge(self)
+            Container.discharge(self.group, self)
         WaitWord.hold(self)
         Container.child_ended(self.group, self)
         unmount(stack)

@@ -20,6 +20,7 @@ cpdef current()
 cpdef double now() noexcept
 cpdef double processor_time(unsigned long ident) noexcept
 cpdef switch_to(stack)
+cpdef end_into(stack)
 cpdef bint mount(stack, thread, context) except -1
 cpdef bint unmount(stack) except -1
 cpdef drop_locals()
@@ -101,6 +102,8 @@ cdef class Counter:
 cdef class Lock:
     cdef void *lock
     cdef uint64_t forks
+    cpdef acquire(self)
+    cpdef release(self)
     cdef _renew(self)
 
 @cython.final

@@ -88,6 +88,7 @@ cdef extern from "here.h":
     PyObject *plait_take_room(Py_ssize_t size) except NULL
     object plait_use_room(PyObject *room, Py_ssize_t used)
     object plait_switch_to(object stack)
+    int plait_end_into(object stack) except -1
     bint plait_mount(object stack, object thread, object context) except -1
     bint plait_unmount(object stack) except -1
     void plait_drop_locals()
@@ -304,6 +305,11 @@ cpdef double processor_time(unsigned long ident) noexcept:
 cpdef switch_to(stack):
     """Leave the running stack for `stack`; return when somebody switches back."""
     plait_switch_to(stack)
+
+
+cpdef end_into(stack):
+    """The running stack is about to end, by a return from what it runs: `stack` goes on then."""
+    plait_end_into(stack)
 
 
 cpdef bint mount(stack, thread, context) except -1:

@@ -149,6 +149,7 @@ plait_hold(int step)
 
 /* The C sources behind the one extension module; each adds its names to it. */
 PyObject *plait_switch_to(PyObject *stack);
+int plait_end_into(PyObject *stack);
 int plait_mount(PyObject *stack, PyObject *thread, PyObject *context);
 int plait_unmount(PyObject *stack);
 void plait_drop_locals(void);

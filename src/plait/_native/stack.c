@@ -325,6 +325,21 @@ plait_switch_to(PyObject *op)
     Py_RETURN_NONE;
 }
 
+/* The running stack is about to end: `op` goes on then. A greenlet that ends switches to its parent by itself. */
+int
+plait_end_into(PyObject *op)
+{
+    Stack *target = as_stack(op);
+    if (target == NULL)
+        return -1;
+    PyGreenlet *here = PyGreenlet_GetCurrent();
+    if (here == NULL)
+        return -1;
+    int failed = PyGreenlet_SetParent(here, target->greenlet);
+    Py_DECREF(here);
+    return failed;
+}
+
 static int
 stack_traverse(PyObject *op, visitproc visit, void *arg)
 {
