@@ -1283,7 +1283,8 @@ def line(tmp_path):
         listener.settimeout(30)
         servers = [group.spawn(_served, listener) for _ in range(4 * 2 + 1)]
         wait_parked(*servers)
-        first = [server for server in servers if server.carrier is _most_common(servers)][:3]
+        waiting = _most_common(servers).reactor.find(listener.fileno()).line  # in the order in which they came
+        first = list(waiting)[:3]
         for server in {*servers}.difference(first):
             server.cancel()
             wait_until(server.done)

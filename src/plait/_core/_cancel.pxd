@@ -1,10 +1,10 @@
 cimport cython
 
 from plait._core._tree cimport Delivery, Scope, Victim, grace_of, horizon, is_hurried, pending, pending_now
-from plait._native._native cimport cooperative, now
+from plait._native._native cimport cooperative, now, weak_reference
 
 cdef double _PAUSE, _LONGEST_PAUSE, _SHARE
-cdef object _weakly, Cancelled, exc_info
+cdef object Cancelled, exc_info
 @cython.locals(told=Delivery)
 cpdef Scope check_entry(Victim me)
 @cython.locals(told=Delivery, moment=double, is_swallowed=bint)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from plait._core._misuse import check_openers
 from plait._core._tree import Delivery, grace_of, horizon, is_hurried, is_under, pending, pending_now
 from plait._errors import Cancelled, CancelledSwallowed
-from plait._native._native import cooperative, now
+from plait._native._native import cooperative, now, weak_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,6 @@ R = TypeVar("R")
 
 # Pauses of who swallows it in a loop: a share of the time since it began to, within these limits (seconds)
 _PAUSE, _LONGEST_PAUSE, _SHARE = 5e-5, 1.0, 1 / 1024
-_weakly = weakref.ref
 
 
 class _Excused(weakref.ref["Cancelled"]):
@@ -203,7 +202,7 @@ def deliver(me: Victim, scope: Scope) -> Cancelled:
         told.former = None
     else:
         told.former = told.alive
-    told.alive = _weakly(error)
+    told.alive = weak_reference(error)
     if me.scope is not me:
         told.is_due = True
         complain(me)

@@ -46,6 +46,7 @@ class DeadlineScope(CancelScope):
         """Move the deadline of an open scope; False if it is cancelled already. Owner only."""
         me: Parker = self.owner  # type: ignore[assignment]
         instant = instant or -inf  # 0.0 stands for none
+        self.is_notable = True
         if not self.deadline:  # there is no timer yet
             self.deadline = instant
         else:

@@ -13,8 +13,9 @@ from plait._native._native cimport socket_timeout as _gettimeout
 
 cdef int READ, WRITE, TROUBLE, _IN_TURN, _SOCK_STREAM, _SOL_SOCKET, _SO_ACCEPTCONN, _SO_PROTOCOL, _TCP, _POLLERR, _PEEK, _DONTWAIT, _NEVER_WAITS, _WAITALL, _UNUSUAL
 
-@cython.locals(thread=VirtualThread, entry=Descriptor, reactor=Reactor)
 cpdef await_socket(Parker me, sock, int fd, int events, deadline)
+@cython.locals(thread=VirtualThread)
+cdef _await_entry(Parker me, Descriptor entry, sock, int fd, int events, deadline)
 @cython.locals(thread=VirtualThread, reactor=Reactor)
 cpdef pass_turn(Parker me, int fd)
 @cython.locals(entry=Descriptor)

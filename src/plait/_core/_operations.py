@@ -63,13 +63,14 @@ def late() -> TimeoutError:
 
 def await_socket(me: Parker, sock: Any, fd: int, events: int, deadline: float | None) -> None:
     """Park until `sock` may be ready; `TimeoutError` if the instant `deadline` comes first."""
-    entry: Descriptor | None = None
-    if isinstance(me, VirtualThread):
-        thread: VirtualThread = me
-        reactor = thread.carrier.reactor  # type: ignore[union-attr]
-        entry = _entry(thread, sock, fd)
+    _await_entry(me, _entry(me, sock, fd) if isinstance(me, VirtualThread) else None, sock, fd, events, deadline)
+
+
+def _await_entry(me: Parker, entry: Descriptor | None, sock: Any, fd: int, events: int, deadline: float | None) -> None:
+    """The same, for who has the reactor's entry of `sock` already: it is `sock`'s for as long as this thread runs."""
     if entry is not None:
-        is_in_time = reactor.wait(thread, entry, events, deadline)
+        thread: VirtualThread = me  # type: ignore[assignment]
+        is_in_time = thread.carrier.reactor.wait(thread, entry, events, deadline)  # type: ignore[union-attr]
     else:
         is_in_time = _wait_bare(me, sock, fd, events, deadline)
     if not is_in_time:
@@ -223,8 +224,8 @@ def recv(sock: Any, size: int, flags: int = 0, /) -> bytes:
                 return got
             if entry is not None:
                 _note_empty(entry)
-        await_socket(me, sock, fd, READ, deadline)
-        is_worth_a_try = True  # whatever `entry` says: another may have taken its place meanwhile
+        _await_entry(me, entry, sock, fd, READ, deadline)
+        is_worth_a_try = True
 
 
 def _note_empty(entry: Descriptor) -> None:
@@ -272,8 +273,8 @@ def recv_into(sock: Any, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
                 return got
             if entry is not None:
                 _note_empty(entry)
-        await_socket(me, sock, fd, READ, deadline)
-        is_worth_a_try = True  # whatever `entry` says: another may have taken its place meanwhile
+        _await_entry(me, entry, sock, fd, READ, deadline)
+        is_worth_a_try = True
 
 
 def _receive_all(sock: Any, fd: int, buffer: Any, size: int, flags: int) -> int:
@@ -311,7 +312,7 @@ def _receive_all(sock: Any, fd: int, buffer: Any, size: int, flags: int) -> int:
             if not _await_more(me, sock, fd, READ):
                 return total
         else:
-            await_socket(me, sock, fd, READ, None)
+            _await_entry(me, entry, sock, fd, READ, None)
         is_worth_a_try = True
 
 

@@ -84,6 +84,7 @@ class PlatformThread(Parker):
         self.scope = None
         self.owner = None
         self.cancelled_at = None
+        self.is_notable = False
         self.delivery = None
         self.is_deaf = False
         self.patient_since = 0.0

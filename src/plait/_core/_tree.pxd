@@ -11,6 +11,7 @@ cdef class Scope(WaitWord):
     cdef public object cancelled_at
     cdef public double cut_off
     cdef public bint is_hurried
+    cdef public bint is_notable
     cdef public bint is_shield
     cdef public bint is_time_limit
     cdef public double deadline

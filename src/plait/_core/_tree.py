@@ -82,6 +82,7 @@ class Scope(WaitWord):
         "grace",
         "grace_end",
         "is_hurried",
+        "is_notable",
         "is_shield",
         "is_time_limit",
         "opener",
@@ -101,6 +102,9 @@ class Scope(WaitWord):
     is_hurried: bool  # cancelled, and out of patience: shields below hide nothing of it, no grace is left. Set once
     is_time_limit: bool  # a block whose time is limited: what is spawned inside may expect to be, too. Written once
     is_shield: bool  # hides the cancels above it until `shelter`. Written once
+    # It has been cancelled, has a deadline or is a shield, or is about to: what has none of that is passed by at one look.
+    # Set before any of that, and never taken back
+    is_notable: bool
     shelter: float  # the instant when this shield, or the nearest one above, ends; 0.0: there is none. Written once
     grace_end: float  # the end of the clean-up that this is part of; 0.0: of none. Written once
     # Reason, source, name of the canceller, its place: what each `Cancelled` says. Written before cancelled_at
@@ -122,6 +126,7 @@ class Scope(WaitWord):
             self.cause = cause
             if grace is not None:
                 self.grace = grace
+            self.is_notable = True
             self.cancelled_at = now()
         wake_all_under(self)
         return True
@@ -232,6 +237,7 @@ class CancelScope(Scope):
         self.cancelled_at = None
         self.cut_off = 0.0
         self.is_hurried = False
+        self.is_notable = False
         self.is_shield = False
         self.is_time_limit = False
         self.deadline = 0.0
@@ -251,7 +257,7 @@ class CancelScope(Scope):
         if is_cleaning_up:
             self.grace_end = told.until  # type: ignore[union-attr]
         if shelter or is_cleaning_up:
-            self.is_shield = True
+            self.is_shield = self.is_notable = True
             self.shelter = min(shelter or self.grace_end, self.grace_end or shelter)
             self._told = told
             owner.delivery = None
@@ -301,16 +307,19 @@ def _outermost(scope: Scope | None, is_timely: bool) -> Scope | None:  # noqa: F
     found = None
     is_hidden = is_out_of_clean_up = False  # by what shields: those of clean-up end with it
     while scope is not None:
-        if is_timely and scope.deadline and scope.cancelled_at is None and scope.deadline <= now():
-            scope.expire(0)
-        if scope.cancelled_at is not None and (
-            not is_hidden or scope.is_hurried or (scope.cut_off and not is_out_of_clean_up and scope.cut_off <= now())
-        ):
-            found = scope
-        if scope.is_shield and now() < scope.shelter:
-            is_hidden = True
-            if not scope.grace_end:
-                is_out_of_clean_up = True
+        if scope.is_notable:
+            if is_timely and scope.deadline and scope.cancelled_at is None and scope.deadline <= now():
+                scope.expire(0)
+            if scope.cancelled_at is not None and (
+                not is_hidden
+                or scope.is_hurried
+                or (scope.cut_off and not is_out_of_clean_up and scope.cut_off <= now())
+            ):
+                found = scope
+            if scope.is_shield and now() < scope.shelter:
+                is_hidden = True
+                if not scope.grace_end:
+                    is_out_of_clean_up = True
         scope = scope.parent
     return found
 

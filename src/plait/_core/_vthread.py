@@ -173,6 +173,7 @@ class VirtualThread(Parker):
         self.cancelled_at = None
         self.cut_off = 0.0
         self.is_hurried = False
+        self.is_notable = False
         self.is_shield = False
         self.is_time_limit = False
         self.deadline = 0.0

