@@ -41,6 +41,7 @@ rlock_recursion_count: Callable[..., int] = (
 get_ident: Callable[[], int] = original(_thread.get_ident)
 
 sleep: Callable[[float], None] = original(time.sleep)
+sched_yield: Callable[[], None] = original(os.sched_yield)
 
 os_read: Callable[[int, int], bytes] = original(os.read)
 os_write: Callable[[int, Any], int] = original(os.write)

@@ -139,6 +139,7 @@ NEVER = {
     **dict.fromkeys([f"multiprocessing.SemLock.{name}" for name in ("release", "__exit__")], _ENDS),
     **dict.fromkeys([f"queue.SimpleQueue.{name}" for name in ("put", "put_nowait")], _ENDS),
     **dict.fromkeys([f"ssl.SSLSocket.{name}" for name in ("settimeout", "setblocking")], "waits for an attempt alone"),
+    "os.sched_yield": "lets others run, and waits for nothing",
     "socket.socket.close": _ENDS,
     **dict.fromkeys(["os.close", "os.closerange", "socket.close", "io.FileIO.close", "select.epoll.close"], _ENDS),
     "os.dup2": "waits for a worker that uses the number, and for nothing else: tests/patch/test_workers.py",

@@ -37,6 +37,7 @@ cdef class Carrier:
     cpdef make_spawner_runnable(self, Parker thread)
     cpdef next_stack(self, VirtualThread me)
     cpdef next_after(self, VirtualThread me)
+    cpdef next_in_turn(self, VirtualThread me)
     cpdef take_raised(self, VirtualThread me)
     @cython.locals(thread=VirtualThread)
     cpdef _live(self, stack)

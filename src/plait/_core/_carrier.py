@@ -18,7 +18,8 @@ more: they go behind what they have spawned, and then find room for many at once
 threads are among them, who are woken in their turn. `calls` are functions that others want run here.
 
 Order: runnable first; every 8th turn an unstarted one first, so neither side starves; spawners when there is neither, or
-every 64th turn. In that turn the poller is asked without waiting, so I/O and timers do not starve either.
+every 64th turn. In that turn the poller is asked without waiting, so I/O and timers do not starve either. A thread that never
+has to wait gives way after 10 ms, at its next leaf (`_native/turns.c`): to all of these.
 
 Sleep and wake (`_idle.py` has the proof): before it sleeps, a carrier announces it and looks at everything once more.
 Without work it may take over unstarted threads of another: `_watch.py` says when.
@@ -174,6 +175,12 @@ class Carrier:
         """As `next_stack`, for a thread that can go on at once, but lets others go first. Nobody needs to be notified."""
         self.runnable.put(me)
         return self.next_stack(me)
+
+    def next_in_turn(self, me: VirtualThread) -> Stack | None:
+        """As `next_after`, behind all who are due by now, whom only the poller or the clock knows of perhaps."""
+        self._attend(self.poller.wait(0.0))
+        self._turn |= _POLL  # next comes the turn in which spawners and unstarted threads go first
+        return self.next_after(me)
 
     def take_raised(self, me: VirtualThread) -> BaseException | None:
         """What a signal handler has raised, if that is for `me`."""

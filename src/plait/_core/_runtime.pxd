@@ -18,6 +18,7 @@ cdef class Runtime:
     cdef public object offload
     cdef public object offload_for_programs
     cdef public list on_start
+    @cython.locals(carriers=list)
     cpdef Carrier carrier_for(self, Parker me)
 
 cdef Runtime _runtime

@@ -33,6 +33,7 @@ cdef class VirtualThread(Parker):
     cpdef enlist(self)
     cpdef expire(self, uint64_t epoch)
     cpdef yield_now(self)
+    cpdef give_way(self)
     @cython.locals(is_over=bint)
     cpdef run(self, stack)
     cpdef prepare(self, fn, args, kwargs, context, Container group, label)

@@ -31,6 +31,7 @@ from plait._core._container import Container
 from plait._core._parking import TIMED_OUT, Parker
 from plait._core._tree import Victim, is_cancelled, pending
 from plait._errors import Cancelled
+from plait._native import set_give_way
 from plait._native._native import (
     Timer,
     WaitWord,
@@ -303,6 +304,17 @@ class VirtualThread(Parker):
             switch_to(stack)
         WaitWord.let_go(self)
 
+    def give_way(self) -> None:
+        """It has gone from leaf to leaf for a whole turn: let all who are due by now go first. Itself only."""
+        assert self.carrier is not None
+        if not self._is_listed:
+            VirtualThread.enlist(self)
+        WaitWord.hold(self)
+        stack = self.carrier.next_in_turn(self)
+        if stack is not None:
+            switch_to(stack)
+        WaitWord.let_go(self)
+
     def run(self, stack: Stack) -> None:
         """Call the function on `stack`, which runs, and settle the outcome. The carrier's; never raises.
 
@@ -432,3 +444,6 @@ class VirtualThread(Parker):
                     self.group.child_failed(self, error)
                 except BaseException as failure:  # noqa: BLE001 - as in `_notify`
                     patiently(self, write_unraisable, failure, self)
+
+
+set_give_way(VirtualThread.give_way)

@@ -106,6 +106,7 @@ cdef extern from "here.h":
     int plait_hashes_init(object module) except -1
     int plait_holds_init(object module) except -1
     int plait_tls_init(object module) except -1
+    int plait_turns_init(object module) except -1
     int plait_socket_fd(object sock) except -2
     object plait_socket_timeout(object sock)
 
@@ -417,3 +418,4 @@ plait_diverted_init(_module)
 plait_hashes_init(_module)
 plait_holds_init(_module)
 plait_tls_init(_module)
+plait_turns_init(_module)

@@ -6,6 +6,8 @@
  *   armed        the current parker has announced a wait, or a scheduler runs on its stack: nothing may park here.
  *   collecting   the garbage collector is at work on this kernel thread: nothing may park here either.
  *   held         locks of the core that this kernel thread holds: likewise.
+ *   calls        how many leaves have been called here, and
+ *   turn_end     when the turn of who is at work here is over, in nanoseconds; 0: it has not begun (turns.c).
  *   spare        of a carrier: bytes that nobody has seen yet, room for the next recv; NULL if there are none.
  *   cooperative  == current while leaves may park, NULL while they must behave as CPython made them. The one word that
  *                a trampoline tests; derived from the others by plait_gate().
@@ -26,6 +28,8 @@ typedef struct {
     int armed;
     int collecting;
     int held;
+    unsigned calls;
+    int64_t turn_end;
 } plait_here_t;
 
 extern __thread plait_here_t plait_here __attribute__((tls_model("initial-exec"), visibility("hidden")));
@@ -48,6 +52,15 @@ plait_disarm(void)
 {
     plait_here.armed = 0;
     plait_gate();
+}
+
+int plait_turn_look(void);
+
+/* A leaf is about to be called where it may park: others may be due to go first. -1 with an exception. */
+static inline int
+plait_take_turns(void)
+{
+    return __builtin_expect((++plait_here.calls & 15) == 0, 0) ? plait_turn_look() : 0;
 }
 
 /* Bytes of that size to be filled, which nobody else has; NULL with an exception. What is asked for is, as a rule, far more
@@ -166,6 +179,7 @@ int plait_diverted_init(PyObject *module);
 int plait_hashes_init(PyObject *module);
 int plait_tls_init(PyObject *module);
 int plait_holds_init(PyObject *module);
+int plait_turns_init(PyObject *module);
 void plait_chunks_install(void);
 _PyStackChunk *plait_chunk_lend(PyThreadState *ts);                   /* to a stack that begins; NULL: none */
 void plait_chunk_return(PyThreadState *ts, _PyStackChunk *chunk);     /* from a stack that ends, on itself */

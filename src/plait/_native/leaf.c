@@ -379,6 +379,8 @@ call_method(Leaf *leaf, PyObject *self, PyObject *const *args, Py_ssize_t nargs,
 static PyObject *
 call_vector(Leaf *leaf, PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    if (plait_take_turns() < 0)
+        return NULL;
     if (leaf->attempt != NULL && kwnames == NULL) {
         PyObject *taken = attempt(leaf, self, args, nargs);
         if (taken != NULL || PyErr_Occurred())
@@ -394,6 +396,8 @@ static PyObject *
 call_tuple(Leaf *leaf, PyObject *self, PyObject *args, PyObject *kwargs)
 {
     Py_ssize_t n = PyTuple_GET_SIZE(args);
+    if (plait_take_turns() < 0)
+        return NULL;
     if (leaf->attempt != NULL && (kwargs == NULL || PyDict_GET_SIZE(kwargs) == 0)) {
         PyObject *taken = attempt(leaf, self, ((PyTupleObject *)args)->ob_item, n);
         if (taken != NULL || PyErr_Occurred())

@@ -126,6 +126,7 @@ plait_mount(PyObject *op, PyObject *thread, PyObject *context)
     }
     Py_XSETREF(self->thread, Py_NewRef(thread));
     plait_here.current = thread;
+    plait_here.turn_end = 0;
     plait_disarm();
     return 1;
 }
@@ -310,6 +311,7 @@ plait_switch_to(PyObject *op)
     move_in(self, ts);
     plait_here.running = self;
     plait_here.current = self->thread;
+    plait_here.turn_end = 0;
     plait_arm();
     Py_DECREF(there);
     if (arrived == NULL) {

@@ -1,17 +1,32 @@
-"""`time.sleep`: parks on a timer."""
+"""`time.sleep` parks on a timer; `os.sched_yield` lets other virtual threads run, too."""
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
-from plait._core import sleep
+from plait import _originals
+from plait._core import VirtualThread, check_entry, sleep
+from plait._native import cooperative
 from plait.patch._registry import ClassPatch, Leaf
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from plait._core import Parker
+
+
+def sched_yield() -> None:
+    """`os.sched_yield`. A cancel point: it is called in loops."""
+    me: Parker = cooperative()
+    if isinstance(me, VirtualThread):
+        sleep(0)
+        return
+    check_entry(me)
+    _originals.sched_yield()
+
 
 def leaves() -> Sequence[Leaf | ClassPatch]:
     """What this file makes cooperative."""
-    return [Leaf("time.sleep", time.sleep, sleep)]
+    return [Leaf("time.sleep", time.sleep, sleep), Leaf("os.sched_yield", os.sched_yield, sched_yield)]
