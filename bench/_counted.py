@@ -1,6 +1,6 @@
 """The programs whose instructions ``bench.instructions`` counts: one operation, so many times, on one carrier.
 
-    python -m bench._counted spawn|switch|echo TIMES
+    python -m bench._counted spawn|switch|echo|cancel TIMES
 
 Nothing outside this process takes part, so that two runs do the same: the echo is between two virtual threads.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
 import time
 
 from plait import ThreadGroup
@@ -63,7 +64,27 @@ def echo(times: int) -> None:
                 connection.recv(65_536)
 
 
-OPERATIONS = {"spawn": spawn, "switch": switch, "echo": echo}
+def sleep_long(parked: list[None], are_parked: threading.Event) -> None:
+    """Sleep until cancelled; the last of a group says that all sleep, and runs on until it does, too."""
+    parked.append(None)
+    if len(parked) == GROUP:
+        are_parked.set()
+    time.sleep(3600)
+
+
+def cancel(times: int) -> None:
+    """Spawn threads that sleep, in groups, and cancel each group when all sleep."""
+    for _ in range(times // GROUP):
+        parked: list[None] = []
+        are_parked = threading.Event()
+        with ThreadGroup() as group:
+            for _ in range(GROUP):
+                group.spawn(sleep_long, parked, are_parked)
+            are_parked.wait()
+            group.cancel()
+
+
+OPERATIONS = {"spawn": spawn, "switch": switch, "echo": echo, "cancel": cancel}
 
 
 def main() -> None:

@@ -5,11 +5,11 @@
     python -m bench.instructions --record        # write what was counted to bench/instructions.json
     python -m bench.instructions --json counts.json
 
-Counted are spawn (and finish), switch (a yield to another thread) and echo (a round trip of 1 KiB between two virtual threads,
-both sides of it), on one carrier. The programs are in ``_counted``. Each runs under callgrind twice, a few times and more times: what
-the second took more, divided by what it did more, is free of starting and ending. Two counts of one build differ by less than half
-a percent. Those of two builds of CPython differ by far more, so a count is kept for each minor version with the build
-that it came from.
+Counted are spawn (and finish), switch (a yield to another thread), echo (a round trip of 1 KiB between two virtual threads, both
+sides of it) and cancel (of a thread that sleeps, with its spawn and its stack), on one carrier. The programs are in ``_counted``.
+Each runs under callgrind twice, a few times and more times: what the second took more, divided by what it did more, is free of
+starting and ending. Two counts of one build differ by less than half a percent. Those of two builds of CPython differ by far
+more, so a count is kept for each minor version with the build that it came from.
 
 What callgrind counts is the user's part: interpreter, greenlet (the switch), plait, and the rest (the C library, the loader).
 Beside it stands the kernel's share of the processor time, of the same programs without callgrind.
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 RECORD = Path(__file__).with_suffix(".json")
-OPERATIONS = ("spawn", "switch", "echo")
+OPERATIONS = ("spawn", "switch", "echo", "cancel")
 #: How often an operation is done under callgrind: a few times, and more times.
 FEW, MORE = 2_000, 6_000
 #: And without it, for the kernel's share: so often that starting and ending is little beside it.
-TIMED_FEW, TIMED_MORE = 2_000, {"spawn": 1_000_000, "switch": 1_000_000, "echo": 100_000}
+TIMED_FEW, TIMED_MORE = 2_000, {"spawn": 1_000_000, "switch": 1_000_000, "echo": 100_000, "cancel": 200_000}
 #: Percent by which a count may grow.
 ALLOWED = 5.0
 #: The parts, and how to tell them by the path of an object file. The first that matches counts.

@@ -85,8 +85,9 @@ def page(directory: Path, runs: Sequence[Run], counts: Sequence[Any]) -> Iterato
     if counts:
         yield "## Instructions"
         yield (
-            "What callgrind counts of a spawn (and its finish), a yield to another thread, and a round trip of 1 KiB between two "
-            "virtual threads, both sides of it; and the kernel's share of the processor time, which callgrind does not see. "
+            "What callgrind counts of a spawn (and its finish), a yield to another thread, a round trip of 1 KiB between two "
+            "virtual threads, both sides of it, and the cancel of a thread that sleeps, with its spawn and its stack; and the "
+            "kernel's share of the processor time, which callgrind does not see. "
             "`python -m bench.instructions` compares with [the recorded counts](../../bench/instructions.json)."
         )
         yield counts_table(counts)

@@ -30,6 +30,11 @@ def _function(target):
     return ctypes.c_void_p.from_address(_entry(target) + _WORD).value
 
 
+def _lead(descriptor):
+    """By what function a method descriptor is called: `vectorcall`, behind the entry."""
+    return ctypes.c_void_p.from_address(id(descriptor) + _HEAD + 4 * _WORD).value
+
+
 def _picture():
     """Every leaf as anybody finds it: the object, where it is found, and the C function behind it."""
     found = {}
@@ -42,7 +47,10 @@ def _picture():
                 if isinstance(target, types.MethodDescriptorType):
                     owner, name = target.__objclass__, target.__name__
                     assert owner.__dict__[name] is target
-                    found[patch.name] = (id(owner), name, id(owner.__dict__[name]), _entry(target), _function(target))
+                    found[patch.name] = (
+                        *(id(owner), name, id(owner.__dict__[name])),
+                        *(_entry(target), _function(target), _lead(target)),
+                    )
                 else:
                     found[patch.name] = (id(target), _entry(target), _function(target))
             elif isinstance(patch, _registry.ClassPatch):

@@ -45,6 +45,11 @@
  * extension module, makes classes and functions of its own over it. The replacement knows the one it was made for, and
  * objects do not cross interpreters; wherever else a leaf is called, it is the original.
  *
+ * Methods that take a tuple (METH_VARARGS: those of sockets) cost more to divert than others: a tuple is made for the call and
+ * taken apart again. So their descriptors, too, get a function of ours to be called by (`call_described`), which hands on what it
+ * is given as it stands; where nothing is replaced it calls the one that was there. Bound methods, which have no descriptor any
+ * more, go through the trampoline.
+ *
  * Publication. The fields of a leaf are filled before ml_meth is stored (release), and are never changed again while
  * it is installed; a thread that sees the trampoline sees the fields. A leaf's slot is never given to another method,
  * so a thread inside a trampoline at uninstall() still finds its original. The library is never unloaded.
@@ -77,6 +82,8 @@ typedef struct Leaf {
     int when;               /* one of the above */
     int is_method;          /* self is passed on to the replacement */
     int is_installed;
+    PyMethodDescrObject *descriptor; /* that leads to call_described; else NULL */
+    vectorcallfunc described;        /* what it led to before */
     uint64_t parks;         /* in calls of the replacement, since the process began; atomic */
 } Leaf;
 
@@ -439,6 +446,20 @@ call_pair(Leaf *leaf, PyObject *self, PyObject *arg)
     return call_vector(leaf, self, &arg, leaf->flags & METH_O ? 1 : 0, NULL);
 }
 
+/* What the descriptor of a method that takes a tuple leads to. */
+static PyObject *
+call_described(PyObject *descriptor, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    Leaf *leaf = leaf_of(((PyMethodDescrObject *)descriptor)->d_method);
+    Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
+    if (nargs == 0 || kwnames != NULL || !replaced(leaf, args[0]))
+        return leaf->described(descriptor, args, nargsf, kwnames);
+    if (plait_take_turns() < 0)
+        return NULL;
+    uint64_t before = parks_here();
+    return count_parks(leaf, before, PyObject_Vectorcall(leaf->replacement, args, nargs, NULL));
+}
+
 #define ORIGINAL(type, leaf) ((type)(void (*)(void))(leaf)->original)
 
 /* One signature: the trampoline that diverts, the one that also looks for waiters afterwards, the one that always
@@ -585,6 +606,18 @@ original_of(PyMethodDef *def)
     return before == NULL ? def->ml_meth : before;
 }
 
+/* Have the descriptor of `leaf` lead to call_described, which finds the leaf by the descriptor's table entry. */
+static void
+lead_through(Leaf *leaf, PyMethodDescrObject *descriptor)
+{
+    if (leaf->descriptor == NULL) { /* for good: a thread may be about to ask for what was there before */
+        leaf->descriptor = (PyMethodDescrObject *)Py_NewRef((PyObject *)descriptor);
+        leaf->described = descriptor->vectorcall;
+    }
+    if (leaf->descriptor->vectorcall == leaf->described)
+        __atomic_store_n(&leaf->descriptor->vectorcall, call_described, __ATOMIC_RELEASE);
+}
+
 static PyObject *
 leaf_install(PyObject *Py_UNUSED(module), PyObject *args)
 {
@@ -661,6 +694,9 @@ leaf_install(PyObject *Py_UNUSED(module), PyObject *args)
     leaf->is_installed = 1;
     PyCFunction trampoline = trampoline_of(leaf, index);
     __atomic_store_n(&def->ml_meth, trampoline, __ATOMIC_RELEASE);
+    if (leaf->is_method && signature == 0 && def->ml_flags & METH_VARARGS && when == COOPERATIVE && replacement != Py_None &&
+        after == Py_None && tried == Py_None)
+        lead_through(leaf, (PyMethodDescrObject *)target);
     return PyLong_FromLong(index);
 }
 
@@ -679,6 +715,8 @@ leaf_uninstall(PyObject *Py_UNUSED(module), PyObject *arg)
     if (!leaf->is_installed || leaf->def->ml_meth != ours)
         Py_RETURN_FALSE;
     __atomic_store_n(&leaf->def->ml_meth, leaf->original, __ATOMIC_RELEASE);
+    if (leaf->descriptor != NULL && leaf->descriptor->vectorcall == call_described)
+        __atomic_store_n(&leaf->descriptor->vectorcall, leaf->described, __ATOMIC_RELEASE);
     leaf->is_installed = 0;
     Py_RETURN_TRUE;
 }
