@@ -35,6 +35,7 @@ from plait._core import (
     refuse_coroutine,
     runtime,
     sleep,
+    without_cancelled,
 )
 from plait._default import default_group, lasting_group_around
 from plait._errors import Cancelled, GroupClosed, GroupFailed
@@ -238,7 +239,7 @@ class _Host:
         failure = self.failure
         if failure is None or failure is error:
             return
-        if isinstance(error, (Cancelled, GeneratorExit)):
+        if isinstance(error, GeneratorExit) or without_cancelled(error) is None:
             excuse(current_thread(), error)
             raise failure
         note_failures(error, self.calls.group, [failure])
@@ -297,10 +298,10 @@ def race(*fns: Callable[[], T]) -> T:
                 result = fn()
                 if type(result) is CoroutineType:
                     refuse_coroutine(result, run.__qualname__)
-            except Exception:
-                if won.take():
-                    raise
-                return
+            except BaseException as error:
+                if isinstance(without_cancelled(error), Exception) and not won.take():
+                    return
+                raise
             if won.take():
                 winner.append(result)
                 calls.group.cancel("the race is over")

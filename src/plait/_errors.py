@@ -26,6 +26,9 @@ class Cancelled(BaseException):
     A `BaseException`, so that `except Exception` lets it pass. Let it pass too, after your clean-up: the scope that was
     cancelled absorbs it. Whoever swallows it gets it again at the next operation that would park.
 
+    In an exception group, as `except*` and `asyncio.TaskGroup` raise it, it is what it is bare. A group of nothing else is
+    absorbed; of one that holds failures, too, these go on, as `split` gives them: with the group's traceback and notes.
+
     Attributes:
         reason: Why, as given to `cancel()`, or what happened ("deadline passed", "'fetch-3' failed: ValueError").
         source: The scope or group that was cancelled, or the future.

@@ -37,6 +37,7 @@ from plait._core import (
     left_open,
     now,
     pending,
+    without_cancelled,
 )
 from plait._core._runtime import launch
 from plait._errors import Cancelled
@@ -408,8 +409,8 @@ class ThreadGroup(Container):
                     return self._overtaken()
             return verdict
         except BaseException as raised:  # noqa: BLE001 - it leaves through the group, beside what it was asked about
-            failure = raised if thread.scope is thread else end_inside(thread, thread, raised)
-            if isinstance(failure, Cancelled):
+            failure = without_cancelled(raised if thread.scope is thread else end_inside(thread, thread, raised))
+            if failure is None:
                 return self._overtaken()
             self._fail(failure, f"on_error failed: {class_of(failure)}")
             return Verdict.CANCEL
@@ -472,10 +473,11 @@ class ThreadGroup(Container):
                 self.scope.cancel_scope("its block was ended out of place", self)
                 raise misuse
             error = end_inside(me, self.scope, error or misuse)
-        is_own = self._scope.absorbs(error)
+        rest = self._scope.rest_of(error)
+        is_own = rest is None and error is not None
         is_cut = False
         try:
-            interrupt, times = self._end_children(me, error)
+            interrupt, times = self._end_children(me, error, rest)
             # Asked again: if a scope further out was cancelled during the join, what the body was told goes on to that one.
             # Not after `leave`: a block that was opened in clean-up hides what that is for.
             outermost = pending(self.scope)
@@ -486,12 +488,14 @@ class ThreadGroup(Container):
         self._hand_on_count(error if isinstance(error, KeyboardInterrupt) else interrupt, times)
         return self._conclude(me, error, interrupt, is_own=is_own, is_cut=is_cut)
 
-    def _end_children(self, me: Parker, error: BaseException | None) -> tuple[BaseException | None, int]:
-        """The body has ended by `error`: wait for the children; as `join`, if there are any."""
+    def _end_children(
+        self, me: Parker, error: BaseException | None, rest: BaseException | None
+    ) -> tuple[BaseException | None, int]:
+        """The body has ended by `error`, `rest` without its own cancellation: wait for the children, as `join`."""
         interrupt: BaseException | None = None
         failure: BaseException | None = None
         try:
-            self._judge_body(error)
+            self._judge_body(rest)
         except MemoryError as failed:
             failure = failed
         times = self._times_pressed(error)
@@ -505,13 +509,15 @@ class ThreadGroup(Container):
         return interrupt, times
 
     def _judge_body(self, error: BaseException | None) -> None:
-        """The body has ended by `error`: have the children hear of it, if they shall."""
-        if isinstance(error, Cancelled) and is_cancelled(self.scope):
+        """The body has ended by `error`, its own cancellation left out: have the children hear of it, if they shall."""
+        if error is None:
+            return
+        if without_cancelled(error) is None and is_cancelled(self.scope):
             # On its way to the scope that was cancelled. If a shield hides that, the body alone has been told, by a spawn
             # into a group outside; the children hear of it now.
             if pending(self.scope) is None:
                 self.scope.cancel_scope("the body was cancelled", self)
-        elif error is not None:
+        else:
             self._fail(error, f"the body failed: {type(error).__name__}")
 
     def _times_pressed(self, error: BaseException | None) -> int:

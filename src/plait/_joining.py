@@ -17,8 +17,8 @@ from plait._core import (
     now,
     park_shielded,
     wake_all_under,
+    without_cancelled,
 )
-from plait._errors import Cancelled
 from plait._originals import sleep
 from plait._stragglers import report_stragglers
 
@@ -82,13 +82,14 @@ def join(group: ThreadGroup, me: Parker, times: int, failure: BaseException | No
             me.delivery = told
             if told is not None:
                 told.alive = alive
-            if isinstance(error, Cancelled) and is_cancelled(group.scope):
+            raised = without_cancelled(error) if is_cancelled(group.scope) else error
+            if raised is None:
                 continue
-            cause = error
-            if not isinstance(error, BARE):
-                failure = error if failure is None else failure
+            cause = raised
+            if not isinstance(raised, BARE):
+                failure = raised if failure is None else failure
                 continue
-            interrupt = error if interrupt is None else interrupt
+            interrupt = raised if interrupt is None else interrupt
             times += 1
             is_impatient = times == _HURRY
     if slots is not None:

@@ -24,10 +24,12 @@ from plait._core import (
     check_entry,
     check_seconds,
     current_thread,
+    exceptions_in,
     lend_slot,
     lot_wait,
     lot_wake_one,
     now,
+    without_cancelled,
 )
 from plait._deadlock import Wait, begin_wait, end_wait, is_orphan, orphaned
 from plait._errors import Cancelled, DeadlockError, PoisonedError
@@ -290,8 +292,7 @@ class Mutex(Shared[T]):
 
     def _release(self, hold: Hold, error: BaseException | None) -> None:
         if error is not None and self._poisons and self._poison is None:
-            # Of a Cancelled, a copy: while the one delivered is alive its thread counts as cleaning up.
-            self._poison = Cancelled(error.reason, error.source) if isinstance(error, Cancelled) else error
+            self._poison = _lasting(error)
         assert self._held is hold
         self._held = None
         self._free.set()
@@ -351,6 +352,18 @@ class Guard(Generic[T]):
                 f"this guard of {self._mutex._name} is over, for its block has been left: "  # noqa: SLF001
                 f"use it inside the block, and write `with mutex.guard() as guard:` again for another"
             )
+
+
+def _lasting(error: BaseException) -> BaseException:
+    """`error`, to be kept as the cause of poison, with nothing of a `Cancelled` that was delivered but a copy.
+
+    While that is alive, its thread counts as cleaning up.
+    """
+    rest = without_cancelled(error)
+    if rest is not None:
+        return rest
+    args = exceptions_in(error)[0].args
+    return Cancelled(*args[:2])
 
 
 class Guarding(Generic[T]):

@@ -31,6 +31,7 @@ from plait._core import (
     now,
     refuse_coroutine,
     runtime,
+    without_cancelled,
 )
 from plait._errors import Cancelled
 from plait._native import caller_code, caller_offset, copied_context, line_at
@@ -197,7 +198,7 @@ def _await(me: Parker, call: _Call, on_cancel: Callable[[], object] | None) -> A
         except BaseException as late:
             # The grace is over, or somebody is impatient. The latest Cancelled is the one that counts as alive.
             _leave(me, call)
-            if isinstance(late, Cancelled) and not is_cancel:
+            if not is_cancel and without_cancelled(late) is None:
                 raise error from late
             raise late from None
         _leave(me, call)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Any, Never, Self, overload
+from typing import TYPE_CHECKING, Any, Never, NoReturn, Self, overload
 
 from plait._core import (
     CancelScope,
@@ -51,10 +51,13 @@ class _TimeLimit(DeadlineScope):
     ) -> bool:
         """The clock stops. No cancel point."""
         left_by = what_leaves(self, error)
-        is_mine = self.absorbs(left_by)
+        rest = self.rest_of(left_by)
+        is_mine = rest is not left_by
         self.leave(is_mine)
         if is_mine:
             self.cancelled_caught = True
+            if rest is not None:
+                raise_rest(rest)
             return self._conclude(left_by)
         if left_by is not error:
             raise left_by  # type: ignore[misc]
@@ -276,6 +279,15 @@ def what_leaves(scope: CancelScope, error: BaseException | None) -> BaseExceptio
     if me.scope is scope or me is not scope.owner or not is_under(me.scope, scope):
         return error
     return end_inside(me, scope, error or _left_open(scope, me.scope))
+
+
+def raise_rest(rest: BaseException) -> NoReturn:
+    """Raise what a scope has left of the error of its block: with the context that it has, which is not that error."""
+    context = rest.__context__
+    try:
+        raise rest
+    finally:
+        rest.__context__ = context
 
 
 def _left_open(scope: CancelScope, inner: Scope | None) -> BaseException:

@@ -571,11 +571,11 @@ def test_cancel_that_comes_at_the_end_of_a_limit(monkeypatch):
     items.put("item")
 
     class Limit(move_on_after):
-        def absorbs(self, error):
-            is_own = super().absorbs(error)
+        def rest_of(self, error):
+            rest = super().rest_of(error)
             if error is not None:
                 group.cancel()
-            return is_own
+            return rest
 
     def child():
         with Limit(0.001):

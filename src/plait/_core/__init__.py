@@ -89,12 +89,14 @@ from plait._core._tree import (
     GRACE,
     CancelScope,
     Scope,
+    exceptions_in,
     grace_of,
     is_cancelled,
     is_under,
     pending,
     pending_now,
     wake_all_under,
+    without_cancelled,
 )
 from plait._core._vthread import (
     CANCELLED,
@@ -157,6 +159,7 @@ __all__ = (
     "current_thread",
     "deliver",
     "end_inside",
+    "exceptions_in",
     "excuse",
     "grace_of",
     "is_cancelled",
@@ -209,4 +212,5 @@ __all__ = (
     "wake_all_under",
     "wake_watchers",
     "watched_numbers",
+    "without_cancelled",
 )

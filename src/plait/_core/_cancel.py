@@ -22,7 +22,7 @@ from sys import exc_info
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from plait._core._misuse import check_openers
-from plait._core._tree import Delivery, grace_of, horizon, is_hurried, is_under, pending, pending_now
+from plait._core._tree import Delivery, exceptions_in, grace_of, horizon, is_hurried, is_under, pending, pending_now
 from plait._errors import Cancelled, CancelledSwallowed
 from plait._native._native import cooperative, now, weak_reference
 
@@ -241,13 +241,14 @@ def retract(me: Victim) -> None:
 
 
 def excuse(me: Victim, error: BaseException | None) -> None:
-    """What is raised now takes the place of `error`: if that is what `me`, the caller, was told last, it is not accused.
+    """What is raised now takes the place of `error`: if `me`, the caller, was told that last, or a part of it, it is excused.
 
-    Until it is told again: if it swallows that, it is.
+    Until it is told again: if it swallows that, it is accused.
     """
     told = me.delivery
-    if told is not None and isinstance(error, Cancelled) and told.alive() is error:
-        told.alive = _Excused(error)
+    last = None if told is None else told.alive()
+    if isinstance(last, Cancelled) and error is not None and any(one is last for one in exceptions_in(error)):
+        told.alive = _Excused(last)  # type: ignore[union-attr]
 
 
 def complain(me: Victim) -> None:

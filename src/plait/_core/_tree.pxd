@@ -47,6 +47,9 @@ cdef class CancelScope(Scope):
 
 @cython.locals(found=Scope, is_hidden=bint, is_out_of_clean_up=bint)
 cdef Scope _outermost(Scope scope, bint is_timely)
+cpdef without_cancelled(error)
+@cython.locals(todo=list)
+cpdef list exceptions_in(error)
 cpdef Scope pending(Scope scope)
 cpdef Scope pending_now(Scope scope)
 cpdef bint is_cancelled(Scope scope) except -1

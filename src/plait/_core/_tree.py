@@ -49,6 +49,11 @@ GRACE = 5.0  # seconds that clean-up may take, unless the scope, or one above it
 
 cancelling = Lock()  # orders the first canceller of a scope before the others
 
+# Of any exception group, whatever its class makes of the name.
+_inside: Callable[[BaseExceptionGroup[BaseException]], Sequence[BaseException]] = vars(BaseExceptionGroup)[
+    "exceptions"
+].__get__
+
 
 class Container(Protocol):
     """Threads that live and die together."""
@@ -285,9 +290,45 @@ class CancelScope(Scope):
         elif is_absorbed or (self.cancelled_at is not None and pending(self) is self):
             owner.delivery = None  # what was delivered on behalf of this scope is settled
 
-    def absorbs(self, error: BaseException | None) -> bool:
-        """Whether `error`, which leaves this scope's block, is this scope's own cancellation."""
-        return isinstance(error, Cancelled) and pending(self) is self
+    def rest_of(self, error: BaseException | None) -> BaseException | None:
+        """What of `error`, which leaves this scope's block, goes on outwards: all but this scope's own cancellation."""
+        if isinstance(error, Cancelled):
+            return None if pending(self) is self else error
+        if isinstance(error, BaseExceptionGroup) and pending(self) is self:
+            return without_cancelled(error)
+        return error
+
+
+def without_cancelled(error: BaseException) -> BaseException | None:
+    """What is left of `error`, when each `Cancelled` in it is left out: of one, or of a group of nothing else, None.
+
+    Of a group that holds others, too, it is the rest, as `split` makes it. If the class of the group fails at that, what it
+    raises takes the place of the group, as it does where `except*` splits one. Never raises.
+    """
+    if isinstance(error, Cancelled):
+        return None
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    try:
+        are_cancelled = [isinstance(one, Cancelled) for one in exceptions_in(error)]
+        if all(are_cancelled):
+            return None
+        return BaseExceptionGroup.split(error, Cancelled)[1] if any(are_cancelled) else error
+    except BaseException as failure:  # noqa: BLE001 - of `derive`, or of a signal handler that has run there
+        if failure is error or isinstance(failure, Cancelled):  # it waits there: the next cancel point raises another
+            return error
+        if failure.__context__ is None:
+            failure.__context__ = error
+        return failure
+
+
+def exceptions_in(error: BaseException) -> list[BaseException]:
+    """`error` itself; in place of an exception group what is in it, however deep."""
+    todo = [error]
+    for one in todo:  # grows meanwhile
+        if isinstance(one, BaseExceptionGroup):
+            todo.extend(_inside(one))
+    return [one for one in todo if not isinstance(one, BaseExceptionGroup)]
 
 
 def pending(scope: Scope | None) -> Scope | None:

@@ -1,7 +1,7 @@
 cimport cython
 
 from plait._core._cancel cimport begin_clean_up
-from plait._core._tree cimport Scope, Victim, is_cancelled, pending
+from plait._core._tree cimport Scope, Victim, is_cancelled, pending, without_cancelled
 from plait._core._carrier cimport Carrier
 from plait._core._container cimport Container
 from plait._core._parking cimport Parker
@@ -37,6 +37,7 @@ cdef class VirtualThread(Parker):
     @cython.locals(is_over=bint)
     cpdef run(self, stack)
     cpdef prepare(self, fn, args, kwargs, context, Container group, label)
+    cdef bint _conclude(self, BaseException error) except -1
     cdef _release(self)
     cdef _notify(self)
     cdef _bury(self)

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from plait._core._cancel import begin_clean_up, patiently
 from plait._core._container import Container
 from plait._core._parking import TIMED_OUT, Parker
-from plait._core._tree import Victim, is_cancelled, pending
+from plait._core._tree import Victim, is_cancelled, pending, without_cancelled
 from plait._errors import Cancelled
 from plait._native import set_give_way
 from plait._native._native import (
@@ -345,14 +345,7 @@ class VirtualThread(Parker):
                             f"in the function that enters it, and do not return a generator that is suspended inside one"
                         )
                 except BaseException as error:  # noqa: BLE001 - every outcome is settled
-                    if self.scope is not self:
-                        error = self.group.end_inside(self, self, error)
-                    verdict = self._judge(error)
-                    if verdict is not None and verdict is Verdict.RESTART:
-                        is_over = False
-                    else:
-                        self._release()
-                        self._fail(error, verdict)
+                    is_over = self._conclude(error)
                 else:
                     self._release()
                     self.status = _SUCCEEDED
@@ -383,6 +376,28 @@ class VirtualThread(Parker):
         unmount(stack)
         self.stack = None
         track(self)
+
+    def _conclude(self, error: BaseException) -> bool:
+        """Its function was left by `error`: settle the outcome, unless it is called once more; whether it is settled."""
+        if self.scope is not self:
+            error = self.group.end_inside(self, self, error)
+        failure: BaseException | None = error
+        # A shield around the group may hide the cancel; a spawn into a group outside it was told of it all the same.
+        if isinstance(error, Cancelled):
+            if is_cancelled(self):
+                failure = None
+        elif isinstance(error, BaseExceptionGroup) and is_cancelled(self):
+            failure = without_cancelled(error)
+        if failure is None:
+            self._release()
+            self.status = CANCELLED
+            return True
+        verdict = self._judge(failure)
+        if verdict is not None and verdict is Verdict.RESTART:
+            return False
+        self._release()
+        self._fail(failure, verdict)
+        return True
 
     def _release(self) -> None:
         """Let go of what only the run needed; the future may live on for long."""
@@ -431,19 +446,16 @@ class VirtualThread(Parker):
         return self.group.judge(self, error)
 
     def _fail(self, error: BaseException, verdict: Verdict | None) -> None:
-        # A shield around the group may hide the cancel; a spawn into a group outside it was told of it all the same.
-        if isinstance(error, Cancelled) and is_cancelled(self):
-            self.status = CANCELLED
-        else:
-            self.status = FAILED
-            self._error = error
-            with suppress(BaseException):  # whatever the class of the error does with notes
-                error.add_note(f"on {self.name!r}, spawned at {self.spawn_site}")
-            if verdict is not Verdict.IGNORE:
-                try:
-                    self.group.child_failed(self, error)
-                except BaseException as failure:  # noqa: BLE001 - as in `_notify`
-                    patiently(self, write_unraisable, failure, self)
+        """`error` is its outcome."""
+        self.status = FAILED
+        self._error = error
+        with suppress(BaseException):  # whatever the class of the error does with notes
+            error.add_note(f"on {self.name!r}, spawned at {self.spawn_site}")
+        if verdict is not Verdict.IGNORE:
+            try:
+                self.group.child_failed(self, error)
+            except BaseException as failure:  # noqa: BLE001 - as in `_notify`
+                patiently(self, write_unraisable, failure, self)
 
 
 set_give_way(VirtualThread.give_way)

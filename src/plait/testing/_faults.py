@@ -27,7 +27,7 @@ from plait._core import (
     open_scope,
     unobserve_parks,
 )
-from plait._scopes import what_leaves
+from plait._scopes import raise_rest, what_leaves
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,12 +117,15 @@ class cancel_at_park(CancelScope):  # noqa: N801 - read as words: with cancel_at
         owner = self.owner
         try:
             left_by = what_leaves(self, error)
-            is_mine = self.absorbs(left_by)
+            rest = self.rest_of(left_by)
+            is_mine = rest is not left_by
             close_scope(self, is_mine)
         finally:
             self._count_no_more()
         if is_mine:
             self.cancelled_caught = True
+            if rest is not None:
+                raise_rest(rest)
         elif left_by is not error:
             raise left_by  # type: ignore[misc]
         elif error is None and owner is not None and owner.scope is not None:
