@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 
+import pluggy
 import pytest
 from support import run_anywhere, run_in_vthread, run_program
 
@@ -209,6 +210,38 @@ def group_of_a_fixture():
 def test_generators_that_are_fixtures(group_of_a_fixture):
     """So may a fixture."""
     assert group_of_a_fixture.spawn(int).result() == 0
+    with timeout(60):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["wrapper", "hookwrapper"])
+def test_generators_that_are_hook_wrappers(kind):
+    """So may a wrapper of pluggy's, which is how plugins of pytest put a limit around each test."""
+    hooks = pluggy.HookspecMarker("tests")
+    hook = pluggy.HookimplMarker("tests")
+
+    class Hooks:
+        @hooks(firstresult=True)
+        def call(self):
+            pass
+
+    class Limit:
+        @hook(**{kind: True})
+        def call(self):
+            with timeout(60):
+                return (yield)
+
+    class Work:
+        @hook
+        def call(self):
+            with ThreadGroup() as group:
+                return group.spawn(int, "7").result()
+
+    manager = pluggy.PluginManager("tests")
+    manager.add_hookspecs(Hooks)
+    manager.register(Limit())
+    manager.register(Work())
+    assert manager.hook.call() == 7
     with timeout(60):
         pass
 

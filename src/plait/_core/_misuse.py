@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 _SUSPENDABLE = 0x20 | 0x80 | 0x200  # co_flags of generators, coroutines and asynchronous generators
 
-# Those who run a generator as one block: what is open at its yield belongs around whatever they have around them.
-_BLOCK_MAKERS = {"contextlib", "_pytest.fixtures", "pytest_asyncio.plugin"}
+# Those who run a generator as one block: what is open at its yield belongs around whatever they run meanwhile. Modules;
+# or a whole package, as pluggy, which runs the hook wrappers of pytest, in a module of another name now and then.
+_BLOCK_MAKERS = {"contextlib", "_pytest.fixtures", "pytest_asyncio.plugin", "pluggy"}
 
 
 def suspendable_caller() -> FrameType | None:
@@ -35,8 +36,10 @@ def suspendable_caller() -> FrameType | None:
     behind = frame.f_back
     while behind is not None and behind.f_code.co_flags & _SUSPENDABLE:  # that delegates to it, by `yield from`
         behind = behind.f_back
-    if behind is not None and behind.f_globals.get("__name__") in _BLOCK_MAKERS:
-        return None
+    if behind is not None:
+        module = str(behind.f_globals.get("__name__"))
+        if module in _BLOCK_MAKERS or module.partition(".")[0] in _BLOCK_MAKERS:
+            return None
     return frame
 
 
