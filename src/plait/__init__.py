@@ -5,6 +5,7 @@
 #   _native/       the only C door: the switch, the method tables, atomics, system calls
 #   _originals     the unpatched standard library;  _errors  exceptions and warnings
 #   _core/         mechanism: threads, carriers, parking, cancellation (its __init__ has the map)
+#   _arguments                             arguments that a function has no place for, refused in words
 #   _groups _futures _limits _default      groups, what spawn returns, slots, threads outside any block
 #   _spawning _starts _options             how a call becomes a child of a group
 #   _statistics _failures _stragglers      what a group is doing; how it takes failures; whom a failed one still waits for

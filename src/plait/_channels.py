@@ -8,8 +8,9 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from queue import Empty, Full
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Never, TypeVar, overload
 
+from plait._arguments import MISSING, exact, refused
 from plait._core import WaitReason, check_entry, check_first, current_thread
 from plait._errors import ChannelClosed
 from plait._exchange import CLOSED, DONE, WAIT, Entry, Exchange
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MISSING: Any = object()
+_NO_TIME_LIMIT = (
+    "it waits as long as it takes. A limit goes around it, `with timeout(5):`, or into select(channel, after=5)"
+)
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,11 @@ class Channel(Generic[T]):
     @overload
     def __init__(self, *, capacity: int) -> None: ...
 
-    def __init__(self, capacity: int = _MISSING) -> None:
-        if capacity is _MISSING:
+    @exact
+    def __init__(self, capacity: int = MISSING, *misplaced: Never, **unknown: Never) -> None:
+        if misplaced or unknown:
+            raise refused("Channel", misplaced, unknown, "it takes its capacity alone, as in Channel(8)")
+        if capacity is MISSING:
             raise TypeError(
                 "Channel needs its capacity: write Channel(8) for one that holds up to 8 values, or Channel(0) for one whose "
                 "senders wait for receivers"
@@ -116,7 +122,8 @@ class Channel(Generic[T]):
             is_closed = exchange.is_closed
         return ChannelStatistics(buffered, exchange.capacity, senders, receivers, is_closed)
 
-    def send(self, value: T) -> None:
+    @exact
+    def send(self, value: T, *, timeout: Never = None) -> None:  # type: ignore[assignment]  # noqa: RUF013 - not optional
         """Send `value`; waits while the channel is full, with capacity 0 until a receiver has taken it.
 
         Any thread; a cancel point. Cancelled, it has not sent.
@@ -124,6 +131,8 @@ class Channel(Generic[T]):
         Raises:
             ChannelClosed: The channel is closed, or was closed during the wait; the value has not been sent.
         """
+        if timeout is not None:
+            raise refused("Channel.send", (), {"timeout": timeout}, _NO_TIME_LIMIT)
         me = current_thread()
         if me.scope is not None:
             check_entry(me)
@@ -134,12 +143,15 @@ class Channel(Generic[T]):
             check_first(me)
             raise closed_to_senders(self)
 
-    def recv(self) -> T:
+    @exact
+    def recv(self, *, timeout: Never = None) -> T:  # type: ignore[assignment]  # noqa: RUF013 - not optional
         """The next value; waits while there is none. Any thread; a cancel point. Cancelled, it has taken none.
 
         Raises:
             ChannelClosed: The channel is closed, or was closed during the wait, and everything has been received.
         """
+        if timeout is not None:
+            raise refused("Channel.recv", (), {"timeout": timeout}, _NO_TIME_LIMIT)
         value = self._recv()
         if value is CLOSED:
             raise closed_to_receivers(self)

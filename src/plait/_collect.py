@@ -10,12 +10,14 @@ from __future__ import annotations
 import concurrent.futures
 import os
 from collections import deque
+from collections.abc import Iterable
 from contextlib import nullcontext, suppress
 from functools import partial
 from math import inf
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Never, Self, TypeVar
 
+from plait._arguments import exact, refused
 from plait._core import (
     GRACE,
     Flag,
@@ -48,7 +50,7 @@ from plait._scopes import move_on_after, shield
 from plait._spawning import add_child, name_of, refuse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterator, Mapping
     from types import TracebackType
 
     from plait._core import Parker, Slots
@@ -245,7 +247,8 @@ class _Host:
         note_failures(error, self.calls.group, [failure])
 
 
-def gather(*fns: Callable[[], T]) -> list[T]:
+@exact
+def gather(*fns: Callable[[], T], **unknown: Never) -> list[T]:
     """Call all of `fns` concurrently; their results, in the order of `fns`. A cancel point.
 
     The first that fails cancels the others, and is raised when they have ended; their clean-up may take as long as the
@@ -257,13 +260,26 @@ def gather(*fns: Callable[[], T]) -> list[T]:
         >>> gather(partial(pow, 2, 3), partial(pow, 3, 2))
         [8, 9]
     """
-    _check_functions("gather", fns)
+    _check_functions("gather", fns, unknown)
     with _Calls("gather") as calls:
         futures = [calls.spawn(fn, fn) for fn in fns]
     return [future.result() for future in futures]
 
 
-def _check_functions(caller: str, fns: tuple[object, ...]) -> None:
+def _check_functions(caller: str, fns: tuple[object, ...], unknown: Mapping[str, object]) -> None:
+    if unknown:
+        raise refused(
+            caller,
+            (),
+            unknown,
+            f"it takes functions alone, as in {caller}(f, partial(g, x)). A limit on how many are at work is pmap's, a time "
+            f"limit goes around it, `with timeout(5):`",
+        )
+    if len(fns) == 1 and isinstance(fns[0], Iterable) and not isinstance(fns[0], (str, bytes)) and not callable(fns[0]):
+        raise TypeError(
+            f"{caller} needs functions to call without arguments, each by itself, not {shortened(fns[0])}: write "
+            f"{caller}(*fns), not {caller}(fns)"
+        )
     for fn in fns:
         if not callable(fn):
             raise TypeError(
@@ -272,7 +288,8 @@ def _check_functions(caller: str, fns: tuple[object, ...]) -> None:
             )
 
 
-def race(*fns: Callable[[], T]) -> T:
+@exact
+def race(*fns: Callable[[], T], **unknown: Never) -> T:
     """Call all of `fns` concurrently; the outcome of the first that returns or raises. A cancel point.
 
     The others are cancelled, and have ended when this returns, as with `gather`; what they still return or raise is
@@ -285,9 +302,9 @@ def race(*fns: Callable[[], T]) -> T:
         >>> race(lambda: time.sleep(3600), lambda: "quick")
         'quick'
     """
+    _check_functions("race", fns, unknown)
     if not fns:
         raise ValueError("race needs at least one function to call")
-    _check_functions("race", fns)
     won = Flag()
     won.set()
     winner: list[T] = []
@@ -317,7 +334,10 @@ def race(*fns: Callable[[], T]) -> T:
     return winner[0]
 
 
-def as_completed(futures: Iterable[F], timeout: float | None = None) -> Iterator[F]:
+@exact
+def as_completed(
+    futures: Iterable[F], timeout: float | None = None, *misplaced: Never, **unknown: Never
+) -> Iterator[F]:
     """The futures, each once, in the order in which they end. Waits for the next when asked for it: a cancel point.
 
     Any futures of `concurrent.futures`. Raises `TimeoutError` when `timeout` seconds have passed since the first was
@@ -336,12 +356,21 @@ def as_completed(futures: Iterable[F], timeout: float | None = None) -> Iterator
         8
         True
     """
-    span = None if timeout is None else check_seconds(timeout, "timeout")
-    if callable(getattr(futures, "add_done_callback", None)):
+    if unknown or (misplaced and not _is_future(futures)):
+        raise refused(
+            "as_completed", misplaced, unknown, "it takes futures and a timeout, as in as_completed(futures, timeout=5)"
+        )
+    if _is_future(futures):
+        if _is_future(timeout):
+            raise TypeError(
+                f"as_completed takes its futures together, not {futures!r} by itself: write as_completed([first, second]), "
+                f"not as_completed(first, second)"
+            )
         raise TypeError(f"as_completed needs several futures, not {futures!r} alone: write as_completed([future])")
+    span = None if timeout is None else check_seconds(timeout, "timeout")
     waiting: dict[F, None] = {}
     for future in futures:
-        if not callable(getattr(future, "add_done_callback", None)):
+        if not _is_future(future):
             raise TypeError(f"as_completed needs futures, as spawn() and submit() give them, not {future!r}")
         if hasattr(type(future), "_asyncio_future_blocking"):  # as asyncio tells its own
             raise TypeError(
@@ -350,6 +379,10 @@ def as_completed(futures: Iterable[F], timeout: float | None = None) -> Iterator
             )
         waiting[future] = None
     return _arriving(waiting, span)
+
+
+def _is_future(thing: object) -> bool:
+    return callable(getattr(thing, "add_done_callback", None))
 
 
 def _arriving(waiting: dict[F, None], span: float | None) -> Iterator[F]:
@@ -400,8 +433,14 @@ def _forget(future: concurrent.futures.Future[Any], callback: Callable[[Any], ob
             condition.release()
 
 
+@exact
 def pmap(
-    fn: Callable[[S], T], iterable: Iterable[S], *, limit: int | None = None, ordered: bool = True
+    fn: Callable[[S], T],
+    iterable: Iterable[S],
+    *misplaced: Never,
+    limit: int | None = None,
+    ordered: bool = True,
+    **unknown: Never,
 ) -> Generator[T, None, None]:
     """As `map`, with up to `limit` calls at a time (None: 64), each on a virtual thread. An iterator.
 
@@ -427,6 +466,14 @@ def pmap(
         [0, 1, 4, 9, 16]
         >>> squares.close()
     """
+    if misplaced or unknown:
+        raise refused(
+            "pmap",
+            misplaced,
+            unknown,
+            "it takes a function, one iterable and, by name, limit and ordered, as in pmap(fn, items, limit=8); for two "
+            "iterables write pmap(lambda pair: fn(*pair), zip(xs, ys))",
+        )
     if not callable(fn):
         raise TypeError(f"pmap needs something to call, not {fn!r}: write pmap(fn, items), not pmap(fn(x), items)")
     if limit is None:

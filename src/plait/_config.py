@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Never
+
+from plait._arguments import exact, refused
 from plait._core import runtime
 from plait._default import set_strict
 
 
-def configure(*, carriers: int | None = None, strict_groups: bool | None = None) -> None:
+@exact
+def configure(  # noqa: D417 - what it refuses is no argument of its own
+    *misplaced: Never, carriers: int | None = None, strict_groups: bool | None = None, **unknown: Never
+) -> None:
     """Change settings of this process. Any thread; never waits.
 
     Args:
@@ -24,6 +30,8 @@ def configure(*, carriers: int | None = None, strict_groups: bool | None = None)
         >>> import plait
         >>> plait.configure()
     """
+    if misplaced or unknown:
+        raise refused("configure", misplaced, unknown, "it takes carriers and strict_groups, by name")
     if carriers is not None:
         runtime.configure_carriers(carriers)
     if strict_groups is not None:

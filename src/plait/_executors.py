@@ -12,8 +12,9 @@ import threading
 from collections import deque
 from concurrent.futures import BrokenExecutor, Executor, Future
 from itertools import count
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar
 
+from plait._arguments import exact, refused
 from plait._limits import check_limit
 from plait._native import copied_context, current
 from plait._threads import container
@@ -78,13 +79,23 @@ class VirtualThreadPoolExecutor(Executor):
         [1024, 9]
     """
 
+    @exact
     def __init__(
         self,
         max_workers: int | None = None,
         thread_name_prefix: str = "",
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        *misplaced: Never,
+        **unknown: Never,
     ) -> None:
+        if misplaced or unknown:
+            raise refused(
+                "VirtualThreadPoolExecutor",
+                misplaced,
+                unknown,
+                "it takes max_workers, thread_name_prefix, initializer and initargs, as ThreadPoolExecutor does",
+            )
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be something to call, or None, not {initializer!r}")
         self._limit = None if max_workers is None else check_limit(max_workers, "max_workers")

@@ -1,3 +1,4 @@
+from plait._core._container cimport Container
 from plait._core._runtime cimport launch
 
 # Looked up once, not in each call: in C a name of the module is a look-up in its dict.

@@ -18,9 +18,9 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Never, ParamSpec, Self, TypeVar, overload
 
+from plait._arguments import exact, refused
 from plait._core import (
     GRACE,
-    Container,
     DeadlineScope,
     Lock,
     Parker,
@@ -39,6 +39,7 @@ from plait._core import (
     pending,
     without_cancelled,
 )
+from plait._core._container import Container
 from plait._core._runtime import launch
 from plait._errors import Cancelled
 from plait._failures import OnError, check_on_error, class_of, note_failures, verdict_of
@@ -47,6 +48,7 @@ from plait._joining import BARE, join
 from plait._limits import Limiter, slots_for
 from plait._options import Options
 from plait._rebinding import is_development
+from plait._reprs import shortened
 from plait._spawning import checked, spawn_daemon, spawn_slowly, try_spawn
 from plait._starts import start
 from plait._statistics import GroupStatistics
@@ -65,6 +67,20 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 _serials = count(1)
+_OPTIONS = (
+    "it takes max_concurrency, timeout, grace, on_error and name, and max_concurrency is how many children may be at work "
+    "at a time"
+)
+_SPAWN_OPTIONS = "it takes name, context and on; a time limit goes into the function, or into ThreadGroup(timeout=5)"
+
+
+def _verify_group(group: object, caller: str) -> None:
+    """Refuse what is no group: a method of the class was called in place of one of a group."""
+    if not isinstance(group, ThreadGroup):
+        raise TypeError(
+            f"ThreadGroup.{caller} needs an open group, not {shortened(group)}: write group.{caller}(fn, x) inside "
+            f"`with ThreadGroup() as group:`"
+        )
 
 
 class GroupScope(DeadlineScope):
@@ -137,6 +153,7 @@ class ThreadGroup(Container):
     current: ClassVar[ThreadGroup]  # computed for the calling thread: see _default.py
     after_its_end: ClassVar[str] = "Spawn inside its block, or into one further out"  # what to do instead
 
+    @exact
     def __init__(
         self,
         *misplaced: Never,
@@ -153,10 +170,7 @@ class ThreadGroup(Container):
                 f"ThreadGroup({misplaced[0]!r})"
             )
         if unknown:
-            raise TypeError(
-                f"ThreadGroup has no option {next(iter(unknown))!r}: it takes max_concurrency, timeout, grace, on_error and "
-                f"name, and max_concurrency is how many children may be at work at a time"
-            )
+            raise refused("ThreadGroup", misplaced, unknown, _OPTIONS)
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a string or None, not {name!r}")
         self._scope = GroupScope(self, check_seconds(grace, "grace"))
@@ -254,7 +268,8 @@ class ThreadGroup(Container):
             GroupClosed: the block has ended.
             RuntimeError: the block has not begun.
         """
-        if not callable(fn) or is_development:
+        if not isinstance(self, Container) or not callable(fn) or is_development:
+            _verify_group(self, "spawn")
             fn = checked(fn, "spawn")
         child = launch(self, Future, fn, args, kwargs)
         return child if child is not None else spawn_slowly(self, fn, args, kwargs)
@@ -273,6 +288,7 @@ class ThreadGroup(Container):
             >>> first.done(), second
             (True, None)
         """
+        _verify_group(self, "try_spawn")
         return try_spawn(self, fn, args, kwargs)
 
     def spawn_daemon(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -290,6 +306,7 @@ class ThreadGroup(Container):
             >>> heart.cancelled()
             True
         """
+        _verify_group(self, "spawn_daemon")
         return spawn_daemon(self, fn, args, kwargs)
 
     @overload
@@ -329,10 +346,17 @@ class ThreadGroup(Container):
             ...     address = group.start(serve)
             ...     socket.create_connection(address).close()
         """
+        _verify_group(self, "start")
         return start(self, checked(fn, "start"), args, kwargs)
 
-    def options(
-        self, *, name: str | None = None, context: Context | None = None, on: Executor | None = None
+    @exact
+    def options(  # noqa: D417 - what it refuses is no argument of its own
+        self,
+        *misplaced: Never,
+        name: str | None = None,
+        context: Context | None = None,
+        on: Executor | None = None,
+        **unknown: Never,
     ) -> Options:
         """The ways to spawn into this group, with options: `group.options(name="reader").spawn(read, file)`.
 
@@ -353,6 +377,8 @@ class ThreadGroup(Container):
             >>> future.name, future.result()
             ('squarer', 49)
         """
+        if misplaced or unknown:
+            raise refused("ThreadGroup.options", misplaced, unknown, _SPAWN_OPTIONS)
         return Options(self, name, context, on)
 
     # ---- ending

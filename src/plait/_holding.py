@@ -17,6 +17,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
 
+from plait._arguments import MISSING
 from plait._core import Counter, Parker, VirtualThread, caller_code, caller_offset, current_thread, line_at, now
 from plait._errors import HeldWhileParked
 
@@ -51,9 +52,6 @@ def place(code: CodeType | None, offset: int) -> str:
 def called(thread: Parker) -> str:
     """What messages call a thread: not by the state of its future, which is none of theirs."""
     return VirtualThread.__repr__(thread) if isinstance(thread, VirtualThread) else repr(thread)
-
-
-MISSING: Any = object()  # in place of the value that is not given
 
 
 class Shared(Generic[T]):

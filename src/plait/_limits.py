@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Never, Self, overload
 
+from plait._arguments import MISSING, exact, refused
 from plait._core import Slots, check_entry, check_seconds, current_thread, now
 
 if TYPE_CHECKING:
@@ -36,7 +37,18 @@ class Limiter(Slots):
         (True, 2)
     """
 
-    def __init__(self, limit: int) -> None:
+    @overload
+    def __init__(self, limit: int, /) -> None: ...
+
+    @overload
+    def __init__(self, *, limit: int) -> None: ...
+
+    @exact
+    def __init__(self, limit: int = MISSING, *misplaced: Never, **unknown: Never) -> None:
+        if misplaced or unknown:
+            raise refused("Limiter", misplaced, unknown, "it takes the number of its slots alone, as in Limiter(8)")
+        if limit is MISSING:
+            raise TypeError("Limiter needs the number of its slots: write Limiter(8) for eight at a time")
         super().__init__(check_limit(limit, "limit"))
 
     def __repr__(self) -> str:

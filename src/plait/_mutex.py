@@ -12,8 +12,9 @@ keeps a busy mutex busy.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, ClassVar, Generic, Never, TypeVar, overload
 
+from plait._arguments import MISSING, exact, refused
 from plait._core import (
     Counter,
     Flag,
@@ -33,7 +34,7 @@ from plait._core import (
 )
 from plait._deadlock import Wait, begin_wait, end_wait, is_orphan, orphaned
 from plait._errors import Cancelled, DeadlockError, PoisonedError
-from plait._holding import MISSING, Block, Shared, Taken, called, check_change, end_hold, new_hold, place
+from plait._holding import Block, Shared, Taken, called, check_change, end_hold, new_hold, place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -84,7 +85,12 @@ class Mutex(Shared[T]):
     @overload
     def __init__(self, *, value: T, poison: bool = False) -> None: ...
 
-    def __init__(self, value: T = MISSING, *, poison: bool = False) -> None:
+    @exact
+    def __init__(self, value: T = MISSING, *misplaced: Never, poison: bool = False, **unknown: Never) -> None:
+        if misplaced or unknown:
+            raise refused(
+                "Mutex", misplaced, unknown, "it takes a value and, by name, poison, as in Mutex(value, poison=True)"
+            )
         super().__init__(value)
         self._poisons = poison  # written once
         self._poison: BaseException | None = None  # the first that left a block. Set under the lock, cleared by anybody

@@ -20,8 +20,9 @@ import sys
 import traceback
 from dataclasses import dataclass
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Never, Protocol, TypeVar, TypeVarTuple
 
+from plait._arguments import exact, refused
 from plait._core import (
     GRACE,
     OffloadJob,
@@ -48,12 +49,14 @@ Ts = TypeVarTuple("Ts")
 _log = logging.getLogger("plait")
 
 
-def offload(
+@exact
+def offload(  # noqa: D417 - what it refuses is no argument of its own
     fn: Callable[[*Ts], T],
     /,
     *args: *Ts,
     on_cancel: Callable[[], object] | None = None,
     executor: concurrent.futures.Executor | None = None,
+    **unknown: Never,
 ) -> T:
     """Call `fn(*args)` on a platform thread beside those that run virtual threads, and park until it is done; its result.
 
@@ -90,6 +93,14 @@ def offload(
         >>> offload(hashlib.pbkdf2_hmac, "sha256", b"password", b"salt", 1000).hex()[:8]
         '632c2812'
     """
+    if unknown:
+        raise refused(
+            "offload",
+            (),
+            unknown,
+            "its own are on_cancel and executor. One of the function goes with that, as in offload(partial(fn, x, "
+            "base=8)); a time limit goes around it, `with timeout(5):`",
+        )
     if not callable(fn):
         raise TypeError(f"offload needs something to call, not {fn!r}: write offload(fn, x), not offload(fn(x))")
     if on_cancel is not None and not callable(on_cancel):

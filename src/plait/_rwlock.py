@@ -22,8 +22,9 @@ by the grant is not turned into a cancellation.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, TypeVar, overload
+from typing import TYPE_CHECKING, ClassVar, Never, TypeVar, overload
 
+from plait._arguments import MISSING, exact, refused
 from plait._core import (
     TIMED_OUT,
     Lock,
@@ -38,7 +39,7 @@ from plait._core import (
 )
 from plait._deadlock import Wait, begin_wait, end_wait
 from plait._errors import DeadlockError
-from plait._holding import MISSING, Block, Shared, Taken, called, check_change, end_hold, new_hold, place
+from plait._holding import Block, Shared, Taken, called, check_change, end_hold, new_hold, place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -85,7 +86,10 @@ class RWLock(Shared[T]):
     @overload
     def __init__(self, *, value: T) -> None: ...
 
-    def __init__(self, value: T = MISSING) -> None:
+    @exact
+    def __init__(self, value: T = MISSING, *misplaced: Never, **unknown: Never) -> None:
+        if misplaced or unknown:
+            raise refused("RWLock", misplaced, unknown, "it takes a value alone, as in RWLock(value)")
         super().__init__(value)
         self._lock = Lock()  # "readers and writers": guards what follows
         self._writing: Hold | None = None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Any, Never, NoReturn, Self, overload
+from typing import TYPE_CHECKING, Never, NoReturn, Self, overload
 
+from plait._arguments import MISSING, exact, refused
 from plait._core import (
     CancelScope,
     DeadlineScope,
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from plait._core import Scope
-
-_MISSING: Any = object()
 
 
 class _TimeLimit(DeadlineScope):
@@ -94,9 +93,12 @@ class _Span(_TimeLimit):
     @overload
     def __init__(self, *, seconds: float) -> None: ...
 
-    def __init__(self, seconds: float = _MISSING) -> None:
+    @exact
+    def __init__(self, seconds: float = MISSING, *misplaced: Never, **unknown: Never) -> None:
         name = type(self).__name__
-        if seconds is _MISSING:
+        if misplaced or unknown:
+            raise refused(name, misplaced, unknown, f"it takes its limit alone, in seconds, as in {name}(5)")
+        if seconds is MISSING:
             raise TypeError(f"{name} needs its limit, in seconds: write {name}(5)")
         super().__init__()
         self._seconds = check_seconds(seconds, name)
@@ -177,8 +179,16 @@ class deadline(_TimeLimit):  # noqa: N801 - read as a word: with deadline(at)
     @overload
     def __init__(self, *, at: float) -> None: ...
 
-    def __init__(self, at: float = _MISSING) -> None:
-        if at is _MISSING:
+    @exact
+    def __init__(self, at: float = MISSING, *misplaced: Never, **unknown: Never) -> None:
+        if misplaced or unknown:
+            raise refused(
+                "deadline",
+                misplaced,
+                unknown,
+                "it takes an instant of time.monotonic() alone, as in deadline(time.monotonic() + 5)",
+            )
+        if at is MISSING:
             raise TypeError("deadline needs an instant of time.monotonic(): write deadline(time.monotonic() + 5)")
         super().__init__()
         if isinstance(at, bool) or not isinstance(at, (int, float)) or at != at:  # noqa: PLR0124 - NaN
@@ -247,8 +257,11 @@ class shield(CancelScope):  # noqa: N801 - read as a word: with shield(timeout=5
 
     __slots__ = ("_seconds",)
 
-    def __init__(self, *misplaced: Never, timeout: float = _MISSING) -> None:
-        if misplaced or timeout is _MISSING:
+    @exact
+    def __init__(self, *misplaced: Never, timeout: float = MISSING, **unknown: Never) -> None:
+        if unknown:
+            raise refused("shield", misplaced, unknown, "it takes its limit, in seconds, as in shield(timeout=5)")
+        if misplaced or timeout is MISSING:
             raise TypeError("a shield needs its limit by name, in seconds: write shield(timeout=5)")
         super().__init__()
         self._seconds = check_seconds(timeout, "timeout")

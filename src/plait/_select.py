@@ -24,8 +24,9 @@ import concurrent.futures
 import errno
 import os
 from random import Random
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Never, overload
 
+from plait._arguments import exact, refused
 from plait._channels import Channel, Sending, closed_to_receivers, closed_to_senders
 from plait._core import (
     BROKEN,
@@ -114,7 +115,8 @@ def select(*cases: Case, after: None = None) -> Selected: ...
 def select(*cases: Case, after: float) -> Selected | None: ...
 
 
-def select(*cases: Case, after: float | None = None) -> Selected | None:
+@exact
+def select(*cases: Case, after: float | None = None, **unknown: Never) -> Selected | None:
     """Wait until one of `cases` is ready, complete that one and no other, and say which.
 
     A case is one of
@@ -153,6 +155,8 @@ def select(*cases: Case, after: float | None = None) -> Selected | None:
         ...     print("nothing yet")
         nothing yet
     """
+    if unknown:
+        raise refused("select", (), unknown, "a limit of its own is after, in seconds, as in select(channel, after=5)")
     if not cases:
         raise ValueError("select needs at least one case, or it would wait for ever")
     deadline = None if after is None else now() + check_seconds(after, "after")

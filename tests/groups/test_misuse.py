@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
+import inspect
 import threading
 import time
 import warnings
@@ -15,22 +17,31 @@ from support import run_anywhere, run_in_vthread, run_program
 from plait import (
     Cancelled,
     Channel,
+    Limiter,
     Mutex,
     RebindAfterSpawn,
     RWLock,
     ThreadGroup,
     TimeoutDoesNotReachChild,
+    VirtualThreadPoolExecutor,
     YieldInsideScope,
     _rebinding,
+    _reprs,
     _spawning,
+    as_completed,
+    configure,
     deadline,
     gather,
     move_on_after,
+    offload,
     pmap,
+    race,
+    select,
     shield,
     spawn,
     timeout,
 )
+from plait.testing import cancel_at_park
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
 
@@ -409,6 +420,8 @@ def test_development_mode():
                 "whose senders wait for receivers"
             ),
         ),
+        (Limiter, "Limiter needs the number of its slots: write Limiter(8) for eight at a time"),
+        (cancel_at_park, "cancel_at_park needs the number of a park: write cancel_at_park(1), or see every_park()"),
     ],
 )
 def test_what_is_needed_is_not_given(make, message):
@@ -427,6 +440,146 @@ def test_option_that_groups_do_not_have(option):
         f"ThreadGroup has no option {option!r}: it takes max_concurrency, timeout, grace, on_error and name, and "
         "max_concurrency is how many children may be at work at a time"
     )
+
+
+SLOTS = "it takes the number of its slots alone, as in Limiter(8)"
+VALUE = "it takes a value and, by name, poison, as in Mutex(value, poison=True)"
+CAPACITY = "it takes its capacity alone, as in Channel(8)"
+SECONDS = "it takes its limit alone, in seconds, as in timeout(5)"
+PARK = "it takes the number of a park and, by name, grace, as in cancel_at_park(3, grace=1)"
+WAIT = "it waits as long as it takes. A limit goes around it, `with timeout(5):`, or into select(channel, after=5)"
+OWN_OPTIONS = (
+    "its own are on_cancel and executor. One of the function goes with that, as in offload(partial(fn, x, base=8)); a time "
+    "limit goes around it, `with timeout(5):`"
+)
+CALLS = (
+    "it takes functions alone, as in {0}(f, partial(g, x)). A limit on how many are at work is pmap's, a time limit goes "
+    "around it, `with timeout(5):`"
+)
+ITEMS = (
+    "it takes a function, one iterable and, by name, limit and ordered, as in pmap(fn, items, limit=8); for two iterables "
+    "write pmap(lambda pair: fn(*pair), zip(xs, ys))"
+)
+FUTURES = "it takes futures and a timeout, as in as_completed(futures, timeout=5)"
+POOL = "it takes max_workers, thread_name_prefix, initializer and initargs, as ThreadPoolExecutor does"
+SPAWN = "it takes name, context and on; a time limit goes into the function, or into ThreadGroup(timeout=5)"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Limiter(max_concurrency=3), f"Limiter has no option 'max_concurrency': {SLOTS}"),
+        (lambda: Limiter(2, 3), f"Limiter has no place for 3: {SLOTS}"),
+        (lambda: Mutex(1, True), f"Mutex has no place for True: {VALUE}"),
+        (lambda: Mutex(1, poisoned=True), f"Mutex has no option 'poisoned': {VALUE}"),
+        (lambda: RWLock(1, 2), "RWLock has no place for 2: it takes a value alone, as in RWLock(value)"),
+        (lambda: RWLock(1, poison=True), "RWLock has no option 'poison': it takes a value alone, as in RWLock(value)"),
+        (lambda: Channel(size=3), f"Channel has no option 'size': {CAPACITY}"),
+        (lambda: Channel(1, 2), f"Channel has no place for 2: {CAPACITY}"),
+        (lambda: Channel(1).recv(timeout=1), f"Channel.recv has no option 'timeout': {WAIT}"),
+        (lambda: Channel(1).send("x", timeout=1), f"Channel.send has no option 'timeout': {WAIT}"),
+        (lambda: timeout(timeout=5), f"timeout has no option 'timeout': {SECONDS}"),
+        (lambda: timeout(1, 2), f"timeout has no place for 2: {SECONDS}"),
+        (
+            lambda: move_on_after(delay=3),
+            f"move_on_after has no option 'delay': {SECONDS.replace('timeout', 'move_on_after')}",
+        ),
+        (
+            lambda: deadline(timeout=3),
+            (
+                "deadline has no option 'timeout': it takes an instant of time.monotonic() alone, as in "
+                "deadline(time.monotonic() + 5)"
+            ),
+        ),
+        (
+            lambda: shield(seconds=5),
+            "shield has no option 'seconds': it takes its limit, in seconds, as in shield(timeout=5)",
+        ),
+        (lambda: cancel_at_park(park=1), f"cancel_at_park has no option 'park': {PARK}"),
+        (lambda: cancel_at_park(1, 5), f"cancel_at_park has no place for 5: {PARK}"),
+        (
+            lambda: select(Channel(1), timeout=1),
+            "select has no option 'timeout': a limit of its own is after, in seconds, as in select(channel, after=5)",
+        ),
+        (lambda: offload(int, "3", base=8), f"offload has no option 'base': {OWN_OPTIONS}"),
+        (lambda: gather(int, timeout=3), f"gather has no option 'timeout': {CALLS.format('gather')}"),
+        (lambda: race(limit=3), f"race has no option 'limit': {CALLS.format('race')}"),
+        (lambda: pmap(pow, [1], [2]), f"pmap has no place for [2]: {ITEMS}"),
+        (lambda: pmap(int, [1], max_concurrency=3), f"pmap has no option 'max_concurrency': {ITEMS}"),
+        (lambda: as_completed([], limit=3), f"as_completed has no option 'limit': {FUTURES}"),
+        (lambda: as_completed([], None, 3), f"as_completed has no place for 3: {FUTURES}"),
+        (lambda: VirtualThreadPoolExecutor(workers=3), f"VirtualThreadPoolExecutor has no option 'workers': {POOL}"),
+        (lambda: ThreadGroup().options(timeout=3), f"ThreadGroup.options has no option 'timeout': {SPAWN}"),
+        (lambda: ThreadGroup().options("reader"), f"ThreadGroup.options has no place for 'reader': {SPAWN}"),
+        (
+            lambda: configure(threads=3),
+            "configure has no option 'threads': it takes carriers and strict_groups, by name",
+        ),
+    ],
+)
+def test_arguments_that_have_no_place(call, message):
+    """They are refused with what was called, what it takes, and how that is written."""
+    with pytest.raises(TypeError) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("collect", [gather, race])
+@pytest.mark.parametrize("make", [list, tuple, iter])
+def test_functions_in_one_iterable(collect, make):
+    """Who hands over a list of functions is told to unpack it."""
+    name = collect.__name__
+    fns = make([int, str])
+    with pytest.raises(TypeError) as caught:
+        collect(fns)
+    assert str(caught.value) == (
+        f"{name} needs functions to call without arguments, each by itself, not {_reprs.shortened(fns)}: write "
+        f"{name}(*fns), not {name}(fns)"
+    )
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_futures_one_by_one(number):
+    """Who hands futures over one by one is told to make a list of them."""
+    futures = [concurrent.futures.Future() for _ in range(number)]
+    with pytest.raises(TypeError) as caught:
+        as_completed(*futures)
+    assert str(caught.value) == (
+        f"as_completed takes its futures together, not {futures[0]!r} by itself: write as_completed([first, second]), not "
+        "as_completed(first, second)"
+    )
+
+
+@pytest.mark.parametrize("way", ["spawn", "try_spawn", "spawn_daemon", "start"])
+@pytest.mark.parametrize("arguments", [(int, "7"), (int, int), (None, int), ("7", int, "7")])
+def test_spawn_of_the_class(way, arguments):
+    """Who calls a method of the class, not of a group, is told to open one."""
+    with pytest.raises(TypeError) as caught:
+        getattr(ThreadGroup, way)(*arguments)
+    assert str(caught.value) == (
+        f"ThreadGroup.{way} needs an open group, not {arguments[0]!r}: write group.{way}(fn, x) inside "
+        "`with ThreadGroup() as group:`"
+    )
+
+
+@pytest.mark.parametrize(
+    ("shown", "signature"),
+    [
+        (Limiter, "(limit: 'int' = <required>) -> 'None'"),
+        (Mutex, "(value: 'T' = <required>, *, poison: 'bool' = False) -> 'None'"),
+        (Channel.recv, "(self) -> 'T'"),
+        (
+            ThreadGroup(name="shown").options,
+            (
+                "(*, name: 'str | None' = None, context: 'Context | None' = None, on: 'Executor | None' = None) -> 'Options'"
+            ),
+        ),
+        (gather, "(*fns: 'Callable[[], T]') -> 'list[T]'"),
+    ],
+)
+def test_signatures_show_what_is_taken(shown, signature):
+    """What is taken in order to be refused is nobody's concern."""
+    assert str(inspect.signature(shown)) == signature
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ scope are woken as by any cancel.
 from __future__ import annotations
 
 from itertools import count
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Never, Self, overload
 
+from plait._arguments import MISSING, exact, refused
 from plait._core import (
     GRACE,
     CancelScope,
@@ -78,7 +79,23 @@ class cancel_at_park(CancelScope):  # noqa: N801 - read as words: with cancel_at
 
     __slots__ = ("_counter", "_is_counting", "_k", "cancelled_caught", "was_reached")
 
-    def __init__(self, k: int, *, grace: float = GRACE) -> None:
+    @overload
+    def __init__(self, k: int, /, *, grace: float = GRACE) -> None: ...
+
+    @overload
+    def __init__(self, *, k: int, grace: float = GRACE) -> None: ...
+
+    @exact
+    def __init__(self, k: int = MISSING, *misplaced: Never, grace: float = GRACE, **unknown: Never) -> None:
+        if misplaced or unknown:
+            raise refused(
+                "cancel_at_park",
+                misplaced,
+                unknown,
+                "it takes the number of a park and, by name, grace, as in cancel_at_park(3, grace=1)",
+            )
+        if k is MISSING:
+            raise TypeError("cancel_at_park needs the number of a park: write cancel_at_park(1), or see every_park()")
         if isinstance(k, bool) or not isinstance(k, int):
             raise TypeError(f"cancel_at_park needs the number of a park, a whole number, not {k!r}")
         if k < 1:
