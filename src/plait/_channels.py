@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from queue import Empty, Full
-from typing import TYPE_CHECKING, Any, Generic, Never, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Never, NoReturn, TypeVar, overload
 
 from plait._arguments import MISSING, exact, refused
 from plait._core import WaitReason, check_entry, check_first, current_thread
-from plait._errors import ChannelClosed
+from plait._errors import ChannelClosed, not_copied
 from plait._exchange import CLOSED, DONE, WAIT, Entry, Exchange
 
 if TYPE_CHECKING:
@@ -99,6 +99,9 @@ class Channel(Generic[T]):
         exchange = self._exchange
         closed = ", closed" if exchange.is_closed else ""
         return f"<Channel with {len(exchange.buffer)} of {exchange.capacity} buffered{closed}>"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise not_copied(self)
 
     @property
     def capacity(self) -> int:

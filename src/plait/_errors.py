@@ -123,6 +123,13 @@ class InternalError(RuntimeError):
     """plait has broken one of its own rules. Please report it."""
 
 
+def not_copied(thing: object) -> TypeError:
+    """The error for who copies or pickles `thing`: a copy would have its state, and nobody who waits for it."""
+    return TypeError(
+        f"{thing!r} cannot be copied or pickled: threads are handed the object itself, and other processes cannot have it"
+    )
+
+
 class CancelledSwallowed(RuntimeWarning):
     """A `Cancelled` was delivered and somebody kept it from reaching its scope."""
 

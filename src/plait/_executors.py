@@ -12,9 +12,10 @@ import threading
 from collections import deque
 from concurrent.futures import BrokenExecutor, Executor, Future
 from itertools import count
-from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Never, NoReturn, ParamSpec, TypeVar
 
 from plait._arguments import exact, refused
+from plait._errors import not_copied
 from plait._limits import check_limit
 from plait._native import copied_context, current
 from plait._threads import container
@@ -112,6 +113,9 @@ class VirtualThreadPoolExecutor(Executor):
 
     def __repr__(self) -> str:
         return f"<VirtualThreadPoolExecutor {self._prefix!r}, {self._at_work} at work, {len(self._queue)} queued>"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise not_copied(self)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn(*args, **kwargs)` when there is room; its future. Any thread; never waits, no cancel point.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
 
 from plait._arguments import MISSING
 from plait._core import Counter, Parker, VirtualThread, caller_code, caller_offset, current_thread, line_at, now
-from plait._errors import HeldWhileParked
+from plait._errors import HeldWhileParked, not_copied
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -90,6 +90,9 @@ class Shared(Generic[T]):
         def __exit__(self, *exc_info: object) -> None:
             """Not for users: there is no block."""
 
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise not_copied(self)
+
     @property
     def _name(self) -> str:
         """What messages call it."""
@@ -148,6 +151,9 @@ class Block(Generic[T]):
         self._is_writer = is_writer
         self._timeout = timeout
         self._hold: Hold | None = None  # from entry to exit. Written by who holds the lock
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise not_copied(self)
 
     def __enter__(self) -> T:
         """Hold it."""

@@ -70,7 +70,7 @@ class Options:
     ) -> None: ...
 
     def start(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """As `ThreadGroup.start`, with these options."""
+        """As `ThreadGroup.start`, with these options. An executor must be one of threads: `started` works in this process."""
         fn = self._placed(checked(fn, "start"), "start")
         return start(self._group, fn, args, kwargs, self._name, self._context)
 

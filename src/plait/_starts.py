@@ -7,7 +7,7 @@ Caller: 1. queues in the lot, under its lock    2. looks for the value, or for t
 from __future__ import annotations
 
 from functools import partial, update_wrapper
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from plait._core import Flag, WaitReason, check_entry, current_thread, lend_slot, lot_wait, lot_wake_one
 from plait._futures import Waiting
@@ -34,6 +34,9 @@ class Started(Generic[V]):
         self._first = Flag()
         self._first.set()
         self._value: V | None = None
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("started() works in this process only: start() needs an executor of threads")
 
     def __call__(self, value: V = None) -> None:  # type: ignore[assignment]
         """Let `start` return `value`. Never waits. Raises `RuntimeError` the second time."""

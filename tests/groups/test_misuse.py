@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import copy
 import inspect
+import pickle
 import threading
 import time
 import warnings
@@ -41,6 +43,8 @@ from plait import (
     spawn,
     timeout,
 )
+from plait._core import current_thread
+from plait._default import default_group
 from plait.testing import cancel_at_park
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
@@ -595,3 +599,43 @@ def test_block_of_a_lock_itself(make, block):
     with pytest.raises(TypeError) as caught, lock:
         pass
     assert str(caught.value) == f"{lock._name} is no context manager: write {block}"
+
+
+# ---- copies
+
+
+def spawned():
+    with ThreadGroup() as group:
+        return group.spawn(int)
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Mutex(0),
+        lambda: Mutex(0).lock(),
+        lambda: RWLock(0),
+        lambda: RWLock(0).read(),
+        lambda: Limiter(1),
+        lambda: Channel(1),
+        ThreadGroup,
+        default_group,
+        spawned,
+        current_thread,
+        lambda: timeout(5),
+        lambda: move_on_after(5),
+        lambda: deadline(5),
+        lambda: shield(timeout=5),
+        lambda: cancel_at_park(1),
+        VirtualThreadPoolExecutor,
+    ],
+)
+def test_what_threads_share_is_not_copied(make, way):
+    """A copy would have the state, and none of those who wait: it is refused, as that of a lock is."""
+    shared = make()
+    with pytest.raises(TypeError) as caught:
+        way(shared)
+    assert str(caught.value) == (
+        f"{shared!r} cannot be copied or pickled: threads are handed the object itself, and other processes cannot have it"
+    )

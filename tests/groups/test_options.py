@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextvars
+import copy
+import pickle
 import threading
 import time
 import warnings
@@ -109,9 +111,24 @@ def test_on_processes():
                 with ThreadGroup(max_concurrency=2) as group:
                     futures = [group.options(on=pool).spawn(pow, number, 2) for number in range(5)]
                 print([future.result() for future in futures])
+                try:
+                    with ThreadGroup() as group:
+                        group.options(on=pool).start(print)
+                except* TypeError as caught:
+                    print(caught.exceptions[0])
         """
     )
-    assert out == "[0, 1, 4, 9, 16]\n"
+    assert out == "[0, 1, 4, 9, 16]\nstarted() works in this process only: start() needs an executor of threads\n"
+
+
+@pytest.mark.parametrize("way", [copy.copy, pickle.dumps])
+def test_started_stays_in_its_process(way):
+    """What a thread calls to say that it is ready goes to no other process, and has no copy."""
+    with ThreadGroup() as group:
+        started = group.start(lambda started: started(started))
+    with pytest.raises(TypeError) as caught:
+        way(started)
+    assert str(caught.value) == "started() works in this process only: start() needs an executor of threads"
 
 
 def test_options_hold_the_limit():

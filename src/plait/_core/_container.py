@@ -6,10 +6,11 @@ listed, and needs no waking. The list is also what keeps parked threads alive: a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from plait._core._slots import Slots
 from plait._core._tree import is_under, pending
+from plait._errors import not_copied
 from plait._native._native import Lock, Rundown, current
 
 if TYPE_CHECKING:
@@ -63,6 +64,9 @@ class Container:
         self._daemons: set[VirtualThread] = set()  # likewise
         self._undismissed: set[VirtualThread] = set()  # those that were not told yet that all others are done. Likewise
         self._outsiders: dict[SlotWaiter, None] | None = None  # made for the first. Likewise
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise not_copied(self)
 
     def enlist(self, thread: VirtualThread) -> None:
         """`thread` is about to park or to have children for the first time. Itself only."""

@@ -45,11 +45,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from plait._core._cancel import patience, sooner
 from plait._core._parking import TIMED_OUT, WAITING, WOKEN, Parker, WaitReason, park, park_shielded
 from plait._core._tree import horizon, is_under
+from plait._errors import not_copied
 from plait._native._native import Lock, WaitWord, current, now
 
 if TYPE_CHECKING:
@@ -100,6 +101,9 @@ class Slots:
         self._turns = 0  # how many have ever waited there. Under _lock
         self._below = 0  # how many of them are below a holder. Under _lock
         self._offers: set[Parker] = set()  # holders that wait, and whose slots nobody has used. Under _lock
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise not_copied(self)
 
     def get_limit(self) -> int:
         """How many slots there are."""

@@ -35,10 +35,10 @@ Protocol (cancel and park).
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from plait._core._atomics import Lock
-from plait._errors import Cancelled
+from plait._errors import Cancelled, not_copied
 from plait._native._native import WaitWord, caller_code, caller_offset, current, line_at, now
 
 if TYPE_CHECKING:
@@ -114,6 +114,9 @@ class Scope(WaitWord):
     grace_end: float  # the end of the clean-up that this is part of; 0.0: of none. Written once
     # Reason, source, name of the canceller, its place: what each `Cancelled` says. Written before cancelled_at
     cause: tuple[object, object, str | None, str | None]
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise not_copied(self)
 
     @property
     def cancel_reason(self) -> object:
