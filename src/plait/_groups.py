@@ -111,6 +111,10 @@ class ThreadGroup(Container):
     Any thread, virtual or platform, may open one; any thread may spawn into it while it is open. Its end is a cancel
     point once the children are done.
 
+    `ThreadGroup.current` is the innermost group that the calling thread has open; where it has none, the group that it was
+    spawned in; else the background group of `plait.spawn`. It goes by the thread and is no context variable: the threads of
+    executors and others of `threading` do not inherit it, and coroutines see what the thread that runs their loop has open.
+
     Args:
         max_concurrency: How many children may be started and unfinished at a time; `spawn` blocks while there are so
             many. A `Limiter` is shared with whoever else uses it. None: no limit.

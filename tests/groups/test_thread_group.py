@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import functools
 import inspect
@@ -708,6 +709,27 @@ def test_current_is_not_inherited_by_platform_threads():
     with ThreadGroup(), platform_thread(lambda: ThreadGroup.current) as outcome:
         pass
     assert outcome == [(None, default_group())]
+
+
+@WHERE
+def test_current_in_coroutines_is_that_of_their_loops_thread(where):
+    """A task sees what is open on the thread that runs its loop, wherever it was made; a thread that it waits for does not."""
+
+    async def current():
+        return ThreadGroup.current
+
+    async def main():
+        return [
+            await current(),
+            await asyncio.create_task(current()),
+            await asyncio.to_thread(lambda: ThreadGroup.current),
+        ]
+
+    def body():
+        with ThreadGroup() as group:
+            assert asyncio.run(main()) == [group, group, default_group()]
+
+    run_anywhere(where, body)
 
 
 # ---- what a group shows
