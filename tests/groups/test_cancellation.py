@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import queue
 import re
+import socket
 import threading
 import time
 import warnings
 import weakref
 
 import pytest
-from support import is_parked, platform_thread, run_anywhere, run_in_vthread, run_program, until, wait_parked
+from support import PATIENCE, is_parked, platform_thread, run_anywhere, run_in_vthread, run_program, until, wait_parked
 
 from plait import (
     Cancelled,
@@ -228,6 +229,48 @@ def test_clean_up_is_cut_off_after_the_grace(where):
                 work()
         assert trace == ["cleaning", "cut off"]
 
+    run_anywhere(where, body)
+
+
+@WHERE
+@pytest.mark.parametrize("has_answer", [True, False])
+def test_clean_up_talks_to_a_server(where, has_answer):
+    """Rule 2 over a socket: who says goodbye to a server gets its answer within the grace, and is cut off after it."""
+
+    def serve(server):
+        with server.accept()[0] as connection:
+            heard.append(connection.recv(100))
+            if has_answer:
+                connection.sendall(b"bye")
+            heard.append(connection.recv(100))  # until the other end is closed
+
+    def talk(connection):
+        try:
+            time.sleep(3600)
+        finally:
+            try:
+                connection.sendall(b"quit")
+                trace.append(connection.recv(100))
+            except Cancelled:
+                trace.append("cut off")
+                raise
+
+    def body():
+        began = monotonic()
+        with socket.create_server(("127.0.0.1", 0)) as server, platform_thread(serve, server) as outcome:
+            with socket.create_connection(server.getsockname()) as connection:
+                with ThreadGroup(grace=PATIENCE if has_answer else 0.02) as group:
+                    group.spawn(group.cancel)
+                    talk(connection)
+        assert outcome == [(None, None)]
+        if has_answer:
+            assert trace == [b"bye"]
+            assert heard == [b"quit", b""]
+        else:
+            assert trace == ["cut off"]
+            assert monotonic() - began >= 0.02
+
+    heard, trace = [], []
     run_anywhere(where, body)
 
 
