@@ -12,7 +12,9 @@ The functions below take any `threading.Thread`: `plait.Thread` has them as meth
 
 Such a thread belongs to no group: nobody cancels it, its failure goes to `threading.excepthook`, and the process waits for
 it at its end, at the same time as for other threads: after what was registered to be done before that (executors tell
-their threads to end there). Daemons are not waited for; what they are doing then ends with the process.
+their threads to end there). Daemons are not waited for; they go on while the handlers of `atexit` run, and what they are
+doing after that ends with the process. For a thread that such a handler starts nobody waits but the handler, as with
+other threads.
 """
 # ruff: noqa: SLF001 - what threading keeps of a thread is private to it
 
@@ -58,9 +60,13 @@ class Threads(DefaultGroup):
     def start(self, fn: Callable[..., Any], args: tuple[Any, ...], name: str, context: Context) -> Future[Any]:  # type: ignore[override]
         """Run `fn(*args)` on a virtual thread that is awaited here. Any thread; no cancel point, never waits."""
         future: Future[Any] | None = start_child(self, Future, current_thread(), fn, args, {}, name, context)
-        if future is None:
+        if future is not None:
+            return future
+        # The process has waited for its threads. What its main thread runs after that are the handlers of `atexit`, which
+        # may start others; elsewhere it may still be a thread that is waited for, and takes it that what it starts is, too.
+        if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("can't create new thread at interpreter shutdown")
-        return future
+        return container(is_daemon=True).start(fn, args, name, context)
 
 
 def container(*, is_daemon: bool) -> Threads:
@@ -185,7 +191,7 @@ class Thread(threading.Thread):
     until it runs. `threading.settrace` and `setprofile` trace that kernel thread from then on, with all that runs there.
 
     Raises (by `start`):
-        RuntimeError: it was started before, or the process is ending.
+        RuntimeError: it was started before, or the process is ending. (A handler of `atexit` can start it, and join it.)
 
     Example:
         >>> import time

@@ -272,19 +272,91 @@ def test_exit_waits_for_threads_but_not_for_daemons():
 
 
 def test_no_thread_starts_once_the_process_has_waited():
-    """What still runs at the very end of the process is refused in the words of `threading`."""
+    """A thread that the process does not wait for is refused then, in the words of `threading`."""
     code = """
-        import atexit
+        import threading
         from plait import Thread
-        Thread(target=int).start()
         def late():
+            threading.main_thread().join()
             try:
                 Thread(target=int).start()
             except RuntimeError as error:
                 print(error)
-        atexit.register(late)
+        Thread(target=int).start()
+        threading.Thread(target=late).start()
     """
     assert run_python(code) == "can't create new thread at interpreter shutdown\n"
+
+
+def test_exit_handlers_start_threads():
+    """Handlers of `atexit` start and join threads, whether they were registered before or after the first one."""
+    code = """
+        import atexit
+        from plait import Thread
+        def late(when):
+            for is_daemon in (False, True):
+                thread = Thread(target=print, args=(when, is_daemon), daemon=is_daemon)
+                thread.start()
+                thread.join()
+        atexit.register(late, "before")
+        Thread(target=int).start()
+        atexit.register(late, "after")
+    """
+    assert run_python(code) == "after False\nafter True\nbefore False\nbefore True\n"
+
+
+def test_daemons_run_on_while_exit_handlers_run():
+    """Handlers of `atexit` get their answers from daemons, and locks that these have for a moment."""
+    code = """
+        import atexit, queue, threading, time
+        jobs, lock = queue.Queue(), threading.Lock()
+        def stop():
+            jobs.put("last job")
+            jobs.join()
+        def save():
+            with lock:
+                print("saved")
+        atexit.register(stop)
+        atexit.register(save)
+        from plait import Thread
+        def serve():
+            while True:
+                print(jobs.get())
+                jobs.task_done()
+        def hold(is_held):
+            while True:
+                with lock:
+                    is_held.set()
+                    time.sleep(0.005)
+                time.sleep(0.001)
+        is_held = threading.Event()
+        Thread(target=serve, daemon=True).start()
+        Thread(target=hold, args=(is_held,), daemon=True).start()
+        is_held.wait()
+    """
+    assert run_python(code) == "saved\nlast job\n"
+
+
+def test_logging_of_a_daemon_at_exit():
+    """`logging.shutdown` gets the lock of a handler in which a daemon waits."""
+    code = """
+        import logging, threading, time
+        from plait import Thread
+        is_at_work = threading.Event()
+        class Slow(logging.Handler):
+            def emit(self, record):
+                is_at_work.set()
+                time.sleep(0.005)
+        log = logging.getLogger()
+        log.addHandler(Slow())
+        def work():
+            while True:
+                log.warning("tick")
+        Thread(target=work, daemon=True).start()
+        is_at_work.wait()
+        print("main is over")
+    """
+    assert run_python(code) == "main is over\n"
 
 
 def test_fork_of_a_thread():

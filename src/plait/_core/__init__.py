@@ -11,7 +11,7 @@ From the bottom up:
     _container _vthread        who owns which threads; the scheduled unit
     _reactor _operations       who waits for which descriptor; what stream sockets do
     _carrier _offload          the kernel threads that run virtual threads, and those that run calls
-    _runtime                   builds the parts
+    _ending _runtime           what is done last when the process ends; builds the parts
     _deadline _sleep _stacks   scopes that time cancels; waits that time ends; what other threads are doing
     _lookout                   whose slot may be used by whom, where threads wait for each other
 

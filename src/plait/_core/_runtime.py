@@ -5,7 +5,6 @@ Nothing imports a running part: a virtual thread reaches its carrier through its
 
 from __future__ import annotations
 
-import atexit
 import gc
 import os
 import sys
@@ -16,6 +15,7 @@ from plait import _native
 from plait._core import _lot
 from plait._core._cancel import check_entry, patiently
 from plait._core._carrier import Carrier
+from plait._core._ending import at_the_very_end
 from plait._core._misuse import check_openers, check_reach, suspendable_caller
 from plait._core._offload import Offload
 from plait._core._platform import PlatformThread, known_platform_thread, platform_thread
@@ -138,7 +138,7 @@ class Runtime:
         for carrier in carriers:
             carrier.start()
         self._carriers = carriers
-        atexit.register(self.halt)
+        at_the_very_end(self.halt)
 
     def carrier_for(self, me: Parker | None) -> Carrier:
         """Where a thread spawned by `me` is queued: with its spawner; for platform threads, in turn."""
@@ -182,11 +182,15 @@ class Runtime:
         carriers[0].call(partial(carriers[0].timers.retire, timer))
 
     def halt(self) -> None:
-        """Stop all carriers: the process is about to end, and what still runs on them ends with it."""
+        """Stop all carriers: the process is about to end, and what still runs on them ends with it.
+
+        All but the one that asks, if that is one: it has forked this process, and ends it.
+        """
         with self._lock:
             carriers, self._carriers = self._carriers, []
             self._is_over = True
-        answers = [carrier.halt() for carrier in carriers]
+        me = _native.kernel_ident()
+        answers = [carrier.halt() for carrier in carriers if carrier.ident != me]
         until = now() + _PATIENCE
         for answered in answers:
             lock_acquire(answered, True, max(until - now(), 0.0))
