@@ -146,6 +146,33 @@ def test_pools_of_processes_keep_their_own_threads_real():
     """) == ["[1, 2]", "False", "{True}", "5", "6"]
 
 
+def test_threads_that_are_given_what_processes_share():
+    """A thread of the program's is virtual, whatever it is given, and though it runs a method of multiprocessing's."""
+    assert run_virtual("""
+        import multiprocessing
+        from plait._threads import is_virtual as started_virtual
+
+        context = multiprocessing.get_context("fork" if sys.version_info < (3, 12) else "forkserver")
+        queue, simple, (reader, writer) = context.Queue(), context.SimpleQueue(), context.Pipe()
+        seen = []
+        for given in (queue, simple, reader, context.Lock()):
+            threads = [
+                threading.Thread(target=lambda given: seen.append(is_virtual()), args=(given,)),
+                threading.Thread(target=lambda given: seen.append(is_virtual()), kwargs={"given": given}),
+            ]
+            for thread in threads:
+                thread.start()
+                thread.join()
+        print(seen == 8 * [True])
+        getter = threading.Thread(target=queue.get)
+        getter.start()
+        queue.put(5)
+        getter.join()
+        print(started_virtual(getter))
+        print([thread.ident % 2 for thread in threading.enumerate() if thread.name == "QueueFeederThread"])
+    """) == ["True", "True", "[0]"]
+
+
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="InterpreterPoolExecutor is new in 3.14")
 def test_workers_of_other_interpreters_stay_real():
     """What runs in another interpreter is not plait's."""

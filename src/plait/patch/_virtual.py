@@ -6,8 +6,9 @@ started before stays what it is. `_thread.start_new_thread` is left alone: it is
 started with, and who calls it wants one.
 
 Some threads stay real: those by which `multiprocessing` and `ProcessPoolExecutor` keep their processes going. They hold
-locks of other processes and must move on even while a carrier is busy. So do the workers of `InterpreterPoolExecutor`:
-what runs in another interpreter is not plait's.
+locks of other processes and must move on even while a carrier is busy. They are known by the function that they run, and
+by nothing else: a thread of the program's that is given a queue, or runs its `get`, is as virtual as any. So do the
+workers of `InterpreterPoolExecutor`: what runs in another interpreter is not plait's.
 
 Django's development server runs the program once more, and again after each change of its files. It makes
 up the command for that from `__main__` and `sys.argv`, where the program finds what `python` itself would have left, and of
@@ -31,15 +32,21 @@ if TYPE_CHECKING:
 
     from plait.patch._registry import Patch
 
-_REAL = (
-    "concurrent.futures.interpreter",
-    "concurrent.futures.process",
-    "multiprocessing.connection",
-    "multiprocessing.managers",
-    "multiprocessing.pool",
-    "multiprocessing.queues",
-    "multiprocessing.resource_sharer",
+# What threads run that keep processes going: module and name.
+_KEEPERS = frozenset(
+    {
+        ("multiprocessing.managers", "Server.accepter"),
+        ("multiprocessing.managers", "Server.handle_request"),
+        ("multiprocessing.pool", "Pool._handle_results"),
+        ("multiprocessing.pool", "Pool._handle_tasks"),
+        ("multiprocessing.pool", "Pool._handle_workers"),
+        ("multiprocessing.queues", "Queue._feed"),
+        ("multiprocessing.resource_sharer", "_ResourceSharer._serve"),
+    }
 )
+_KEEPER_CLASS = ("concurrent.futures.process", "_ExecutorManagerThread")
+_WORKER = ("concurrent.futures.thread", "_worker")
+_OF_INTERPRETERS = "concurrent.futures.interpreter"
 
 _RELOADER = "django.utils.autoreload"
 _COMMAND = "get_child_arguments"
@@ -54,12 +61,13 @@ def stays_real(thread: Any) -> bool:
     """Whether this is one of the threads that keep processes or interpreters going."""
     cls: type = type(thread)
     if cls is not threading.Thread:
-        return cls.__module__ in _REAL
+        return (cls.__module__, cls.__qualname__) == _KEEPER_CLASS
     target = thread._target  # noqa: SLF001 - Thread's own
-    if getattr(target, "__module__", None) in _REAL:
-        return True
+    name = (getattr(target, "__module__", None), getattr(target, "__qualname__", None))
+    if name != _WORKER:
+        return name in _KEEPERS
     # A worker of an executor: its second argument is what makes those of other interpreters different.
-    return any(type(arg).__module__ in _REAL for arg in thread._args)  # noqa: SLF001
+    return any(type(arg).__module__ == _OF_INTERPRETERS for arg in thread._args)  # noqa: SLF001
 
 
 def start(self: Any) -> None:
