@@ -168,7 +168,18 @@ NEVER = {
     "io.FileIO.truncate": _DISK,
     "io.BufferedRandom.__next__": "of a file that can seek, and so has no other side that could make it wait",
     **dict.fromkeys(["psycopg.waiting.wait", "psycopg2 wait callback", "psycopg2.connect"], _DRIVER),
-    **dict.fromkeys(["psycopg2.connection.cursor", "psycopg.connection._INTERRUPTED"], _DRIVER),
+    **dict.fromkeys(
+        [
+            "psycopg2.connection.cursor",
+            "psycopg2.connection.commit",
+            "psycopg2.connection.rollback",
+            "psycopg2.cursor.execute",
+            "psycopg2.cursor.executemany",
+            "psycopg2.cursor.callproc",
+            "psycopg.connection._INTERRUPTED",
+        ],
+        _DRIVER,
+    ),
     "psycopg_pool.pool.CLIENT_EXCEPTIONS": _DRIVER,
 }
 

@@ -292,6 +292,44 @@ def test_what_the_callback_costs(address):
     assert on_virtual(copy) == 1000
 
 
+@pytest.mark.parametrize("first", ["execute", "executemany", "callproc", "commit", "rollback"])
+def test_a_cursor_that_a_platform_thread_has_made(address, first):
+    """Whatever a virtual thread first does with it or with its connection, its queries park."""
+    psycopg2 = pytest.importorskip("psycopg2", reason="psycopg2 is not installed")
+    plait.patch.uninstall()
+    plait.patch.install()
+    with closing(psycopg2.connect(address)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        assert psycopg2.extensions.get_wait_callback() is None
+        calls = {
+            "execute": lambda: cursor.execute("SELECT pg_sleep(0.01)"),
+            "executemany": lambda: cursor.executemany("SELECT pg_sleep(%s)", [(0.01,)]),
+            "callproc": lambda: cursor.callproc("pg_sleep", (0.01,)),
+            "commit": connection.commit,
+            "rollback": connection.rollback,
+        }
+        before = plait.patch.status()[Psycopg2.leaf].parks
+        on_virtual(calls[first])
+        on_virtual(calls["execute"])
+        assert plait.patch.status()[Psycopg2.leaf].parks > before
+    plait.patch.uninstall()
+    plait.patch.install()
+
+
+def test_copy_on_a_cursor_that_a_platform_thread_has_made(address):
+    """COPY is not refused there for a callback that it would have set itself."""
+    psycopg2 = pytest.importorskip("psycopg2", reason="psycopg2 is not installed")
+    import io
+
+    plait.patch.uninstall()
+    plait.patch.install()
+    with closing(psycopg2.connect(address)) as connection, connection.cursor() as cursor:
+        out = io.StringIO()
+        on_virtual(cursor.copy_expert, "COPY (SELECT 1) TO STDOUT", out)
+        assert out.getvalue() == "1\n"
+        assert psycopg2.extensions.get_wait_callback() is None
+
+
 def test_notifications(address):
     """A listener of psycopg 3 gets what is sent, and its timeout keeps its meaning."""
     psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")

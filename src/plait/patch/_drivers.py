@@ -8,8 +8,9 @@ pool knows failures as `Exception` alone, and is told of `Cancelled`.
 psycopg2 has one wait callback a process, and with it the whole process is in another mode: each query is sent
 asynchronously, and the callback waits. That costs every thread COPY, large objects, and connections that threads share
 while they are at work. So the callback is not set when the driver is imported, but when something that may park first
-connects or asks for a cursor; a program that uses the driver on platform threads alone keeps all of it. A callback that
-the program has set itself is left alone, and what it sets later is. See docs/adr/0013.
+connects, asks for a cursor, executes or ends a transaction; a program that uses the driver on platform threads alone
+keeps all of it. A callback that the program has set itself is left alone, and what it sets later is. COPY does not set
+it: without the callback it waits in C, with it it is refused. See docs/adr/0013.
 """
 
 from __future__ import annotations
@@ -69,6 +70,15 @@ def _failures(module: Any) -> Sequence[ClassPatch]:
 
 # ---- psycopg2
 
+# What may be the first that a virtual thread does with a connection or a cursor that others have made.
+_PSYCOPG2_METHODS = (
+    "connection.cursor",
+    "connection.commit",
+    "connection.rollback",
+    "cursor.execute",
+    "cursor.executemany",
+    "cursor.callproc",
+)
 _POLL_OK, _POLL_READ = 0, 1  # what connection.poll() says; POLL_WRITE is 2, and an error is raised
 
 
@@ -140,12 +150,15 @@ class _WaitCallback:
 
 def _psycopg2(module: Any) -> Sequence[Patch]:
     callback = _WaitCallback(module)
-    cursor = module.connection.__dict__["cursor"]
-    return [
+    leaves: list[Patch] = [
         callback,
         Leaf("psycopg2.connect", module._connect, callback.first(original(module._connect))),  # noqa: SLF001
-        Leaf("psycopg2.connection.cursor", cursor, callback.first(original(cursor))),
     ]
+    for name in _PSYCOPG2_METHODS:
+        kind, method = name.split(".")
+        call = getattr(module, kind).__dict__[method]
+        leaves.append(Leaf(f"psycopg2.{name}", call, callback.first(original(call))))
+    return leaves
 
 
 def leaves() -> Sequence[Patch]:
@@ -155,6 +168,8 @@ def leaves() -> Sequence[Patch]:
         *late_leaves("psycopg.connection", ["psycopg.connection._INTERRUPTED"], _interrupted),
         *late_leaves("psycopg_pool.pool", ["psycopg_pool.pool.CLIENT_EXCEPTIONS"], _failures),
         *late_leaves(
-            "psycopg2._psycopg", [_WaitCallback.name, "psycopg2.connect", "psycopg2.connection.cursor"], _psycopg2
+            "psycopg2._psycopg",
+            [_WaitCallback.name, "psycopg2.connect", *(f"psycopg2.{name}" for name in _PSYCOPG2_METHODS)],
+            _psycopg2,
         ),
     ]
