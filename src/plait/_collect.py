@@ -388,11 +388,9 @@ def _is_future(thing: object) -> bool:
 def _arriving(waiting: dict[F, None], span: float | None) -> Iterator[F]:
     deadline = None if span is None else now() + span
     me = current_thread()
-    if isinstance(me, Future) and me in waiting:
-        raise RuntimeError(f"{me!r} cannot wait for its own outcome")
     for future in waiting:
         if isinstance(future, Future):
-            verify_coming(future)
+            verify_coming(future, me)
     process = os.getpid()
     arrivals = _Arrivals()
     arrived = arrivals.put  # the one object that stands with all futures

@@ -141,18 +141,20 @@ class _LendingEvent(threading.Event, Waiting):
 class _Waiters:
     """The list of those who wait for a future, as `concurrent.futures` uses it: under the conditions of all its futures."""
 
-    __slots__ = ("_limit", "_waiters")
+    __slots__ = ("_future", "_waiters")
 
-    def __init__(self, waiters: list[Any], limit: Slots | None) -> None:
+    def __init__(self, waiters: list[Any], future: Future[Any]) -> None:
         self._waiters = waiters
-        self._limit = limit
+        self._future = future
 
     def append(self, waiter: Any) -> None:
-        """`waiter` is made just now; nobody else has seen its event."""
+        """`waiter`, who begins to wait, is made just now; nobody else has seen its event."""
+        verify_coming(self._future, current_thread())
         if not isinstance(waiter.event, _LendingEvent):
             waiter.event = _LendingEvent()
-        if self._limit is not None:
-            waiter.event.limits.add(self._limit)
+        limit = self._future.group.slots
+        if limit is not None:
+            waiter.event.limits.add(limit)
         self._waiters.append(waiter)
 
     def remove(self, waiter: Any) -> None:
@@ -220,8 +222,7 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
 
     @property
     def _waiters(self) -> _Waiters:  # type: ignore[override]
-        verify_coming(self)
-        return _Waiters(self._watch().waiters, self.group.slots)
+        return _Waiters(self._watch().waiters, self)
 
     @property
     def _state(self) -> str:  # type: ignore[override]
@@ -335,7 +336,7 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
         if self.is_settled():
             return
         if me is self:
-            raise RuntimeError(f"{self!r} cannot wait for its own outcome")
+            verify_coming(self, me)
         slots = lend_slot(me, self.group.slots, deadline)
         try:
             is_done = self.wait_done(me, deadline)
@@ -343,7 +344,7 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
             if slots is not None:
                 slots.take_back(me, deadline)
         if not is_done:
-            verify_coming(self)
+            verify_coming(self, me)
             raise TimeoutError(f"{self!r} was not done after {timeout} seconds")
 
     def wait_done(self, me: Parker, deadline: float | None = None) -> bool:
@@ -368,9 +369,16 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
                 return False
 
 
-def verify_coming(future: VirtualThread) -> None:
-    """Refuse to wait for a call of the process that has forked this one: here it never ends. `RuntimeError`."""
-    if not future.is_here() and not future.is_settled():
+def verify_coming(future: Future[Any], me: Parker) -> None:
+    """Refuse to have `me`, the caller, wait for what never ends while it does: `RuntimeError`.
+
+    That is its own call, and one of the process that has forked this one.
+    """
+    if future.is_settled():
+        return
+    if future is me:
+        raise RuntimeError(f"{future!r} cannot wait for its own outcome")
+    if not future.is_here():
         raise RuntimeError(
             f"{future!r} belongs to the process that has forked this one, and here it never ends: wait for it there, or spawn "
             f"another one here"

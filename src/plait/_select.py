@@ -421,9 +421,7 @@ def _prepare(me: Parker, source: Any) -> _Case:
     if isinstance(source, Sending):
         return _End(source, source.channel, Entry(me, True, source.value))
     if isinstance(source, Future):
-        if source is me:
-            raise RuntimeError(f"{source!r} cannot wait for its own outcome")
-        verify_coming(source)
+        verify_coming(source, me)
         return _Future(source)
     if isinstance(source, concurrent.futures.Future):
         return _ForeignFuture(source)

@@ -176,6 +176,21 @@ def test_cancel_after_the_end():
     assert future.result() == 0
 
 
+def test_reason_that_cannot_be_said():
+    """A reason whose `str` fails is said by its class: whoever asks for the outcome is told of the cancel."""
+
+    class Unsaid:
+        def __str__(self):
+            raise Oops
+
+    with ThreadGroup() as group:
+        future = wait_parked(group.spawn(sleep_forever))
+        group.cancel(Unsaid())
+    with pytest.raises(concurrent.futures.CancelledError) as caught:
+        future.result()
+    assert str(caught.value) == f"{future!r} was cancelled (Unsaid (which has no str))"
+
+
 def test_cancelled_child_that_returns_all_the_same():
     """A child that finishes in spite of its cancel has a result: a value is never thrown away."""
 
@@ -275,6 +290,27 @@ def test_wait_for_ones_own_outcome():
 
     with ThreadGroup() as group:
         own.append(group.spawn(wait_for_myself))
+
+
+@pytest.mark.parametrize("wait", [concurrent.futures.wait, lambda own: list(concurrent.futures.as_completed(own))])
+def test_wait_for_ones_own_outcome_among_others(wait):
+    """The functions of concurrent.futures say so, too; but not to a callback, which runs when the outcome is there."""
+    own, told = [], []
+
+    def wait_for_myself():
+        until(lambda: own)
+        with pytest.raises(RuntimeError, match=r"^<Future of .* running> cannot wait for its own outcome$"):
+            wait([group.spawn(int), own[0]])
+
+    def wait_at_the_end(future):
+        wait([future])
+        told.append(future)
+
+    with ThreadGroup(timeout=10) as group:
+        future = group.spawn(wait_for_myself)
+        future.add_done_callback(wait_at_the_end)
+        own.append(future)
+    assert told == own
 
 
 def test_waiters_of_every_kind_are_all_told():

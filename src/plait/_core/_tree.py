@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 from plait._core._atomics import Lock
 from plait._errors import Cancelled, not_copied
 from plait._native._native import WaitWord, caller_code, caller_offset, current, line_at, now
+from plait._reprs import stated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -119,9 +120,9 @@ class Scope(WaitWord):
         raise not_copied(self)
 
     @property
-    def cancel_reason(self) -> object:
-        """Why it was cancelled."""
-        return self.cause[0]
+    def cancel_reason(self) -> str:
+        """Why it was cancelled, for a message."""
+        return stated(self.cause[0])
 
     def cancel_scope(self, reason: object, source: object, grace: float | None = None) -> bool:
         """Cancel everything under this scope; False if it was cancelled already. Any thread; never parks."""
