@@ -487,6 +487,28 @@ def test_wrap_future_under_asyncio():
     assert outcome == [(None, [1, 2, 4, 8, 16])]
 
 
+@WHERE
+def test_wrapped_future_on_the_loop_of_a_cancelled_thread(where):
+    """An outcome that is there comes into the loop, whose next wait is ended by the cancel."""
+    seen = []
+
+    async def wait(done, group):
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: seen.append(context))
+        wrapped = asyncio.wrap_future(done)
+        group.cancel()
+        seen.append(await wrapped)
+        await asyncio.sleep(3600)
+
+    def body():
+        with ThreadGroup() as group:
+            done = group.spawn(int)
+            until(done.done)
+            asyncio.run(wait(done, group))
+
+    run_anywhere(where, body)
+    assert seen == [0]
+
+
 def test_cancelling_a_wrapped_future_cancels_the_child():
     """Cancelling asyncio's side cancels the virtual thread."""
     children = []

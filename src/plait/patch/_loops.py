@@ -1,19 +1,25 @@
-"""asyncio's running loop: one a virtual thread, though CPython keeps it by the kernel thread.
+"""asyncio's running loop: one a virtual thread, though CPython keeps it by the kernel thread. Where a loop copies the
+outcome of another future into one of its own is no cancel point.
 
 Whoever has a loop running is marked when the loop starts; the switch then takes loop and current task off the kernel
 thread when that thread leaves it, and puts them back when it returns. Threads without a loop pay nothing.
+
+A loop does that in a callback (`asyncio.wrap_future`), and asks plait's futures there, for whom it is a cancel point. A
+`Cancelled` would get no further than the loop's report of what callbacks raise: the outcome would be lost, and the thread
+accused of having swallowed it. So the thread hears of no cancel there; it does when the loop next waits.
 """
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from plait import _native
-from plait._core import VirtualThread
+from plait._core import VirtualThread, call_deaf
 from plait._native import current, mark_loop, original
 from plait.patch._late import late_leaves
-from plait.patch._registry import IDENTITY, Leaf
+from plait.patch._registry import IDENTITY, ClassPatch, Leaf
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
     from plait.patch._registry import Patch
 
 _NAME = "asyncio running loop"
+_COPY = "asyncio.futures._copy_future_state"
 
 _set_loop: Any = None  # asyncio's, taken when it is there
 _get_loop: Any = None
@@ -62,6 +69,13 @@ def _leaves(module: Any) -> list[Leaf]:
     return [Leaf(_NAME, module._set_running_loop, set_running_loop, when=IDENTITY)]  # noqa: SLF001
 
 
+def _leaves_of_futures(module: Any) -> list[ClassPatch]:
+    return [ClassPatch(_COPY, module, "_copy_future_state", partial(call_deaf, module._copy_future_state))]  # noqa: SLF001
+
+
 def leaves() -> Sequence[Patch]:
     """What this file makes cooperative."""
-    return late_leaves("_asyncio", (_NAME,), _leaves)
+    return [
+        *late_leaves("_asyncio", (_NAME,), _leaves),
+        *late_leaves("asyncio.futures", (_COPY,), _leaves_of_futures),
+    ]
