@@ -98,7 +98,15 @@ class GroupScope(DeadlineScope):
     def expire(self, epoch: int) -> None:
         """The group's time is up."""
         self.cancel_by_time(self.group)
-        self.group.wake_owner()
+        self.wake_owner()
+
+    def has_failed(self) -> bool:
+        """As for any such scope."""
+        return self.has_expired or self.group.has_failures()
+
+    def failure(self) -> BaseException | None:
+        """As for any such scope."""
+        return self.group.exception
 
 
 class ThreadGroup(Container):
@@ -461,29 +469,15 @@ class ThreadGroup(Container):
         with self._lock:
             self._failures.setdefault(id(error), error)
 
-    @property
-    def has_failed(self) -> bool:
-        """Whether there is a failure that is to leave the block, or its time is up."""
-        return bool(self._failures) or self._scope.has_expired
+    def has_failures(self) -> bool:
+        """Whether something has failed that is to leave the block."""
+        return bool(self._failures)
 
     def _fail(self, error: BaseException, reason: str) -> None:
         self.keep_failure(error)
         if self._on_error != "collect" or not isinstance(error, Exception):
             self.scope.cancel_scope(reason, self)
-            self.wake_owner()
-
-    def wake_owner(self) -> None:
-        """The group is cancelled: the owner, if it waits for children, shall see what there is to report.
-
-        They may be those of a block inside this one. Owner: publishes its wait, then looks whether a group around it is
-        cancelled. Who cancels: cancels, then looks for the wait.
-        """
-        owner: Parker | None = self.scope.owner  # type: ignore[assignment]  # not of this class: in a forked child it is gone
-        if owner is None:  # its time is up before it has begun
-            return
-        inner = owner.innermost()
-        if isinstance(inner, GroupScope) and inner.group.joining:
-            owner.unpark(inner.group.joining)
+            self._scope.wake_owner()
 
     def __enter__(self) -> Self:
         """Begin: the calling thread is the owner, and its body a member."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from plait._core import (
+    DeadlineScope,
     Parker,
     VirtualThread,
     WaitReason,
@@ -23,6 +24,7 @@ from plait._originals import sleep
 from plait._stragglers import report_stragglers
 
 if TYPE_CHECKING:
+    from plait._core import Scope
     from plait._groups import ThreadGroup
 
 _PAUSE = 0.001  # seconds that it rests when memory has run out
@@ -74,7 +76,7 @@ def join(group: ThreadGroup, me: Parker, times: int, failure: BaseException | No
                 continue
             me.withdraw()
             is_reported = True
-            report_stragglers(me, group, failed or group, now() - since)
+            report_stragglers(me, group, failed or group.scope, now() - since)
             if is_impatient:
                 is_impatient = False
                 group.scope.hurry()
@@ -111,21 +113,23 @@ def _cancel_for(group: ThreadGroup, me: Parker, cause: BaseException) -> None:
         wake_all_under(group.scope)  # it may have failed half-way
 
 
-def _failed_around(group: ThreadGroup, interrupt: BaseException | None) -> ThreadGroup | None:
-    """The failed group that this join holds up: itself, or one around it whose body has come here. Owner only."""
+def _failed_around(group: ThreadGroup, interrupt: BaseException | None) -> Scope | None:
+    """The failed scope that this join holds up: the group's, or one around it whose block has come here. Owner only."""
     if not is_cancelled(group.scope):
         return None
-    if group.scope.cancelled_at is not None and (group.has_failed or interrupt is not None):
-        return group
-    for around in group.around():
-        if around.scope.cancelled_at is not None and around.has_failed:
-            return around
+    if group.scope.cancelled_at is not None and interrupt is not None:
+        return group.scope
+    scope: Scope | None = group.scope
+    while scope is not None and scope.owner is group.owner:
+        if isinstance(scope, DeadlineScope) and scope.cancelled_at is not None and scope.has_failed():
+            return scope
+        scope = scope.parent
     return None
 
 
-def _report_due(failed: ThreadGroup | None, since: float) -> float | None:
+def _report_due(failed: Scope | None, since: float) -> float | None:
     """When it is to be said that `failed` waits for this join, which has begun at `since`; None: never."""
     if failed is None:
         return None
-    assert failed.scope.cancelled_at is not None
-    return max(failed.scope.cancelled_at, since) + _REPORT_AFTER
+    assert failed.cancelled_at is not None
+    return max(failed.cancelled_at, since) + _REPORT_AFTER

@@ -1,7 +1,8 @@
 """The report on a group that has failed and still waits: what has failed, and which threads it waits for, where.
 
 A failure cancels the others, but one that does not come to a cancel point keeps the block from ending, and the failure
-from being seen. So once a group has waited for a while it says all this, through logging.
+from being seen. So once a group has waited for a while it says all this, through logging. So it is with a time limit
+around a group, which is over.
 """
 
 from __future__ import annotations
@@ -10,14 +11,23 @@ import logging
 import traceback
 from typing import TYPE_CHECKING
 
-from plait._core import CancelScope, call_contained, close_scope, now, open_scope, runtime, take_snapshot
+from plait._core import (
+    CancelScope,
+    DeadlineScope,
+    call_contained,
+    close_scope,
+    now,
+    open_scope,
+    runtime,
+    take_snapshot,
+)
 from plait._errors import Cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from traceback import StackSummary
 
-    from plait._core import Parker, Snapshot, VirtualThread
+    from plait._core import Parker, Scope, Snapshot, VirtualThread
     from plait._groups import ThreadGroup
 
 _PATIENCE = 1.0  # seconds for the carriers to answer
@@ -27,8 +37,8 @@ _MOST = 20  # threads whose stacks are shown
 _log = logging.getLogger("plait")
 
 
-def report_stragglers(me: Parker, group: ThreadGroup, failed: ThreadGroup, waited: float) -> None:
-    """Say which threads of `group` keep `failed` from ending: itself, or one around it. Its owner's, in its join."""
+def report_stragglers(me: Parker, group: ThreadGroup, failed: Scope, waited: float) -> None:
+    """Say which threads of `group` keep `failed` from ending: its scope, or one around it. For who waits for its end."""
     refuge = CancelScope()  # its own group is cancelled, and logging must not be
     open_scope(refuge, now() + _LONGEST)
     try:
@@ -59,15 +69,16 @@ def _threads_below(group: ThreadGroup) -> Iterator[VirtualThread]:
 
 
 def _lines(
-    group: ThreadGroup, failed: ThreadGroup, count: int, threads: list[VirtualThread], snapshot: Snapshot, waited: float
+    group: ThreadGroup, failed: Scope, count: int, threads: list[VirtualThread], snapshot: Snapshot, waited: float
 ) -> Iterator[str]:
-    whose = "" if group is failed else f" of {group!r}, inside its body,"
+    whose = "" if failed is group.scope else f" of {group!r}, inside its body,"
     yield (
-        f"{failed!r} was cancelled ({failed.scope.cancel_reason}), and has waited {waited:.1f} s for {_threads(count)}"
-        f"{whose} to end."
+        f"{failed!r} was cancelled ({failed.cancel_reason}), and has waited {waited:.1f} s for {_threads(count)}{whose} "
+        f"to end."
     )
-    if failed.exception is not None:
-        yield f"It failed with:\n{_indented(''.join(traceback.format_exception(failed.exception)))}"
+    failure = failed.failure() if isinstance(failed, DeadlineScope) else None
+    if failure is not None:
+        yield f"It failed with:\n{_indented(''.join(traceback.format_exception(failure)))}"
     for thread in threads[:_MOST]:
         stack = snapshot.stacks.get(thread)
         where = "" if thread.group is group else f" into {thread.group!r}"

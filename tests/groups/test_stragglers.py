@@ -11,7 +11,7 @@ import time
 import pytest
 from support import platform_thread, run_anywhere, until, wait_parked
 
-from plait import Cancelled, ThreadGroup, shield
+from plait import Cancelled, ThreadGroup, gather, move_on_after, shield, timeout
 from plait._core import WaitReason, now
 from plait._originals import sleep
 
@@ -120,6 +120,44 @@ def test_block_inside_the_body_is_reported(where, reports):
     assert second == "It failed with:"
     assert "the failure" in report
     assert "'stubborn', spawned at " in report
+
+
+@WHERE
+@pytest.mark.parametrize("limit", [timeout, move_on_after])
+def test_time_limit_around_that_has_passed(where, limit, reports):
+    """A time limit that is over, and is held up at the end of a block inside, says so, as that of a group."""
+    gate = threading.Event()
+
+    def body():
+        gate.clear()
+        with platform_thread(lambda: (until(reports), gate.set())):
+            with limit(0.05), ThreadGroup(name="mine") as group:
+                wait_parked(group.options(name="stubborn").spawn(refuse_to_end, gate))
+
+    if limit is timeout:
+        with pytest.raises(TimeoutError):
+            run_anywhere(where, body)
+    else:
+        run_anywhere(where, body)
+    [report] = reports()
+    first, second = report.splitlines()[:2]
+    assert re.fullmatch(
+        rf"{limit.__name__}\(0\.05\) was cancelled \(deadline passed\), and has waited \d+\.\d s for 1 thread of "
+        r"<ThreadGroup 'mine'>, inside its body, to end\.",
+        first,
+    )
+    assert second.startswith("'stubborn', spawned at ")
+
+
+def test_time_limit_around_a_gather_that_has_passed(reports):
+    """So it is with calls that have no block to be seen."""
+    gate = threading.Event()
+    with platform_thread(lambda: (until(reports), gate.set())):
+        with pytest.raises(TimeoutError), timeout(0.05):
+            gather(lambda: refuse_to_end(gate))
+    [report] = reports()
+    assert report.startswith("timeout(0.05) was cancelled (deadline passed), and has waited ")
+    assert " for 1 thread of <ThreadGroup 'gather'>, inside its body, to end.\n" in report
 
 
 def test_threads_of_a_child_s_own_group_are_shown(reports):

@@ -6,13 +6,14 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from plait._core._clock import now
+from plait._core._container import Container
 from plait._core._runtime import close_scope, open_scope
 from plait._core._tree import CancelScope, cancelling, wake_all_under
 
 if TYPE_CHECKING:
     from plait._core._parking import Parker
     from plait._core._timers import Timer
-    from plait._core._tree import Container, Scope
+    from plait._core._tree import Scope
 
 _DEADLINE_PASSED = "deadline passed"  # the reason that each `Cancelled` gives
 
@@ -83,6 +84,7 @@ class DeadlineScope(CancelScope):
     def expire(self, epoch: int) -> None:
         """The deadline has come."""
         self.cancel_by_time(self)
+        self.wake_owner()
 
     def cancel_by_time(self, source: object) -> None:
         """As `cancel_scope`, if the deadline is past and nobody was first. The mark tells, not the reason: that is public."""
@@ -94,6 +96,28 @@ class DeadlineScope(CancelScope):
             self.has_expired = True
             self.cancelled_at = now()
         wake_all_under(self)
+
+    def has_failed(self) -> bool:
+        """Whether its time is up, or something has failed that is to leave the block."""
+        return self.has_expired
+
+    def failure(self) -> BaseException | None:
+        """What has failed in the block, first."""
+        return None
+
+    def wake_owner(self) -> None:
+        """It is cancelled: the owner, if it waits for children, shall see what there is to report.
+
+        They are those of this block's group, or of one inside it. Owner: publishes its wait, then looks whether a scope
+        around it is cancelled. Who cancels: cancels, then looks for the wait. Any thread; never parks.
+        """
+        owner: Parker | None = self.owner  # type: ignore[assignment]  # not of this class: in a forked child it is gone
+        if owner is None:  # its time is up before it has begun
+            return
+        inner = owner.innermost()
+        group = None if inner is None or inner.owner is not owner else inner.container
+        if isinstance(group, Container) and group.joining:
+            owner.unpark(group.joining)
 
 
 def end_inside(me: Parker, outer: Scope, error: BaseException) -> BaseException:
