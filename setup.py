@@ -30,6 +30,8 @@ UNTYPED = [
         "_core/_offload",
         "_core/_platform",
         "_core/_stacks",
+        "_arrivals",
+        "_calls",
         "_channels",
         "_collect",
         "_deadlock",

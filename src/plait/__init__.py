@@ -13,7 +13,7 @@
 #   _holding _deadlock                     what locks that own a value have in common; who waits for whom among them
 #   _mutex _rwlock                         such locks: for one thread at a time; for many readers or one writer
 #   _exchange _channels _select            values handed over; whichever of several comes first
-#   _collect                               many calls as one: pmap, gather, race, as_completed
+#   _arrivals _calls _collect              many calls as one: pmap, gather, race, as_completed
 #   _threads _executors                    for code that uses threads: threading.Thread and Executor, virtual
 #   _offload                               calls that cannot be made to park, on other threads or executors
 #   patch/         the leaves of the standard library, made cooperative in place

@@ -11,240 +11,37 @@ import concurrent.futures
 import os
 from collections import deque
 from collections.abc import Iterable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import partial
-from math import inf
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Never, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Never, TypeVar
 
 from plait._arguments import exact, refused
+from plait._arrivals import Arrivals, lending, offer
+from plait._calls import Calls, Host, begun_elsewhere, is_amid
 from plait._core import (
-    GRACE,
     Flag,
-    VirtualThread,
-    WaitReason,
-    check_entry,
     check_first,
     check_seconds,
     current_thread,
-    excuse,
-    grace_of,
-    lend_slot,
-    lot_wait,
-    lot_wake_one,
     now,
-    refuge,
     refuse_coroutine,
-    runtime,
-    sleep,
     without_cancelled,
 )
-from plait._default import default_group, lasting_group_around
-from plait._errors import Cancelled, GroupClosed, GroupFailed
-from plait._failures import note_failures
-from plait._futures import Future, Waiting, drop_callback, lend_slot_among, limits_of, verify_coming
-from plait._groups import ThreadGroup
-from plait._native import cooperative, current
+from plait._errors import GroupClosed, GroupFailed
+from plait._futures import Future, drop_callback, lend_slot_among, limits_of, verify_coming
 from plait._reprs import shortened
-from plait._scopes import move_on_after, shield
-from plait._spawning import add_child, name_of, refuse
+from plait._spawning import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
-    from types import TracebackType
 
-    from plait._core import Parker, Slots
 
 S = TypeVar("S")
 T = TypeVar("T")
 F = TypeVar("F", bound="concurrent.futures.Future[Any]")
 
 _LIMIT = 64  # calls of pmap at a time, unless told otherwise
-
-
-class _Arrivals(Waiting):
-    """Things put by any thread, taken in that order by any thread.
-
-    Putter: 1. appends  2. looks for a waiter, under the lot's lock. Taker: 1. queues in the lot, under its lock  2. tries.
-    """
-
-    def __init__(self) -> None:
-        self._items: deque[Any] = deque()
-
-    def put(self, item: Any) -> None:
-        """Append. Never waits."""
-        self._items.append(item)
-        lot_wake_one(id(self))
-
-    def take(self, me: Parker, deadline: float | None = None) -> Any:
-        """The first; parks until there is one. A cancel point. `TimeoutError` if the instant `deadline` comes first."""
-        if me.scope is not None:
-            check_entry(me)
-        taken: list[Any] = []
-
-        def attempt() -> bool:
-            with suppress(IndexError):
-                taken.append(self._items.popleft())
-            return bool(taken)
-
-        if not attempt():
-            self.waiter = me
-            try:
-                if not lot_wait(me, id(self), attempt, WaitReason.FUTURE, deadline):
-                    raise TimeoutError
-            finally:
-                self.waiter = None
-        return taken[0]
-
-
-def _lending(wait: Callable[[Parker], T], lend: Callable[[Parker], Slots | None], deadline: float | None = None) -> T:
-    """`wait(me)`, on the calling thread, which lends its slot meanwhile; until the instant `deadline`."""
-    me = current_thread()
-    slots = lend(me)
-    try:
-        return wait(me)
-    finally:
-        if slots is not None:
-            slots.take_back(me, deadline)
-
-
-def _offer(me: Parker) -> Slots | None:
-    """Let the calls that `me` is about to wait for use its slot: they need not be below it."""
-    return lend_slot(me, None)
-
-
-class _Calls:
-    """A block of calls, which raises the first failure among them, as it is."""
-
-    def __init__(self, name: str) -> None:
-        self.group = ThreadGroup(name=name, grace=grace_of(current_thread().scope))
-        self._count = 0
-        self._process = os.getpid()  # where they are
-
-    def spawn(self, what: object, fn: Callable[..., T], *args: Any) -> Future[T]:
-        """Call `fn(*args)`; should it fail, its error says which call it was, and of `what`."""
-        place = self._count
-        self._count += 1
-
-        def call() -> T:
-            try:
-                return fn(*args)
-            except Cancelled:
-                raise
-            except BaseException as error:
-                with suppress(Exception):  # whatever the item makes of repr(), and the error of notes
-                    error.add_note(f"raised by call {place} of {self.group.name}: {shortened(what)}")
-                raise
-
-        call.__qualname__ = name_of(fn)  # the thread is called so
-        me = current_thread()
-        if me.scope is not None:
-            check_entry(me)
-        # Whatever time limits the caller is in: it sees to the end of the calls.
-        return add_child(self.group, me, call, (), {})
-
-    def __enter__(self) -> Self:
-        """Begin."""
-        self.group.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
-        """Wait for all calls."""
-        try:
-            is_over = self.group.__exit__(kind, error, traceback)
-        except BaseExceptionGroup as failures:
-            first = self.group.exception
-            assert first is not None
-            if first is not failures:  # what it came from itself is not lost
-                failures.__cause__ = first.__cause__
-                if failures.__cause__ is None and not first.__suppress_context__:
-                    failures.__context__ = first.__context__
-            raise first from failures
-        if error is None:
-            self.verify_here()  # a signal handler may have forked meanwhile
-        return is_over
-
-    def verify_here(self) -> None:
-        """Refuse to go on in a child process, forked meanwhile: `RuntimeError`."""
-        if self._process != os.getpid():
-            raise begun_elsewhere(self.group.name)
-
-
-def begun_elsewhere(what: str) -> RuntimeError:
-    """The error for who goes on in a forked child with `what`, which was begun before the fork."""
-    return RuntimeError(
-        f"this {what} was begun in the process that has forked this one, where its calls are: begin another one here"
-    )
-
-
-class _Host:
-    """Calls whose block is held open by a thread of its own: an iterator must not hold a scope while it is suspended.
-
-    The thread is a daemon of the group that the iterator is begun in, so a cancel there reaches the calls. (A signal handler
-    may begin one while its thread waits for a group to end: then it is the next group around, as for what comes after the
-    block, for a daemon would not keep that group open. A cancel of it comes to who uses the iterator.) It must not if
-    the iterator is begun in a shield, or in clean-up: then it is one of the default group, and who uses the iterator ends
-    it when cancelled. If that has come already, the thread knows by itself when the shield, or the grace, is over.
-
-    In a child process that is forked meanwhile there is neither the thread nor the calls: nothing is ended there, and who
-    asks for more is told so.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.calls = _Calls(name)
-        self.failure: BaseException | None = None  # what the block has raised
-        opened = _Arrivals()
-        me = current_thread()
-        group = lasting_group_around()
-        until = refuge(me, group.scope)
-        if until is not None:
-            until = until if group.is_shut() else inf
-            group = default_group()
-        self._thread = add_child(group, me, self._hold, (opened, until), {}, is_daemon=True)
-        self._thread.add_done_callback(opened.put)  # cancelled before it could begin
-        try:
-            first = opened.take(me)
-        except BaseException:
-            self._thread.cancel()
-            raise
-        if first is not self:
-            refuse(group, me)
-
-    def _hold(self, opened: _Arrivals, until: float | None) -> None:
-        limit = nullcontext() if until is None else move_on_after(max(0.0, until - now()))
-        try:
-            with limit, self.calls:
-                opened.put(self)
-                while True:
-                    sleep(3600)
-        except Cancelled:
-            raise
-        except BaseException as failure:  # noqa: BLE001 - raised where the iterator is used
-            self.failure = failure
-
-    def close(self) -> None:
-        """Cancel the calls at work, and wait for their end, as far as the calling thread may wait."""
-        if self._thread.done() or not runtime.is_started:  # at the end of the process nothing can be waited for
-            return
-        if not self._thread.is_here():
-            return
-        self._thread.cancel()
-        if _is_amid():
-            return
-        with shield(timeout=grace_of(self.calls.group.scope) + GRACE):
-            _lending(self._thread.wait_done, _offer)
-
-    def tell(self, error: BaseException) -> None:
-        """The iterator is left by `error`: a failure that it has not raised is not lost with it. After `close`."""
-        failure = self.failure
-        if failure is None or failure is error:
-            return
-        if isinstance(error, GeneratorExit) or without_cancelled(error) is None:
-            excuse(current_thread(), error)
-            raise failure
-        note_failures(error, self.calls.group, [failure])
 
 
 @exact
@@ -261,7 +58,7 @@ def gather(*fns: Callable[[], T], **unknown: Never) -> list[T]:
         [8, 9]
     """
     _check_functions("gather", fns, unknown)
-    with _Calls("gather") as calls:
+    with Calls("gather") as calls:
         futures = [calls.spawn(fn, fn) for fn in fns]
     return [future.result() for future in futures]
 
@@ -326,7 +123,7 @@ def race(*fns: Callable[[], T], **unknown: Never) -> T:
         run.__qualname__ = name_of(fn)  # the thread is called so
         return run
 
-    with _Calls("race") as calls:
+    with Calls("race") as calls:
         for fn in fns:
             calls.spawn(fn, runner(fn))
     if not winner:
@@ -392,7 +189,7 @@ def _arriving(waiting: dict[F, None], span: float | None) -> Iterator[F]:
         if isinstance(future, Future):
             verify_coming(future, me)
     process = os.getpid()
-    arrivals = _Arrivals()
+    arrivals = Arrivals()
     arrived = arrivals.put  # the one object that stands with all futures
     lend = partial(lend_slot_among, limits_of(waiting), deadline=deadline)
     try:
@@ -402,7 +199,7 @@ def _arriving(waiting: dict[F, None], span: float | None) -> Iterator[F]:
             if process != os.getpid():
                 raise begun_elsewhere("as_completed")
             try:
-                yield _lending(lambda me: arrivals.take(me, deadline), lend, deadline)
+                yield lending(lambda me: arrivals.take(me, deadline), lend, deadline)
             except TimeoutError:
                 raise TimeoutError(f"{count} of {len(waiting)} futures are not done after {span} seconds") from None
     finally:
@@ -410,14 +207,9 @@ def _arriving(waiting: dict[F, None], span: float | None) -> Iterator[F]:
             _forget(future, arrived)
 
 
-def _is_amid() -> bool:
-    """Whether an iterator is dropped where nothing can wait: by the garbage collector, in the middle of whatever."""
-    return cooperative() is None and (isinstance(current(), VirtualThread) or runtime.is_carrier())
-
-
 def _forget(future: concurrent.futures.Future[Any], callback: Callable[[Any], object]) -> None:
     """Take `callback` off again. Never waits: where it would have to, the callback stays, and does no harm."""
-    if _is_amid():
+    if is_amid():
         return
     if isinstance(future, Future):
         drop_callback(future, callback)
@@ -484,8 +276,8 @@ def pmap(
 
 
 def _mapped(fn: Callable[[S], T], items: Iterator[S], limit: int, *, ordered: bool) -> Generator[T, None, None]:
-    host = _Host("pmap")
-    arrivals = _Arrivals()
+    host = Host("pmap")
+    arrivals = Arrivals()
     in_order: deque[Future[T]] = deque()
     at_work = 0
     is_exhausted = False
@@ -514,21 +306,17 @@ def _mapped(fn: Callable[[S], T], items: Iterator[S], limit: int, *, ordered: bo
                 if refusal is not None:
                     check_first(current_thread())
                     raise refusal
+                host.close()
                 return
             if ordered:
                 future = in_order.popleft()
-                _lending(future.wait_done, _offer)
+                lending(future.wait_done, offer)
             else:
-                future = _lending(arrivals.take, _offer)
+                future = lending(arrivals.take, offer)
             at_work -= 1
             if host.calls.group.exception is not None:
                 host.close()
-                if host.failure is not None:
-                    raise host.failure
             yield future.result()
     except BaseException as error:
-        host.close()
-        host.tell(error)
+        host.close(error)
         raise
-    finally:
-        host.close()

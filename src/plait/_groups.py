@@ -44,7 +44,7 @@ from plait._core._runtime import launch
 from plait._errors import Cancelled
 from plait._failures import OnError, check_on_error, class_of, note_failures, verdict_of
 from plait._futures import Future
-from plait._joining import BARE, join
+from plait._joining import BARE, join, keep_count, times_pressed
 from plait._limits import Limiter, slots_for
 from plait._options import Options
 from plait._rebinding import is_development
@@ -54,7 +54,7 @@ from plait._starts import start
 from plait._statistics import GroupStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from concurrent.futures import Executor
     from contextvars import Context
     from types import TracebackType
@@ -157,7 +157,6 @@ class ThreadGroup(Container):
         "_lock",
         "_name",
         "_on_error",
-        "_pressed",
         "_scope",
         "_timeout",
     )
@@ -193,8 +192,6 @@ class ThreadGroup(Container):
         self._scope.is_time_limit = timeout is not None
         self._name = name
         self._is_body_over = False  # written by the owner
-        # What Ctrl-C has raised, and how often that has come by now, as a block inside this one has it. The owner's
-        self._pressed: tuple[BaseException | None, int] = (None, 0)
         self._lock = Lock()
         self._failures: dict[int, BaseException] = {}  # each once, in the order they came. Written under _lock
 
@@ -509,7 +506,9 @@ class ThreadGroup(Container):
             is_cut = outermost is not None and outermost is not self.scope
         finally:
             self._scope.leave(is_own)
-        self._hand_on_count(error if isinstance(error, KeyboardInterrupt) else interrupt, times)
+        first = error if isinstance(error, KeyboardInterrupt) else interrupt
+        if first is not None:
+            keep_count(first, times)
         return self._conclude(me, error, interrupt, is_own=is_own, is_cut=is_cut)
 
     def _end_children(
@@ -522,7 +521,7 @@ class ThreadGroup(Container):
             self._judge_body(rest)
         except MemoryError as failed:
             failure = failed
-        times = self._times_pressed(error)
+        times = times_pressed(error)
         self._is_body_over = True
         if not self.inside.leave():
             return join(self, me, times, failure)
@@ -543,26 +542,6 @@ class ThreadGroup(Container):
                 self.scope.cancel_scope("the body was cancelled", self)
         else:
             self._fail(error, f"the body failed: {type(error).__name__}")
-
-    def _times_pressed(self, error: BaseException | None) -> int:
-        """How often Ctrl-C has come when the body ends by `error`."""
-        interrupt, times = self._pressed
-        self._pressed = (None, 0)
-        return times if error is interrupt else int(isinstance(error, KeyboardInterrupt))
-
-    def _hand_on_count(self, interrupt: BaseException | None, times: int) -> None:
-        """Let the group around know that `interrupt`, which leaves this one, has come so many times."""
-        around = None if interrupt is None else next(self.around(), None)
-        if around is not None:
-            around._pressed = (interrupt, times)  # noqa: SLF001 - of this class
-
-    def around(self) -> Iterator[ThreadGroup]:
-        """The groups around this one that its owner has open, from the inside out. Owner only."""
-        scope: Scope | None = self.scope.parent
-        while scope is not None and scope.owner is self.owner:
-            if isinstance(scope, GroupScope):
-                yield scope.group
-            scope = scope.parent
 
     def _misplaced(self, me: Parker) -> BaseException:
         """What to raise if the block ends where it must not; or what a signal handler raises meanwhile, for the same."""

@@ -2,6 +2,9 @@
 
 It cannot be cancelled: an outer cancel has reached the children already, and the group has nothing to do but to wait for
 them. How the last child wakes the owner is in `_core/_container.py`.
+
+A group whose owner is another thread is *seen out*: the same, as far as Ctrl-C goes, for who has cancelled it and waits for
+that thread.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from plait._core import (
     Parker,
     VirtualThread,
     WaitReason,
+    current_thread,
+    excuse,
     is_cancelled,
     lend_slot,
     now,
@@ -20,10 +25,14 @@ from plait._core import (
     wake_all_under,
     without_cancelled,
 )
+from plait._errors import Cancelled
+from plait._failures import note_failures
 from plait._originals import sleep
 from plait._stragglers import report_stragglers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from plait._core import Scope
     from plait._groups import ThreadGroup
 
@@ -32,12 +41,14 @@ _REPORT_AFTER = 1.0  # seconds that a failed group waits for its children before
 
 # What Ctrl-C does: the first cancels, wherever it comes. During the join the second says who is waited for and has no more
 # patience with them, and the third leaves, children or not. SystemExit of a signal handler does the same.
-# The count goes with the exception that the first has raised: a block that it leaves leaves it to the one around.
+# The count goes with the exception that the first has raised, on which it is kept: a block that it leaves leaves it to the
+# one around, and so does an iterator of `pmap`, which is no block.
 # Whatever else a handler raises during the join cancels, too, however often it comes, and is a failure of the group, the
 # first such. It says nothing about patience: a handler that ticks must not drive children out of their clean-up. A handler
 # that waits there, or looks, has the scopes of the block: if they are cancelled it gets their Cancelled. That is the end of
 # the handler, and of nothing else, for the block knows already; nor has the block been told by it.
 _HURRY, _LEAVE = 2, 3
+_COUNT = "_plait_times_pressed"  # the attribute of such an exception
 BARE = (KeyboardInterrupt, SystemExit)  # they leave as they are
 
 
@@ -101,16 +112,85 @@ def join(group: ThreadGroup, me: Parker, times: int, failure: BaseException | No
     return interrupt, times
 
 
+def see_out(group: ThreadGroup, wait: Callable[[], object], error: BaseException | None) -> BaseException | None:
+    """Wait for the end of `group`, which is cancelled, and which another thread has open, by `wait()`; what leaves then.
+
+    `error`: what leaves if nothing comes meanwhile (None: nothing). A Ctrl-C that it is of has been the first. A `Cancelled`
+    out of `wait` says that the calling thread may wait no longer.
+    """
+    me = current_thread()
+    since = now()
+    interrupt = error if isinstance(error, BARE) else None
+    failure: BaseException | None = None
+    cancelled: Cancelled | None = None
+    times = 0 if interrupt is None else max(1, times_pressed(interrupt))
+    is_hurried = times >= _HURRY
+    is_impatient = False
+    while times < _LEAVE:
+        try:
+            if is_impatient:
+                is_impatient, is_hurried = False, True
+                report_stragglers(me, group, group.scope, now() - since)
+            if is_hurried:
+                group.scope.hurry()
+                is_hurried = False
+            wait()
+            break
+        except Cancelled as told:
+            cancelled = told
+            break
+        except BARE as pressed:
+            interrupt = pressed if interrupt is None else interrupt
+            times += 1
+            is_impatient = times == _HURRY
+        except BaseException as failed:  # noqa: BLE001 - another signal handler's; or memory has run out
+            failure = failed if failure is None else failure
+            if isinstance(failed, MemoryError):
+                _make_room(me)
+    if interrupt is None:
+        leaves = failure or cancelled or error
+    else:
+        leaves = interrupt
+        keep_count(interrupt, times)
+        if failure is not None:
+            note_failures(interrupt, group, [failure])
+    if leaves is not cancelled:
+        excuse(me, cancelled)
+    return leaves
+
+
+def times_pressed(error: BaseException | None) -> int:
+    """How often Ctrl-C has come when a block is left by `error`."""
+    if not isinstance(error, BARE):
+        return 0
+    try:
+        # As object does it: no code of the exception's class runs at the end of a block.
+        times: int = object.__getattribute__(error, _COUNT)
+    except AttributeError:
+        return int(isinstance(error, KeyboardInterrupt))
+    return times
+
+
+def keep_count(error: BaseException, times: int) -> None:
+    """Have the blocks around know that what has raised `error`, which goes on to them, has come so many times."""
+    object.__setattr__(error, _COUNT, times)
+
+
 def _cancel_for(group: ThreadGroup, me: Parker, cause: BaseException) -> None:
     """Cancel the children for `cause`. Owner only."""
     is_out_of_memory = isinstance(cause, MemoryError)
-    if is_out_of_memory:  # others may give some back
-        if isinstance(me, VirtualThread):
-            me.yield_now()
-        else:
-            sleep(_PAUSE)
+    if is_out_of_memory:
+        _make_room(me)
     if not group.scope.cancel_scope(type(cause).__name__, group) and is_out_of_memory:
         wake_all_under(group.scope)  # it may have failed half-way
+
+
+def _make_room(me: Parker) -> None:
+    """Memory has run out: others may give some back."""
+    if isinstance(me, VirtualThread):
+        me.yield_now()
+    else:
+        sleep(_PAUSE)
 
 
 def _failed_around(group: ThreadGroup, interrupt: BaseException | None) -> Scope | None:

@@ -749,6 +749,31 @@ def test_pmap_begun_by_a_handler_in_the_join_of_a_group_hears_of_its_cancel():
     assert trace == ["1", "enough"]
 
 
+def test_handler_that_fails_while_a_pmap_is_closed():
+    """What it raises leaves `close` when the calls have ended; the first such."""
+    gate, at_work = threading.Event(), queue.SimpleQueue()
+    ended, failures = [], [Oops("first"), Oops("second")]
+
+    def work(number):
+        if number:
+            with shield(timeout=3600):
+                at_work.put(number)
+                gate.wait()
+            ended.append(number)
+
+    def handle():
+        if len(failures) == 1:
+            gate.set()
+        raise failures.pop(0)
+
+    results = pmap(work, (0, 1))
+    next(results)
+    at_work.get()
+    with pytest.raises(Oops, match="first"), handler_during(WaitReason.FUTURE, handle, times=2):
+        results.close()
+    assert ended == [1]
+
+
 FORK = """
         import concurrent.futures, os, select, signal, threading, time, warnings, plait
         warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and later warn of a fork with threads

@@ -261,6 +261,112 @@ def test_second_interrupt_hurries_the_blocks_around():
     assert process.returncode == 0, err
 
 
+PATIENT = """
+        import os, signal, sys, time, plait
+        signal.signal(signal.SIGTERM, lambda *args: sys.exit(3))
+        def work(number):
+            if number:
+                with plait.shield(timeout=3600):
+                    print("patient", flush=True)
+                    time.sleep(3600)
+            return 1
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("around", ["plait.ThreadGroup()", "plait.timeout(3600)"])
+def test_second_interrupt_has_no_patience_with_a_pmap(around, number):
+    """Who is in a step of an iterator is in no block of it: the second says for whom it waits all the same, and hurries them."""
+    with program(f"""{PATIENT}
+        try:
+            with {around}:
+                list(plait.pmap(work, [1, 2]))
+        except BaseException as error:
+            print(type(error).__name__, flush=True)
+    """) as process:
+        assert [process.stdout.readline() for _ in range(2)] == ["patient\n"] * 2
+        for _ in range(2):
+            interrupt(process, number)
+        out, err = finish(process)
+    kind = "KeyboardInterrupt" if number == signal.SIGINT else "SystemExit"
+    assert out == f"{kind}\n", err
+    assert f"<ThreadGroup 'pmap'> was cancelled ({kind}), and has waited" in err
+    assert " for 2 threads to end." in err
+    assert "work-1', spawned at " in err
+
+
+def test_third_interrupt_leaves_a_pmap():
+    """Calls that come to no cancel point hold an iterator until Ctrl-C has come three times."""
+    with program("""
+        import os, time, plait
+        is_over = []
+        def work(_):
+            print("at work", flush=True)
+            while not is_over:
+                pass
+        try:
+            list(plait.pmap(work, [1]))
+        except KeyboardInterrupt:
+            print("left", flush=True)
+            os._exit(0)
+    """) as process:
+        assert process.stdout.readline() == "at work\n"
+        for _ in range(2):
+            interrupt(process)
+        assert "<ThreadGroup 'pmap'> was cancelled (KeyboardInterrupt), and has waited" in process.stderr.readline()
+        interrupt(process)
+        out, err = finish(process)
+    assert out == "left\n", err
+    assert process.returncode == 0, err
+
+
+@pytest.mark.parametrize(
+    "program_of_two",
+    [
+        "with plait.ThreadGroup() as group: group.spawn(work, 1) and list(plait.pmap(work, [2]))",
+        "list(plait.pmap(work, plait.pmap(work, [0, 1])))",
+        "list(plait.pmap(work, (number for number in (1, 2) if number == 1 or plait.gather(lambda: work(1)))))",
+    ],
+)
+def test_count_of_interrupts_goes_on_around_a_pmap(program_of_two):
+    """The count goes with the exception, out of iterators and into them: two of them hurry all."""
+    with program(f"""{PATIENT}
+        try:
+            {program_of_two}
+        except KeyboardInterrupt:
+            print("left", flush=True)
+    """) as process:
+        assert [process.stdout.readline() for _ in range(2)] == ["patient\n"] * 2
+        for _ in range(2):
+            interrupt(process)
+        out, err = finish(process)
+    assert out == "left\n", err
+    assert process.returncode == 0, err
+
+
+def test_interrupt_while_a_pmap_is_closed():
+    """It waits for the calls, and leaves `close` then."""
+    with program(f"""{PATIENT}
+        begun = []
+        results = plait.pmap(lambda number: begun.append(number) or work(number), [0, 1])
+        next(results)
+        while len(begun) < 2:
+            time.sleep(0.001)
+        try:
+            with plait.ThreadGroup(grace=3600):
+                print("closes", flush=True)
+                results.close()
+        except KeyboardInterrupt as error:
+            print("left", error.__context__.__class__.__name__, flush=True)
+    """) as process:
+        assert {process.stdout.readline() for _ in range(2)} == {"patient\n", "closes\n"}
+        for _ in range(2):
+            interrupt(process)
+        out, err = finish(process)
+    assert out == "left GeneratorExit\n", err
+    assert "was cancelled (its iterator was closed), and has waited" in err
+
+
 def test_interrupt_that_was_handled_does_not_count():
     """A Ctrl-C that left an inner block and was caught is not counted with the next one."""
     with program("""
