@@ -58,8 +58,11 @@ def gather(*fns: Callable[[], T], **unknown: Never) -> list[T]:
         [8, 9]
     """
     _check_functions("gather", fns, unknown)
+    futures: list[Future[T]] = []
     with Calls("gather") as calls:
-        futures = [calls.spawn(fn, fn) for fn in fns]
+        futures.extend(calls.spawn(fn, fn) for fn in fns)
+    if len(futures) < len(fns):
+        raise concurrent.futures.CancelledError("the gather was cancelled before all of its calls had been spawned")
     return [future.result() for future in futures]
 
 
@@ -90,7 +93,7 @@ def race(*fns: Callable[[], T], **unknown: Never) -> T:
     """Call all of `fns` concurrently; the outcome of the first that returns or raises. A cancel point.
 
     The others are cancelled, and have ended when this returns, as with `gather`; what they still return or raise is
-    dropped. Raises `ValueError` without any function to call, and `TypeError` if one of `fns` cannot be called; then none
+    dropped, but for what is no `Exception`: the `SystemExit` of one that has lost is raised in place of the result. Raises `ValueError` without any function to call, and `TypeError` if one of `fns` cannot be called; then none
     is.
 
     Example:

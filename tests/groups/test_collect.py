@@ -99,6 +99,29 @@ def test_gather_raises_the_first_failure_itself(where):
     run_anywhere(where, body)
 
 
+def test_gather_that_is_cancelled_quietly():
+    """One whose call cancels the others while they are still being spawned has no results, and says so."""
+    groups = []
+
+    def cancel():
+        groups.append(ThreadGroup.current)
+        groups[0].cancel("enough")
+
+    class Second:
+        """Its thread's name is not there before the group is cancelled."""
+
+        def __getattr__(self, name):
+            until(lambda: groups and groups[0].statistics().is_cancelled)
+            raise AttributeError(name)
+
+        def __call__(self):
+            raise AssertionError("called")
+
+    with pytest.raises(concurrent.futures.CancelledError) as caught:
+        gather(cancel, Second())
+    assert str(caught.value) == "the gather was cancelled before all of its calls had been spawned"
+
+
 # ---- race
 
 
@@ -149,6 +172,25 @@ def test_race_may_be_won_by_a_failure():
         fail_when_cancelled()
 
     assert race(lose, win) == "won"
+
+
+def test_race_whose_loser_exits():
+    """What is no Exception does not vanish: who loses by SystemExit ends the race so."""
+    started = []
+
+    def lose():
+        try:
+            started.append(1)
+            sleep_forever()
+        finally:
+            raise SystemExit(3)
+
+    def win():
+        until(lambda: started)
+        return "won"
+
+    with pytest.raises(SystemExit):
+        race(lose, win)
 
 
 def test_race_without_runners():
