@@ -30,7 +30,7 @@ from plait import _originals
 from plait._core import GRACE, DeadlineScope, Lock, check_entry, current_thread, now, start_child
 from plait._default import DefaultGroup
 from plait._futures import Future
-from plait._native import copied_context
+from plait._native import copied_context, original
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _FUTURE = "_plait_future"  # the attribute of a `threading.Thread` that is virtual: its virtual thread
 _HANDLE = "_os_thread_handle" if sys.version_info >= (3, 14) else "_handle"
 _make_handle: Callable[[int], Any] | None = getattr(threading, "_make_thread_handle", None)  # None: up to 3.12
-_after_fork: Any = getattr(threading.Thread, "_after_fork", None)
+_after_fork: Any = original(threading.Thread._after_fork) if hasattr(threading.Thread, "_after_fork") else None
 
 _lock = Lock()
 _containers: dict[bool, Threads] = {}  # by whether its threads are daemons. Under _lock

@@ -232,7 +232,7 @@ def test_patched_whenever_they_are_imported(address, when):
         import psycopg.waiting, psycopg2.extensions
 
         def found():
-            yield psycopg.waiting.wait in plait.patch._registry._beneath or psycopg.waiting.wait.__module__
+            yield bool(plait.patch._registry._ways.get(psycopg.waiting.wait)) or psycopg.waiting.wait.__module__
             yield getattr(psycopg2.extensions.get_wait_callback(), "__module__", None)
 
         print(*("plait" in str(name) or name is True for name in found()))

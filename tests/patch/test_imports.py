@@ -148,11 +148,12 @@ def test_uninstall_puts_the_import_system_back():
         import importlib, plait
         before = importlib._bootstrap._find_and_load
         plait.patch.install()
-        assert importlib._bootstrap._find_and_load is not before
+        name = "importlib._bootstrap._find_and_load"
+        assert plait.patch.status()[name]
         plait.patch.uninstall()
-        print(importlib._bootstrap._find_and_load is before)
+        print(importlib._bootstrap._find_and_load is before, plait.patch.status()[name].is_patched)
     """
-    assert run_python(code) == "True\n"
+    assert run_python(code) == "True False\n"
 
 
 def test_what_is_around_a_call_may_fail():

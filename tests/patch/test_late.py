@@ -30,7 +30,7 @@ def test_copy_of_a_module_is_left_alone():
         import importlib.util, runpy, sys, plait
         from plait.patch import _registry
         def is_ours(connection):
-            return connection._recv_bytes in _registry._beneath
+            return bool(_registry._ways.get(connection._recv_bytes))
         plait.patch.install()
         name, leaf = "multiprocessing.connection", "multiprocessing.connection.Connection._recv_bytes"
         print(is_ours(runpy.run_module(name)["Connection"]))
@@ -79,7 +79,7 @@ def test_finder_in_front_that_finds_the_module_itself():
         def picture():
             leaf = plait.patch.status()["gzip.GzipFile.close"].is_patched
             found = sys.modules["gzip"].GzipFile.close if "gzip" in sys.modules else None
-            return leaf, found in plait.patch._registry._beneath
+            return leaf, bool(plait.patch._registry._ways.get(found))
         print(*picture())
         import gzip
         print(*picture(), gzip.GzipFile.close.__qualname__)
@@ -105,7 +105,7 @@ def test_module_that_is_loaded_again():
         plait.patch.install()
         leaves = ["queue.Queue.get", "queue.Queue.join", "zipfile.ZipFile.close", "zipfile._ZipWriteFile.close"]
         def ours(*methods):
-            return [method in plait.patch._registry._beneath for method in methods]
+            return [bool(plait.patch._registry._ways.get(method)) for method in methods]
         def picture():
             return [plait.patch.status()[leaf].is_patched for leaf in leaves]
         old = queue.Queue, zipfile.ZipFile
@@ -169,7 +169,7 @@ UNDER_WAY = """
     def picture():
         import gzip
         leaf = plait.patch.status()["gzip.GzipFile.close"].is_patched
-        return leaf, gzip.GzipFile.close in plait.patch._registry._beneath, type(gzip.__spec__).__name__, is_watched()
+        return leaf, bool(plait.patch._registry._ways.get(gzip.GzipFile.close)), type(gzip.__spec__).__name__, is_watched()
 """
 
 
@@ -250,7 +250,7 @@ def test_module_that_is_loaded_when_it_is_used(module, is_made_before):
         with plait.ThreadGroup() as group:
             group.spawn(pow, 2, 3)
         print(plait.patch.status()[f"{{name}}.{leaf}"].is_patched, is_lazy())
-        print(module.{leaf} in plait.patch._registry._beneath, is_lazy(), type(module.__loader__).__name__)
+        print(bool(plait.patch._registry._ways.get(module.{leaf})), is_lazy(), type(module.__loader__).__name__)
         print(plait.patch.status()[f"{{name}}.{leaf}"].is_patched)
     """
     assert run_python(code).splitlines() == ["True True", "True False SourceFileLoader", "True"]

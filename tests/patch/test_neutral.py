@@ -14,6 +14,7 @@ from unittest import mock
 import pytest
 from patch.helpers import CERTIFICATE, on_virtual, run_python
 
+import plait
 from plait.patch import _registry
 
 CALLS = """
@@ -256,12 +257,9 @@ def test_platform_threads_see_no_difference():
     assert with_plait.splitlines() == without.splitlines()
 
 
-def _replaced():
-    """The functions of Python that are replaced: what was there, and what is there."""
-    patches = [patch for family in _registry._patches.values() for patch in family]
-    patches = [patch._leaf() if hasattr(patch, "_arrival") else patch for patch in patches]
-    places = [place for patch in patches for place in getattr(patch, "_places", {}).values()]
-    return [(place.original, place.placed) for place in places if place.placed in _registry._beneath]
+def _diverted():
+    """The functions of Python that are leaves."""
+    return [function for function, ways in _registry._ways.items() if ways]
 
 
 LOOKS = {
@@ -279,13 +277,17 @@ LOOKS = {
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_replaced_functions_look_as_they_did(look):
+def test_diverted_functions_look_as_they_did(look):
     """Whatever is asked of a method that is written in Python."""
-    found = [pair for pair in _replaced() if pair[0].__name__ != "_find_and_load" or look != "source"]  # it is frozen
+    found = [each for each in _diverted() if each.__name__ != "_find_and_load" or look != "source"]  # it is frozen
     assert len(found) > 15
-    for before, now in found:
-        assert now is not before
-        assert LOOKS[look](now) == LOOKS[look](before)
+    looks = [LOOKS[look](function) for function in found]
+    plait.patch.uninstall()
+    try:
+        assert not _diverted()
+        assert [LOOKS[look](function) for function in found] == looks
+    finally:
+        plait.patch.install()
 
 
 @pytest.mark.parametrize("look", sorted(LOOKS.keys() - {"source", "code"}))

@@ -35,6 +35,11 @@ def _lead(descriptor):
     return ctypes.c_void_p.from_address(id(descriptor) + _HEAD + 4 * _WORD).value
 
 
+def _called_by(function):
+    """The C function by which a function of Python is called: the last but one of its fields."""
+    return ctypes.c_void_p.from_address(id(function) + types.FunctionType.__basicsize__ - 2 * _WORD).value
+
+
 def _picture():
     """Every leaf as anybody finds it: the object, where it is found, and the C function behind it."""
     found = {}
@@ -54,7 +59,11 @@ def _picture():
                 else:
                     found[patch.name] = (id(target), _entry(target), _function(target))
             elif isinstance(patch, _registry.ClassPatch):
-                found[patch.name] = (id(patch.cls), patch.attribute, id(patch.cls.__dict__.get(patch.attribute)))
+                for function in patch._functions:
+                    found[patch.name] = (id(function), type(function), _called_by(function))
+                for owner in patch._places:
+                    name = patch.name.rpartition(".")[2]
+                    found[patch.name] = (id(owner), id(owner.__dict__.get(name)))
     assert len(found) > 50
     return found
 
@@ -276,9 +285,9 @@ def test_install_is_all_or_nothing():
             _registry.put_all((*plait.patch._families, _Family))
         assert not any(plait.patch.status().values())
     finally:
-        _registry._patches.pop(_Family.__name__, None)
         plait.patch.install()
     assert all(plait.patch.status().values())
+    assert _Family.__name__ not in _registry._patches
 
 
 def test_a_table_entry_that_others_have_changed():

@@ -37,7 +37,7 @@ from plait import _native, _originals
 from plait._core._clock import LONGEST_WAIT, now
 from plait._core._parking import TIMED_OUT, WOKEN, Parker, WaitReason, park
 from plait._core._timers import Timer, Timers
-from plait._originals import lock_acquire, lock_release, poll_poll
+from plait._originals import lock_acquire, lock_release, make_poll, poll_poll
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -214,7 +214,7 @@ class PlatformThread(Parker):
     def _poll(self, watched: dict[int, int], owner: Owner | None, patience: float) -> bool:
         """Wait for these descriptors, of `owner`, and the bell beside them; whether one is ready."""
         assert self._wakeup is not None
-        poll = select.poll()
+        poll = make_poll()
         for fd, events in watched.items():
             poll.register(fd, events)
         poll.register(self._wakeup, select.POLLIN)

@@ -35,6 +35,7 @@ from plait._native._native import (
     await_free,
     await_signal,
     bind,
+    builtin,
     caller_code,
     caller_offset,
     check_signals,
@@ -121,6 +122,7 @@ from plait._native._native import (
     tls_attempt,
     tls_prepare,
     tls_socket,
+    undivert,
     uninstall,
     write_nowait,
 )
@@ -143,6 +145,7 @@ __all__ = (
     "await_free",
     "await_signal",
     "bind",
+    "builtin",
     "caller_code",
     "caller_offset",
     "check_signals",
@@ -229,6 +232,7 @@ __all__ = (
     "tls_attempt",
     "tls_prepare",
     "tls_socket",
+    "undivert",
     "uninstall",
     "write_nowait",
 )

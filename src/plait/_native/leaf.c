@@ -733,10 +733,27 @@ leaf_parks(PyObject *Py_UNUSED(module), PyObject *arg)
     return PyLong_FromUnsignedLongLong(__atomic_load_n(&leaves[index].parks, __ATOMIC_RELAXED));
 }
 
+/* Another function of the same code, which nobody diverts (diverted.c). */
+static PyObject *
+copy_function(PyObject *target)
+{
+    PyFunctionObject *function = (PyFunctionObject *)target;
+    PyObject *copy = PyFunction_NewWithQualName(function->func_code, function->func_globals, function->func_qualname);
+    if (copy == NULL || PyFunction_SetDefaults(copy, function->func_defaults ? function->func_defaults : Py_None) < 0 ||
+        PyFunction_SetKwDefaults(copy, function->func_kwdefaults ? function->func_kwdefaults : Py_None) < 0 ||
+        PyFunction_SetClosure(copy, function->func_closure ? function->func_closure : Py_None) < 0) {
+        Py_XDECREF(copy);
+        return NULL;
+    }
+    return copy;
+}
+
 /* A callable that is the original for ever: of the same kind, over a private copy of the table entry. */
 static PyObject *
 leaf_original(PyObject *Py_UNUSED(module), PyObject *target)
 {
+    if (PyFunction_Check(target) || PyType_IsSubtype(Py_TYPE(target), &PyFunction_Type))
+        return copy_function(target);
     PyMethodDef *def = def_of(target);
     if (def == NULL)
         return NULL;
@@ -750,6 +767,40 @@ leaf_original(PyObject *Py_UNUSED(module), PyObject *target)
     PyCFunctionObject *function = (PyCFunctionObject *)target;
     PyTypeObject *cls = def->ml_flags & METH_METHOD ? PyCFunction_GET_CLASS(target) : NULL;
     return PyCMethod_New(copy, function->m_self, function->m_module, cls);
+}
+
+/* The table entry `name` of a module written in C; NULL without an exception: it has none, or does not tell. */
+static PyMethodDef *
+entry_of(PyObject *module, const char *name)
+{
+    PyModuleDef *made_by = PyModule_Check(module) ? PyModule_GetDef(module) : NULL;
+    PyErr_Clear();
+    PyMethodDef *entry = made_by == NULL ? NULL : made_by->m_methods;
+    while (entry != NULL && entry->ml_name != NULL && strcmp(entry->ml_name, name) != 0)
+        entry++;
+    return entry == NULL || entry->ml_name == NULL ? NULL : entry;
+}
+
+/* The function `name` of a module written in C, though somebody may have put something else under the name: then another
+ * one over the same table entry. */
+static PyObject *
+leaf_builtin(PyObject *Py_UNUSED(ignored), PyObject *args)
+{
+    PyObject *module, *name;
+    if (!PyArg_ParseTuple(args, "OU:builtin", &module, &name))
+        return NULL;
+    PyMethodDef *entry = entry_of(module, PyUnicode_AsUTF8(name));
+    PyObject *found = PyObject_GetAttr(module, name);
+    if (entry == NULL || (found != NULL && PyCFunction_Check(found) && ((PyCFunctionObject *)found)->m_ml == entry))
+        return found;
+    Py_XDECREF(found);
+    PyErr_Clear();
+    PyObject *module_name = PyModule_GetNameObject(module);
+    if (module_name == NULL)
+        return NULL;
+    PyObject *made = PyCFunction_NewEx(entry, module, module_name);
+    Py_DECREF(module_name);
+    return made;
 }
 
 static PyObject *
@@ -846,7 +897,9 @@ static PyMethodDef leaf_functions[] = {
     {"uninstall", leaf_uninstall, METH_O,
      PyDoc_STR("uninstall(number): put the original back; False where the entry is no longer ours.")},
     {"parks", leaf_parks, METH_O, PyDoc_STR("parks(number): how often a leaf has parked, on all threads together.")},
-    {"original", leaf_original, METH_O, PyDoc_STR("original(target): the unpatched function or method, for ever.")},
+    {"original", leaf_original, METH_O, PyDoc_STR("original(target): the unpatched function or method, for ever. Of a function of Python, a copy.")},
+    {"builtin", leaf_builtin, METH_VARARGS,
+     PyDoc_STR("builtin(module, name): the function that a module written in C brings, whatever stands under its name now.")},
     {"lot_enter", lot_enter, METH_O, PyDoc_STR("lot_enter(key): one more is parked under this key; a full fence.")},
     {"lot_leave", lot_leave, METH_O, PyDoc_STR("lot_leave(key): one less.")},
     {"lot_is_busy", lot_is_busy, METH_O,

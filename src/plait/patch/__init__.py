@@ -2,7 +2,8 @@
 
 A leaf is a function or method that really enters the kernel or really waits. Each is replaced where CPython looks it up
 at every call, so whatever is built on it follows: modules imported before, sockets and locks made before, bound methods
-kept from before. On platform threads that have no scope of plait's open a leaf behaves as ever.
+kept from before. Whatever others have put under its name, a mock or a wrapper, goes on as it was put there, in front
+of the leaf. On platform threads that have no scope of plait's open a leaf behaves as ever.
 
 One file a family; each has `leaves()`. This file installs them when the runtime starts, unless `PLAIT_PATCH=0`.
 """
@@ -94,7 +95,8 @@ _families = (
 def install(*, virtual_threads: bool = False) -> None:
     """Make the leaves cooperative; harmless if they are. Any thread; happens by itself at the first spawn.
 
-    All of them, or none. With `PLAIT_PATCH=0` in the environment it does not happen by itself: virtual threads run, but
+    All of them, or none; but for methods in Python that plait has never seen, since others had put something in their
+    places: `status` says so, and the next call finds those that are there by then. With `PLAIT_PATCH=0` in the environment it does not happen by itself: virtual threads run, but
     every blocking call in them blocks its carrier, and with it all threads of that carrier, until it returns. What is
     plait's own (groups, futures, channels, mutexes, `plait.lowlevel`) parks as ever. If another thread is just importing a
     module that has leaves, such as `ssl`, that is waited for.
@@ -124,7 +126,7 @@ def uninstall() -> None:
     than kernel threads are.
 
     Every leaf is then what it was, the very same object with the very same C function behind it. What others have put
-    over a replacement of ours, in a Python class, is left to them. Virtual threads that go on running block their
+    in front of one stays there. Virtual threads that go on running block their
     carriers from here on, and have the identity of their carrier, so that an RLock that one of them holds is not its own
     any more: meant for tests, and for a program's end.
     """

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import posix
 import stat
 import sys
 from contextlib import nullcontext
@@ -22,6 +23,7 @@ from plait import _originals
 from plait._core import READ, WRITE, Parker, check_entry, keeping, runtime
 from plait._native import (
     address_of,
+    builtin,
     cooperative,
     file_type,
     is_in_blocking_mode,
@@ -52,13 +54,13 @@ from plait.patch._workers import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_readv = original(os.readv)
-_writev = original(os.writev)
-_preadv = original(os.preadv)
-_pwritev = original(os.pwritev)
-_splice = original(os.splice)
-_copy_file_range = original(os.copy_file_range)
-_sync = original(os.sync)
+_readv = original(builtin(posix, "readv"))
+_writev = original(builtin(posix, "writev"))
+_preadv = original(builtin(posix, "preadv"))
+_pwritev = original(builtin(posix, "pwritev"))
+_splice = original(builtin(posix, "splice"))
+_copy_file_range = original(builtin(posix, "copy_file_range"))
+_sync = original(builtin(posix, "sync"))
 _flush = original(method(mmap.mmap, "flush"))
 
 
@@ -135,9 +137,9 @@ def readv(fd: Any, buffers: Any, /) -> int:
 
 def _readinto() -> list[Leaf]:
     """The leaf for `os.readinto`, if this version has it."""
-    target = getattr(os, "readinto", None)
-    if target is None:
+    if not hasattr(posix, "readinto"):
         return []
+    target = builtin(posix, "readinto")
     call: Callable[..., Any] = original(target)
 
     def readinto(fd: Any, buffer: Any, /) -> int:
@@ -313,7 +315,7 @@ def _to_flush(mapping: Any, offset: Any = 0, *sizes: Any) -> tuple[int, int] | N
 
 def _on_disk(name: str, run: Callable[..., Any], *, takes_files: bool = False) -> Leaf:
     """A leaf whose first argument is a descriptor, or else what has one, and which always runs on a worker."""
-    target = getattr(os, name)
+    target = builtin(posix, name)
     call: Callable[..., Any] = original(target)
 
     def leaf(fd: Any, *args: Any) -> Any:
@@ -354,7 +356,7 @@ def leaves() -> Sequence[Leaf | ClassPatch]:
         "sync": sync,
         "copy_file_range": copy_file_range,
     }
-    found: list[Leaf | ClassPatch] = [Leaf(f"os.{name}", getattr(os, name), leaf) for name, leaf in table.items()]
+    found: list[Leaf | ClassPatch] = [Leaf(f"os.{name}", builtin(posix, name), leaf) for name, leaf in table.items()]
     found += [_on_disk(name, on_worker, takes_files=True) for name in ("fsync", "fdatasync")]
     found += [_on_disk("posix_fallocate", on_worker), _on_disk("ftruncate", change_on_worker)]
     found += _readinto()

@@ -14,6 +14,7 @@ one, and the rest is written within the grace. Then it is given up, the file clo
 
 from __future__ import annotations
 
+import _io
 import io
 import os
 from typing import TYPE_CHECKING, Any
@@ -118,8 +119,8 @@ class _Probe(io.RawIOBase):
 def check_layout() -> None:
     """Look whether a Buffered object is what gate.c takes it for."""
     probe = _Probe()
-    buffered = probe.buffered = io.BufferedReader(probe)
-    original(method(io.BufferedReader, "read"))(buffered, 1)
+    buffered = probe.buffered = _io.BufferedReader(probe)
+    original(method(_io.BufferedReader, "read"))(buffered, 1)
     is_known = gate_fits(buffered) and probe.owner == kernel_ident() and not gate_owner(buffered)
     probe.buffered = None
     if not is_known:
@@ -132,16 +133,16 @@ def leaves() -> Sequence[Patch]:
     """What this file makes cooperative."""
     check_layout()
     gate_open(wait, wake)
-    found: list[Patch] = [_Iteration(io.BufferedReader), _Iteration(io.BufferedRandom)]
+    found: list[Patch] = [_Iteration(_io.BufferedReader), _Iteration(_io.BufferedRandom)]
     for cls, names in {
-        io.BufferedReader: (*_READING, *_EITHER),
-        io.BufferedWriter: (*_WRITING, *_EITHER),
-        io.BufferedRandom: (*_READING, *_WRITING, *_EITHER),
+        _io.BufferedReader: (*_READING, *_EITHER),
+        _io.BufferedWriter: (*_WRITING, *_EITHER),
+        _io.BufferedRandom: (*_READING, *_WRITING, *_EITHER),
     }.items():
         for name in names:
             target = method(cls, name)
             leaf: Any = None
-            if name == "close" and cls is not io.BufferedReader:
+            if name == "close" and cls is not _io.BufferedReader:
                 leaf = patient(original(target))
             found.append(Leaf(f"io.{cls.__name__}.{name}", target, leaf, when=GATED))
     return found

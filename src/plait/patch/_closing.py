@@ -35,11 +35,11 @@ A number that a worker uses is *held* (`_native/holds.c`): closed, it leads nowh
 
 from __future__ import annotations
 
+import _io
 import _socket
 import errno
-import io
 import os
-import select
+import posix
 from contextlib import suppress
 from functools import partial
 from operator import index
@@ -49,6 +49,7 @@ from plait import _originals
 from plait._core import Parker, runtime, wait_descriptor, wake_watchers, watched_numbers
 from plait._native import (
     await_free,
+    builtin,
     close_held,
     closing_enter,
     closing_fence,
@@ -65,9 +66,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Self
 
-_dup2 = original(os.dup2)
-_closerange = original(os.closerange)
-_close_socket = original(_socket.close)
+_dup2 = original(builtin(posix, "dup2"))
+_closerange = original(builtin(posix, "closerange"))
+_close_socket = original(builtin(_socket, "close"))
 
 _NUMBERS = range(1 << 31)
 _waits: dict[int, dict[Wait, None]] = {}  # by number; what is empty stays, for others may be about to fill it
@@ -240,10 +241,10 @@ os.register_at_fork(after_in_child=_after_fork)
 def leaves() -> Sequence[Leaf]:
     """What this file watches."""
     return [
-        Leaf("os.close", os.close, _close, closed, when=CLOSING, key=0),
-        Leaf("socket.close", _socket.close, _close_of_socket, closed, when=CLOSING, key=0),
-        Leaf("os.dup2", os.dup2, _replace, _replaced, when=CLOSING, key=1),
-        Leaf("os.closerange", os.closerange, _close_range, _range_closed, when=CLOSING, key=-1),
-        Leaf("io.FileIO.close", method(io.FileIO, "close"), None, _file_closed, when=CLOSING),
-        Leaf("select.epoll.close", method(select.epoll, "close"), None, _epoll_closed, when=CLOSING),
+        Leaf("os.close", builtin(posix, "close"), _close, closed, when=CLOSING, key=0),
+        Leaf("socket.close", builtin(_socket, "close"), _close_of_socket, closed, when=CLOSING, key=0),
+        Leaf("os.dup2", builtin(posix, "dup2"), _replace, _replaced, when=CLOSING, key=1),
+        Leaf("os.closerange", builtin(posix, "closerange"), _close_range, _range_closed, when=CLOSING, key=-1),
+        Leaf("io.FileIO.close", method(_io.FileIO, "close"), None, _file_closed, when=CLOSING),
+        Leaf("select.epoll.close", method(_originals.Epoll, "close"), None, _epoll_closed, when=CLOSING),
     ]

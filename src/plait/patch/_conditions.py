@@ -18,7 +18,6 @@ at once, while the lock is held.
 from __future__ import annotations
 
 import threading
-from _thread import LockType
 from typing import TYPE_CHECKING, Any
 
 from plait._core import Counter, call_deaf
@@ -26,16 +25,17 @@ from plait._core._cancel import check_entry, retract
 from plait._core._waiters import Waiter
 from plait._errors import Cancelled
 from plait._native import cooperative, rlock_owner, rlock_write
-from plait._originals import RLock
+from plait._originals import Lock, RLock
 from plait.patch._locks import enter, restore
-from plait.patch._registry import ClassPatch
+from plait.patch._registry import ClassPatch, beneath
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from plait._core._parking import Parker
 
-_wait = threading.Condition.wait
+_wait = beneath("threading.Condition.wait")
+_event_wait = beneath("threading.Event.wait")
 _parks = Counter()  # in `wait`
 _event_parks = Counter()
 
@@ -44,7 +44,7 @@ def wait(self: Any, timeout: float | None = None) -> bool:
     """Wait until notified or until a timeout occurs; the lock must be held. See `threading.Condition.wait`."""
     me: Parker | None = cooperative()
     if me is None or (timeout is not None and not _is_patient(timeout)):
-        return _wait(self, timeout)  # does not park, or refuses
+        return _wait(self, timeout)  # type: ignore[no-any-return]  # does not park, or refuses
     is_plain = _is_plain(self)
     if not (self._lock.locked() if is_plain else self._is_owned()):
         raise RuntimeError("cannot wait on un-acquired lock")
@@ -87,8 +87,7 @@ def event_wait(self: Any, timeout: float | None = None) -> bool:
         check_entry(me)
     condition = self._cond
     if me is None or not _is_plain(condition) or (timeout is not None and not _is_patient(timeout)):
-        with condition:
-            return bool(self._flag or condition.wait(timeout))
+        return bool(_event_wait(self, timeout))
     waiter = _announce(self, me)
     if waiter is None:
         return True
@@ -130,7 +129,7 @@ def _announce(event: Any, me: Parker) -> Waiter | None:
 def _is_plain(condition: Any) -> bool:
     """Whether this is a Condition of CPython's own over a plain lock: its methods are known, and need not be called."""
     cls: type = type(condition)
-    return cls is threading.Condition and type(condition._lock) is LockType
+    return cls is threading.Condition and type(condition._lock) is Lock
 
 
 def _take_back(condition: Any, state: Any) -> None:
@@ -162,6 +161,6 @@ def _leave(condition: Any, waiter: Waiter) -> None:
 def leaves() -> Sequence[ClassPatch]:
     """What this file makes cooperative."""
     return [
-        ClassPatch("threading.Condition.wait", threading.Condition, "wait", wait, _parks),
-        ClassPatch("threading.Event.wait", threading.Event, "wait", event_wait, _event_parks),
+        ClassPatch("threading.Condition.wait", wait, _parks),
+        ClassPatch("threading.Event.wait", event_wait, _event_parks),
     ]

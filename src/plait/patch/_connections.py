@@ -41,7 +41,7 @@ from plait._native import (
 )
 from plait._native import socket_fd as _fileno
 from plait._native import socket_timeout as _gettimeout
-from plait._originals import Socket, poll_poll
+from plait._originals import Socket, make_poll, poll_poll
 from plait.patch._closing import closed
 from plait.patch._names import numeric
 from plait.patch._registry import ALWAYS, Leaf, method
@@ -120,7 +120,7 @@ def _accept_natively(sock: Any) -> tuple[int, Any]:
                 raise
             if any(sock.getsockopt(_SOL_SOCKET, _SO_RCVTIMEO, 16)):
                 raise  # the time that this allows may be over
-            poll = select.poll()
+            poll = make_poll()
             poll.register(fd, select.POLLIN)
             poll_poll(poll)
 

@@ -11,13 +11,13 @@ import builtins
 import sys
 from typing import TYPE_CHECKING, Any
 
-from plait._native import original
+from plait._native import builtin, original
 from plait.patch._registry import ClassPatch, Leaf
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_input = original(builtins.input)
+_input = original(builtin(builtins, "input"))
 
 
 def _is_terminal() -> bool:
@@ -46,4 +46,4 @@ def input_(*args: Any) -> str:
 
 def leaves() -> Sequence[Leaf | ClassPatch]:
     """What this file makes cooperative."""
-    return [Leaf("input", builtins.input, input_)]
+    return [Leaf("input", builtin(builtins, "input"), input_)]

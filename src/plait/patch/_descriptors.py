@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import errno
 import os
+import posix
 import stat
 import sys
 from contextlib import nullcontext, suppress
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 from plait import _originals
 from plait._core import READ, WRITE, Parker, check_entry, keeping
 from plait._native import (
+    builtin,
     closings,
     cooperative,
     poll_now,
@@ -329,7 +331,7 @@ def _read_at(me: Parker, fd: int, size: int, offset: int) -> bytes:
 def leaves() -> Sequence[Leaf | ClassPatch]:
     """What this file makes cooperative."""
     return [
-        Leaf("os.read", os.read, read),
-        Leaf("os.write", os.write, write),
-        Leaf("os.sendfile", os.sendfile, sendfile),
+        Leaf("os.read", builtin(posix, "read"), read),
+        Leaf("os.write", builtin(posix, "write"), write),
+        Leaf("os.sendfile", builtin(posix, "sendfile"), sendfile),
     ]

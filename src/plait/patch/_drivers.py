@@ -15,14 +15,14 @@ it: without the callback it waits in C, with it it is refused. See docs/adr/0013
 
 from __future__ import annotations
 
-import select
 from contextlib import suppress
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from plait._core import READ, WRITE, Counter, Parker, runtime, wait_descriptor
 from plait._errors import Cancelled
 from plait._native import cooperative, original
-from plait._originals import poll_poll
+from plait._originals import make_poll, poll_poll
 from plait.patch._late import late_leaves
 from plait.patch._registry import ClassPatch, Leaf
 
@@ -34,9 +34,13 @@ if TYPE_CHECKING:
 # ---- psycopg 3
 
 
+def _undiverted(wait: Any) -> Any:
+    """One of psycopg's functions, which are leaves under several names if they are in Python."""
+    return original(wait) if isinstance(wait, FunctionType) else wait
+
+
 def _waiting(module: Any) -> Sequence[ClassPatch]:
-    native = module.wait
-    portable = getattr(module, "wait_epoll", module.wait_selector)
+    native, portable = _undiverted(module.wait), _undiverted(getattr(module, "wait_epoll", module.wait_selector))
     parks = Counter()
 
     def wait(*args: Any, **kwargs: Any) -> Any:
@@ -50,7 +54,7 @@ def _waiting(module: Any) -> Sequence[ClassPatch]:
             parks.add(me.park_count - before)
 
     wait.__doc__ = native.__doc__
-    return [ClassPatch("psycopg.waiting.wait", module, "wait", wait, parks)]
+    return [ClassPatch("psycopg.waiting.wait", wait, parks)]
 
 
 def _interrupted(module: Any) -> Sequence[ClassPatch]:
@@ -59,13 +63,13 @@ def _interrupted(module: Any) -> Sequence[ClassPatch]:
     if known is None:  # an older one: the connection is closed by whoever finds it at work
         return []
     kinds = (*(known if isinstance(known, tuple) else (known,)), Cancelled)
-    return [ClassPatch("psycopg.connection._INTERRUPTED", module, "_INTERRUPTED", kinds)]
+    return [ClassPatch("psycopg.connection._INTERRUPTED", kinds)]
 
 
 def _failures(module: Any) -> Sequence[ClassPatch]:
     """After what a pool takes a waiter off its list again: one that was cancelled would be given a connection."""
     kinds = (module.CLIENT_EXCEPTIONS, Cancelled)
-    return [ClassPatch("psycopg_pool.pool.CLIENT_EXCEPTIONS", module, "CLIENT_EXCEPTIONS", kinds)]
+    return [ClassPatch("psycopg_pool.pool.CLIENT_EXCEPTIONS", kinds)]
 
 
 # ---- psycopg2
@@ -133,7 +137,7 @@ class _WaitCallback:
             while (state := connection.poll()) != _POLL_OK:
                 events = READ if state == _POLL_READ else WRITE
                 if me is None:
-                    poll = select.poll()
+                    poll = make_poll()
                     poll.register(connection.fileno(), events)
                     poll_poll(poll)
                 else:

@@ -8,15 +8,15 @@ temporary directory behind, or be reported in place of a failure, which is nowhe
 
 from __future__ import annotations
 
-import io
+import _io
 import sys
-import weakref
+import weakref  # noqa: F401 - whose finalizers are leaves
 from typing import TYPE_CHECKING, Any
 
 from plait._native import original
 from plait.patch._late import late_leaves
 from plait.patch._patience import patient
-from plait.patch._registry import ClassPatch, Leaf, method
+from plait.patch._registry import ClassPatch, Leaf, beneath, method
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -35,25 +35,28 @@ _METHODS = {  # by module and class
 _report = sys.__unraisablehook__
 
 
-def _patch(prefix: str, cls: type, name: str) -> Patch:
-    return ClassPatch(f"{prefix}.{cls.__name__}.{name}", cls, name, patient(cls.__dict__[name]))
+_finalize = ClassPatch("weakref.finalize.__call__", patient(beneath("weakref.finalize.__call__")))
+
+
+def _names_of(module: str) -> list[str]:
+    return [f"{module}.{cls}.{name}" for cls, name in _METHODS[module].items()]
 
 
 def _patches_of(module: Any) -> Iterable[Patch]:
-    for cls, name in _METHODS[module.__name__].items():
-        yield _patch(module.__name__, getattr(module, cls), name)
+    for name in _names_of(module.__name__):
+        yield ClassPatch(name, patient(beneath(name)))
 
 
 def leaves() -> Sequence[Patch]:
     """What this file changes."""
-    text_close: Any = method(io.TextIOWrapper, "close")
+    text_close: Any = method(_io.TextIOWrapper, "close")
     found: list[Patch] = [
-        _patch("weakref", weakref.finalize, "__call__"),
+        _finalize,
         Leaf("io.TextIOWrapper.close", text_close, patient(original(text_close))),
         Leaf(
             "sys.__unraisablehook__", _report, patient(original(_report))
         ),  # a hook of the program's is its own affair
     ]
-    for module, methods in _METHODS.items():
-        found += late_leaves(module, [f"{module}.{cls}.{name}" for cls, name in methods.items()], _patches_of)
+    for module in _METHODS:
+        found += late_leaves(module, _names_of(module), _patches_of)
     return found

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import errno
 import os
+import posix
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from plait import _originals
 from plait._core import Parker, check_entry
-from plait._native import cooperative
+from plait._native import builtin, cooperative
 from plait.patch._counters import FULL, SIZE, add
 from plait.patch._descriptors import read_some
 from plait.patch._registry import Leaf
@@ -53,6 +54,6 @@ def write(fd: Any, value: Any) -> None:
 def leaves() -> Sequence[Leaf]:
     """What this file makes cooperative."""
     return [
-        Leaf("os.eventfd_read", os.eventfd_read, read),
-        Leaf("os.eventfd_write", os.eventfd_write, write),
+        Leaf("os.eventfd_read", builtin(posix, "eventfd_read"), read),
+        Leaf("os.eventfd_write", builtin(posix, "eventfd_write"), write),
     ]

@@ -17,20 +17,21 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import posix
 from typing import TYPE_CHECKING, Any
 
 from plait._core import Parker, check_entry, sleep
-from plait._native import cooperative, original
+from plait._native import builtin, cooperative, original
 from plait.patch._closing import Wait
 from plait.patch._registry import ClassPatch, Leaf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_flock = original(fcntl.flock)
-_lockf = original(fcntl.lockf)
-_fcntl = original(fcntl.fcntl)
-_os_lockf = original(os.lockf)
+_flock = original(builtin(fcntl, "flock"))
+_lockf = original(builtin(fcntl, "lockf"))
+_fcntl = original(builtin(fcntl, "fcntl"))
+_os_lockf = original(builtin(posix, "lockf"))
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.05  # seconds
 _NOT_WAITING = {fcntl.F_SETLKW: fcntl.F_SETLK, 38: 37}  # F_OFD_SETLKW: F_OFD_SETLK
@@ -96,8 +97,8 @@ def fcntl_(fd: Any, cmd: Any, *args: Any) -> Any:
 def leaves() -> Sequence[Leaf | ClassPatch]:
     """What this file makes cooperative."""
     return [
-        Leaf("fcntl.flock", fcntl.flock, flock),
-        Leaf("fcntl.lockf", fcntl.lockf, lockf),
-        Leaf("os.lockf", os.lockf, os_lockf),
-        Leaf("fcntl.fcntl", fcntl.fcntl, fcntl_),
+        Leaf("fcntl.flock", builtin(fcntl, "flock"), flock),
+        Leaf("fcntl.lockf", builtin(fcntl, "lockf"), lockf),
+        Leaf("os.lockf", builtin(posix, "lockf"), os_lockf),
+        Leaf("fcntl.fcntl", builtin(fcntl, "fcntl"), fcntl_),
     ]

@@ -5,9 +5,10 @@ Where a descriptor in non-blocking mode has nothing to give or to take, these re
 
 from __future__ import annotations
 
+import _io
 import errno
-import io
 import os
+import posix
 import stat
 from contextlib import suppress
 from operator import index
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait._core import Parker, check_entry
 from plait._errors import Cancelled
-from plait._native import cooperative, file_type, original
+from plait._native import builtin, cooperative, file_type, original
 from plait.patch import _descriptors
 from plait.patch._descriptors import read_into, read_some
 from plait.patch._registry import ClassPatch, Leaf, method
@@ -24,15 +25,15 @@ from plait.patch._workers import change_on_worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_read = original(method(io.FileIO, "read"))
-_readinto = original(method(io.FileIO, "readinto"))
-_readall = original(method(io.FileIO, "readall"))
-_write = original(method(io.FileIO, "write"))
-_truncate = original(method(io.FileIO, "truncate"))
-_fileno = original(method(io.FileIO, "fileno"))
-_readable = original(method(io.FileIO, "readable"))
-_writable = original(method(io.FileIO, "writable"))
-_closed = io.FileIO.closed.__get__
+_read = original(method(_io.FileIO, "read"))
+_readinto = original(method(_io.FileIO, "readinto"))
+_readall = original(method(_io.FileIO, "readall"))
+_write = original(method(_io.FileIO, "write"))
+_truncate = original(method(_io.FileIO, "truncate"))
+_fileno = original(method(_io.FileIO, "fileno"))
+_readable = original(method(_io.FileIO, "readable"))
+_writable = original(method(_io.FileIO, "writable"))
+_closed = _io.FileIO.closed.__get__
 
 _MOST = 0x7FFFF000  # bytes that Linux moves in one call
 _CHUNK = 1 << 16  # how much is read at a time of what has no size
@@ -137,7 +138,7 @@ def truncate(file: Any, size: Any = None) -> Any:
     return size
 
 
-_ftruncate = original(os.ftruncate)
+_ftruncate = original(builtin(posix, "ftruncate"))
 
 
 def leaves() -> Sequence[Leaf | ClassPatch]:
@@ -149,4 +150,4 @@ def leaves() -> Sequence[Leaf | ClassPatch]:
         "write": write,
         "truncate": truncate,
     }
-    return [Leaf(f"io.FileIO.{name}", method(io.FileIO, name), leaf) for name, leaf in table.items()]
+    return [Leaf(f"io.FileIO.{name}", method(_io.FileIO, name), leaf) for name, leaf in table.items()]

@@ -14,17 +14,17 @@ The two functions that take an identity to the kernel find the carrier behind it
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import _thread
 import errno
 import os
-import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from plait import _originals
 from plait._core import VirtualThread, on_ident_end
-from plait._native import current, original
+from plait._native import builtin, current, original
 from plait._threads import renew_handle
 from plait.patch._registry import ALWAYS, IDENTITY, ClassPatch, Leaf
 
@@ -130,10 +130,13 @@ os.register_at_fork(before=_introduce, after_in_child=_be_main)
 def leaves() -> Sequence[Leaf | ClassPatch]:
     """What this file makes cooperative."""
     return [
-        Leaf("_thread.get_ident", _thread.get_ident, get_ident, when=IDENTITY),
+        Leaf("_thread.get_ident", builtin(_thread, "get_ident"), get_ident, when=IDENTITY),
         *(
             Leaf(f"{name}.{target.__name__}", target, _for_the_kernel(target), when=ALWAYS)
-            for name, target in (("signal", signal.pthread_kill), ("time", time.pthread_getcpuclockid))
+            for name, target in (
+                ("signal", builtin(_signal, "pthread_kill")),
+                ("time", builtin(time, "pthread_getcpuclockid")),
+            )
         ),
-        ClassPatch("threading._DummyThread.__init__", _dummy, "__init__", init_dummy),
+        ClassPatch("threading._DummyThread.__init__", init_dummy),
     ]

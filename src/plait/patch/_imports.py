@@ -9,18 +9,20 @@ so what stands there must have no frame. What is imported already is not seen he
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import importlib  # noqa: F401 - whose function is a leaf
+from typing import TYPE_CHECKING
 
 from plait.patch._patience import patient
-from plait.patch._registry import ClassPatch
+from plait.patch._registry import ClassPatch, beneath
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+_NAME = "importlib._bootstrap._find_and_load"  # where CPython looks it up
+_find_and_load = beneath(_NAME)
+
+
 def leaves() -> Sequence[ClassPatch]:
     """What this file changes."""
-    system: Any = importlib._bootstrap  # noqa: SLF001 - where CPython looks it up
-    loading = patient(system._find_and_load, hears_own_scopes=True)  # noqa: SLF001 - see above
-    return [ClassPatch("importlib._bootstrap._find_and_load", system, "_find_and_load", loading)]
+    return [ClassPatch(_NAME, patient(_find_and_load, hears_own_scopes=True))]

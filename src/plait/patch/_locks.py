@@ -9,7 +9,6 @@ taken from its class before it was replaced there (`_conditions.py`).
 
 from __future__ import annotations
 
-import _thread
 import sys
 import threading
 from functools import partial
@@ -18,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from plait._core import Parker, WaitReason, check_entry, lot_wait, lot_wait_shielded, lot_wake_one, now
 from plait._native import cooperative
-from plait._originals import lock_acquire
-from plait.patch._registry import ClassPatch, Leaf, method
+from plait._originals import Lock, lock_acquire
+from plait.patch._registry import ClassPatch, Leaf, beneath, method
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 TOO_LONG = 2**63 / 1e9  # seconds, of which C cannot count the nanoseconds: it refuses them
 
-_condition_wait = threading.Condition.wait.__code__
+_condition_wait = getattr(beneath("threading.Condition.wait"), "__code__", None)
 _condition_restore = threading.Condition._acquire_restore.__code__  # type: ignore[attr-defined]  # noqa: SLF001 - see above
 
 
@@ -95,13 +94,12 @@ def wake(lock: Any) -> None:
 
 def leaves() -> Sequence[Leaf | ClassPatch]:
     """What this file makes cooperative."""
-    lock = _thread.LockType
-    take = method(lock, "acquire")
+    take = method(Lock, "acquire")
     return [
-        Leaf("_thread.lock.acquire", method(lock, "acquire"), acquire, attempt=take),
-        Leaf("_thread.lock.acquire_lock", method(lock, "acquire_lock"), acquire, attempt=take),
-        Leaf("_thread.lock.__enter__", method(lock, "__enter__"), enter, attempt=take),
-        Leaf("_thread.lock.release", method(lock, "release"), None, wake),
-        Leaf("_thread.lock.release_lock", method(lock, "release_lock"), None, wake),
-        Leaf("_thread.lock.__exit__", method(lock, "__exit__"), None, wake),
+        Leaf("_thread.lock.acquire", method(Lock, "acquire"), acquire, attempt=take),
+        Leaf("_thread.lock.acquire_lock", method(Lock, "acquire_lock"), acquire, attempt=take),
+        Leaf("_thread.lock.__enter__", method(Lock, "__enter__"), enter, attempt=take),
+        Leaf("_thread.lock.release", method(Lock, "release"), None, wake),
+        Leaf("_thread.lock.release_lock", method(Lock, "release_lock"), None, wake),
+        Leaf("_thread.lock.__exit__", method(Lock, "__exit__"), None, wake),
     ]

@@ -11,25 +11,25 @@ at hand. Both are interrupted while they wait, as before.
 
 from __future__ import annotations
 
-import queue
-import threading
+import queue  # noqa: F401 - whose methods are leaves
+import threading  # noqa: F401 - likewise
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from plait._core import Parker, check_entry
 from plait._native import cooperative
-from plait.patch._registry import ClassPatch
+from plait.patch._registry import ClassPatch, beneath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 # `with semaphore:` has a name of its own for the same function.
 _WAITS = (
-    (threading.Condition, "wait_for"),
-    (threading.Semaphore, "acquire"),
-    (threading.Semaphore, "__enter__"),
-    (threading.Barrier, "wait"),
-    (queue.Queue, "join"),
+    "threading.Condition.wait_for",
+    "threading.Semaphore.acquire",
+    "threading.Semaphore.__enter__",
+    "threading.Barrier.wait",
+    "queue.Queue.join",
 )
 
 
@@ -48,7 +48,8 @@ def _looking(original: Callable[..., Any]) -> Callable[..., Any]:
     return wait
 
 
-_get = queue.Queue.get
+_replacements = {name: _looking(beneath(name)) for name in _WAITS}
+_get = beneath("queue.Queue.get")
 
 
 def queue_get(self: Any, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002 - CPython's
@@ -61,9 +62,6 @@ def queue_get(self: Any, block: bool = True, timeout: float | None = None) -> An
 def leaves() -> Sequence[ClassPatch]:
     """What this file makes cooperative."""
     return [
-        ClassPatch("queue.Queue.get", queue.Queue, "get", queue_get),
-        *(
-            ClassPatch(f"{cls.__module__}.{cls.__qualname__}.{name}", cls, name, _looking(getattr(cls, name)))
-            for cls, name in _WAITS
-        ),
+        ClassPatch("queue.Queue.get", queue_get),
+        *(ClassPatch(name, replacement) for name, replacement in _replacements.items()),
     ]

@@ -19,7 +19,7 @@ from plait._native import cooperative
 from plait.patch._late import late_leaves
 from plait.patch._messages import tally
 from plait.patch._patience import patient
-from plait.patch._registry import ClassPatch
+from plait.patch._registry import ClassPatch, beneath
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +31,8 @@ _CALL = f"{_MODULE}.BaseProxy._callmethod"
 _START = f"{_MODULE}.BaseManager.start"
 
 
-def _leaves(module: Any) -> Sequence[ClassPatch]:
-    call = module.BaseProxy._callmethod  # noqa: SLF001 - the one door of all calls
+def _leaves(_: Any) -> Sequence[ClassPatch]:
+    call = beneath(_CALL)  # the one door of all calls
 
     def call_method(self: Any, *args: Any, **kwargs: Any) -> Any:
         if cooperative() is None:
@@ -46,7 +46,7 @@ def _leaves(module: Any) -> Sequence[ClassPatch]:
                 _drop_connection(self)
             raise
 
-    start = patient(module.BaseManager.start, hears_own_scopes=True)
+    start = patient(beneath(_START), hears_own_scopes=True)
 
     def start_manager(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
@@ -55,10 +55,7 @@ def _leaves(module: Any) -> Sequence[ClassPatch]:
             _kill_server(self)
             raise
 
-    return [
-        ClassPatch(_CALL, module.BaseProxy, "_callmethod", call_method),
-        ClassPatch(_START, module.BaseManager, "start", start_manager),
-    ]
+    return [ClassPatch(_CALL, call_method), ClassPatch(_START, start_manager)]
 
 
 def _drop_connection(proxy: Any) -> None:

@@ -21,7 +21,7 @@ from plait._core import READ, WRITE, Parker, check_entry, patiently
 from plait._native import cooperative, poll_now
 from plait.patch._closing import wait_open
 from plait.patch._late import late_leaves
-from plait.patch._registry import ClassPatch
+from plait.patch._registry import ClassPatch, beneath
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,9 +50,8 @@ def _await_beginning(me: Parker, fd: int, events: int) -> None:
         wait_open(me, fd, events)
 
 
-def _connections(module: Any) -> Sequence[ClassPatch]:
-    cls = module.Connection
-    receive, send = cls._recv_bytes, cls._send_bytes  # each moves one message
+def _connections(_: Any) -> Sequence[ClassPatch]:
+    receive, send = beneath(_RECEIVE), beneath(_SEND)  # each moves one message
 
     def recv_bytes(self: Any, maxsize: int | None = None) -> Any:
         me: Parker | None = cooperative()
@@ -72,7 +71,7 @@ def _connections(module: Any) -> Sequence[ClassPatch]:
         tally.owed += 1
         patiently(me, send, self, buf)
 
-    return [ClassPatch(_RECEIVE, cls, "_recv_bytes", recv_bytes), ClassPatch(_SEND, cls, "_send_bytes", send_bytes)]
+    return [ClassPatch(_RECEIVE, recv_bytes), ClassPatch(_SEND, send_bytes)]
 
 
 def leaves() -> Sequence[Patch]:

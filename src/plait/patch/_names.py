@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait import _originals
 from plait._core import Parker, check_entry, runtime
-from plait._native import cooperative
+from plait._native import builtin, cooperative
 from plait.patch._registry import ClassPatch, Leaf
 
 if TYPE_CHECKING:
@@ -85,13 +85,13 @@ def _elsewhere(name: str) -> Leaf:
     def leaf(*args: Any) -> Any:
         return runtime.offload.call(cooperative(), getattr(_originals, name), *args)
 
-    return Leaf(f"socket.{name}", getattr(_socket, name), leaf)
+    return Leaf(f"socket.{name}", builtin(_socket, name), leaf)
 
 
 def leaves() -> Sequence[Leaf | ClassPatch]:
     """What this file makes cooperative."""
     others = ("gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getnameinfo")
     return [
-        Leaf("socket.getaddrinfo", _socket.getaddrinfo, getaddrinfo),
+        Leaf("socket.getaddrinfo", builtin(_socket, "getaddrinfo"), getaddrinfo),
         *(_elsewhere(name) for name in others),
     ]

@@ -18,16 +18,17 @@ which becomes our `os.open`.
 
 from __future__ import annotations
 
+import _io
 import errno
-import io
 import os
+import posix
 import stat
 from typing import TYPE_CHECKING, Any
 
 from plait import _originals
 from plait._core import READ, Counter, Parker, check_entry, now, retract, sleep, wait_descriptor
 from plait._errors import Cancelled
-from plait._native import cooperative, has_writer, opening_call, opening_replace, original, poll_now
+from plait._native import builtin, cooperative, has_writer, opening_call, opening_replace, original, poll_now
 from plait.patch._registry import Leaf
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from plait.patch._registry import Patch
 
-_open = original(os.open)
+_open = original(builtin(posix, "open"))
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05  # seconds
 _POLLHUP = 0x010
@@ -141,15 +142,15 @@ class _Opening:
 
     def put(self) -> None:
         """See `Patch`."""
-        opening_replace(io.FileIO, io.FileIO.__dict__["__init__"], init)
+        opening_replace(_io.FileIO, _io.FileIO.__dict__["__init__"], init)
         self.is_in_place = True
 
     def take(self) -> None:
         """See `Patch`."""
-        opening_replace(io.FileIO, io.FileIO.__dict__["__init__"], None)
+        opening_replace(_io.FileIO, _io.FileIO.__dict__["__init__"], None)
         self.is_in_place = False
 
 
 def leaves() -> Sequence[Patch]:
     """What this file makes cooperative."""
-    return [Leaf("os.open", os.open, os_open), _Opening()]
+    return [Leaf("os.open", builtin(posix, "open"), os_open), _Opening()]

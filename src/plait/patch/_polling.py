@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from plait._core import BROKEN, READ, URGENT, WRITE, Parker, WaitReason, check_entry, now, wait_descriptors
 from plait._errors import InternalError
-from plait._native import cooperative, poll_registered
-from plait._originals import epoll_poll, poll_poll, select_select
+from plait._native import builtin, cooperative, poll_registered
+from plait._originals import Epoll, Poll, epoll_poll, make_poll, poll_poll, select_select
 from plait.patch._closing import Wait
 from plait.patch._registry import ClassPatch, Leaf, method
 
@@ -124,7 +124,7 @@ def poll_leaf(poll: Any, timeout: float | None = None, /) -> Any:
     if found or timeout == 0:
         return found
     seconds = None if timeout is None or timeout < 0 else timeout / 1000
-    wanted = select.poll()
+    wanted = make_poll()
     watched: dict[int, int] = {}
     for fd, events in (poll_registered(poll) or {}).items():
         wanted.register(fd, events & _SHORT)
@@ -149,7 +149,7 @@ def epoll_leaf(epoll: Any, timeout: float | None = None, maxevents: int = -1) ->
 
 def check_layout() -> None:
     """Look whether a poll object is what words.c takes it for."""
-    poll = select.poll()
+    poll = make_poll()
     poll.register(0, select.POLLIN)
     if poll_registered(poll) != {0: select.POLLIN}:
         raise InternalError("the poll object of this interpreter is laid out in an unknown way: plait cannot run on it")
@@ -159,7 +159,7 @@ def leaves() -> Sequence[Leaf | ClassPatch]:
     """What this file makes cooperative."""
     check_layout()
     return [
-        Leaf("select.select", select.select, select_leaf),
-        Leaf("select.poll.poll", method(type(select.poll()), "poll"), poll_leaf),
-        Leaf("select.epoll.poll", method(select.epoll, "poll"), epoll_leaf),
+        Leaf("select.select", builtin(select, "select"), select_leaf),
+        Leaf("select.poll.poll", method(Poll, "poll"), poll_leaf),
+        Leaf("select.epoll.poll", method(Epoll, "poll"), epoll_leaf),
     ]

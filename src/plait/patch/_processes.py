@@ -23,6 +23,7 @@ owners have left (the resource tracker): nobody would.
 from __future__ import annotations
 
 import os
+import posix
 import signal
 import subprocess
 from contextlib import suppress
@@ -41,11 +42,11 @@ from plait._core import (
     wait_descriptor,
 )
 from plait._errors import Cancelled
-from plait._native import cooperative
+from plait._native import builtin, cooperative
 from plait._originals import os_close, os_system, os_wait3, os_wait4, os_waitid, os_waitpid
 from plait.patch._late import late_leaves
 from plait.patch._patience import patient
-from plait.patch._registry import ALWAYS, ClassPatch, Leaf
+from plait.patch._registry import ALWAYS, ClassPatch, Leaf, beneath
 from plait.patch._watches import wait_watching
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ if TYPE_CHECKING:
 
     from plait.patch._registry import Patch
 
-_execute_child = subprocess.Popen._execute_child  # type: ignore[attr-defined]  # noqa: SLF001 - forks
-_popen_wait = subprocess.Popen._wait  # type: ignore[attr-defined]  # noqa: SLF001 - what wait() and communicate() end in
+_execute_child = beneath("subprocess.Popen._execute_child")  # forks
+_popen_wait = beneath("subprocess.Popen._wait")  # what wait() and communicate() end in
 _parks = Counter()  # in `popen_wait`
 
 
@@ -318,17 +319,16 @@ _TELLING = ("_send", "ensure_running")  # methods of the resource tracker
 _SHARED_MEMORY = "multiprocessing.shared_memory.SharedMemory.__init__"
 
 
-def _children(module: Any) -> Sequence[ClassPatch]:
-    cls = module.BaseProcess
-    run = cls._bootstrap  # what a child process does, and then it ends
+def _children(_: Any) -> Sequence[ClassPatch]:
+    run = beneath(_BOOTSTRAP)  # what a child process does, and then it ends
 
     def bootstrap(self: Any, *args: Any, **kwargs: Any) -> Any:
         leave_all_scopes()
         return run(self, *args, **kwargs)
 
     return [
-        ClassPatch(_BOOTSTRAP, cls, "_bootstrap", bootstrap, when=ALWAYS),
-        ClassPatch(_START, cls, "start", patient(cls.start, hears_own_scopes=True)),
+        ClassPatch(_BOOTSTRAP, bootstrap, when=ALWAYS),
+        ClassPatch(_START, patient(beneath(_START), hears_own_scopes=True)),
     ]
 
 
@@ -336,9 +336,8 @@ def _tracker_leaf(name: str) -> str:
     return f"multiprocessing.resource_tracker.ResourceTracker.{name}"
 
 
-def _trackers(module: Any) -> Sequence[ClassPatch]:
-    cls = module.ResourceTracker
-    return [ClassPatch(_tracker_leaf(name), cls, name, patient(getattr(cls, name))) for name in _TELLING]
+def _trackers(_: Any) -> Sequence[ClassPatch]:
+    return [ClassPatch(name, patient(beneath(name))) for name in map(_tracker_leaf, _TELLING)]
 
 
 def _shared_memories(module: Any) -> Sequence[ClassPatch]:
@@ -348,20 +347,20 @@ def _shared_memories(module: Any) -> Sequence[ClassPatch]:
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         make(self, *args, **kwargs)
 
-    return [ClassPatch(_SHARED_MEMORY, module.SharedMemory, "__init__", init)]
+    return [ClassPatch(_SHARED_MEMORY, init)]
 
 
 def leaves() -> Sequence[Patch]:
     """What this file makes cooperative."""
     return [
-        Leaf("os.wait", os.wait, wait),
-        Leaf("os.wait3", os.wait3, wait3),
-        Leaf("os.wait4", os.wait4, wait4),
-        Leaf("os.waitid", os.waitid, waitid),
-        Leaf("os.waitpid", os.waitpid, waitpid),
-        Leaf("os.system", os.system, system),
-        ClassPatch("subprocess.Popen._execute_child", subprocess.Popen, "_execute_child", execute_child),
-        ClassPatch("subprocess.Popen._wait", subprocess.Popen, "_wait", popen_wait, _parks),
+        Leaf("os.wait", builtin(posix, "wait"), wait),
+        Leaf("os.wait3", builtin(posix, "wait3"), wait3),
+        Leaf("os.wait4", builtin(posix, "wait4"), wait4),
+        Leaf("os.waitid", builtin(posix, "waitid"), waitid),
+        Leaf("os.waitpid", builtin(posix, "waitpid"), waitpid),
+        Leaf("os.system", builtin(posix, "system"), system),
+        ClassPatch("subprocess.Popen._execute_child", execute_child),
+        ClassPatch("subprocess.Popen._wait", popen_wait, _parks),
         *late_leaves("multiprocessing.process", [_BOOTSTRAP, _START], _children),
         *late_leaves("multiprocessing.resource_tracker", map(_tracker_leaf, _TELLING), _trackers),
         *late_leaves("multiprocessing.shared_memory", [_SHARED_MEMORY], _shared_memories),

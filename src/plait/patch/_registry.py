@@ -1,5 +1,10 @@
 """What is patched: one record a leaf, and the only place that writes into other modules.
 
+What stands under a leaf's name when it is installed may be anything: a mock, or a wrapper, of a test or for good. So no leaf
+is looked for under its name. A function written in C is taken from the table of its module (`builtin()`), and one in Python
+is known from the import of plait (`beneath()`), under what it was wrapped in by then. Where that could not be seen, and has
+no way back to what it hides, the leaf is left out, which its status says; the next install looks again.
+
 Installing is all or nothing: if one leaf cannot be put in place, those that were put before it are taken back.
 
 What is done under the install lock is in part Python's code, so a signal handler may run in the middle of it, and that may
@@ -18,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from plait import _native
 from plait._core import Counter, Lock, lot_set_told
-from plait._native import divert, kernel_ident
+from plait._native import divert, kernel_ident, original, undivert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -88,20 +93,91 @@ class Leaf:
         return 0 if self._last is None else _native.parks(self._last)
 
 
+# ---- methods and functions that CPython has in Python
+
+_LAYERS = 10  # of wrappers, around one function
+_known: dict[str, FunctionType] = {}  # by name, as they were found first. Written at imports, and under install_lock
+_ways: dict[
+    FunctionType, list[ClassPatch]
+] = {}  # whose replacements it has, the last one that which is called. Likewise
+
+
+def _owner(name: str) -> Any:
+    """The class or module of this name; None if there is none, or something else stands there now."""
+    parts = name.split(".")
+    end = len(parts)
+    while end and ".".join(parts[:end]) not in sys.modules:
+        end -= 1
+    module = found = sys.modules.get(".".join(parts[:end]))
+    for part in parts[end:]:
+        found = getattr(found, part, None)
+    if found is module:
+        return found if isinstance(found, ModuleType) else None
+    if not isinstance(found, type):
+        return None
+    return found if (found.__module__, found.__qualname__) == (".".join(parts[:end]), ".".join(parts[end:])) else None
+
+
+def _is_function(found: object) -> bool:
+    """Whether it is one itself, and not something that only says so, as wrappers do."""
+    return issubclass(type(found), FunctionType)
+
+
+def _genuine(name: str) -> FunctionType | None:
+    """CPython's own function of this name, under what others have wrapped it in; None if it cannot be seen."""
+    owner_name, _, attribute = name.rpartition(".")
+    owner = _owner(owner_name)
+    if owner is None:
+        return None
+    module = owner if isinstance(owner, ModuleType) else sys.modules.get(owner.__module__)
+    found = owner.__dict__.get(attribute)
+    for _ in range(_LAYERS):
+        if _is_function(found) and found.__globals__ is vars(module):
+            return found  # type: ignore[no-any-return]
+        found = getattr(found, "__wrapped__", None)
+    return None
+
+
+def _seen(name: str) -> FunctionType | None:
+    """The function of this name: as it is now, if it was made by the same lines as the one that is known; else that."""
+    known, found = _known.get(name), _genuine(name)
+    if found is not None and (known is None or found.__code__ == known.__code__):
+        return found
+    return known
+
+
+class _Hidden:
+    """A function that could not be seen when plait was imported. It is by the time that anybody calls it here."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return original(_known[self._name])(*args, **kwargs)
+
+
+def beneath(name: str) -> Any:
+    """What the function of CPython's with this name does when it is no leaf: for replacements, which call it.
+
+    Who asks while plait is imported finds the function itself, if its module is there. From then on it is known, whatever
+    others put in its place.
+    """
+    found = _seen(name)
+    if found is None:
+        return _Hidden(name)
+    _known[name] = found
+    return original(found)
+
+
+def _point(function: FunctionType, ways: list[ClassPatch]) -> None:
+    """Have the function go the last of its ways."""
+    if ways:
+        divert(function, ways[-1].replacement, ways[-1].plain(function))
+    else:
+        undivert(function)
+
+
 _INHERITED: Any = object()
-_beneath: dict[FunctionType, FunctionType] = {}  # what was found where a function of ours was made. Under install_lock
-
-
-def _stand_in(found: Any, replacement: Any, when: int) -> Any:
-    """What is put in the place of `found`: for a function of Python one that is like it, except that it is called elsewhere."""
-    if not isinstance(found, FunctionType):
-        return replacement
-    if found.__name__ == "__init__":  # its calls are inlined whatever it is, so it is like that from the outside alone
-        return _like(found, replacement) if isinstance(replacement, FunctionType) else replacement  # that: compiled
-    made = _like(found, found)
-    divert(made, replacement, found if when == COOPERATIVE else None)
-    _beneath[made] = found
-    return made
 
 
 def _like(found: FunctionType, does: FunctionType) -> FunctionType:
@@ -114,27 +190,6 @@ def _like(found: FunctionType, does: FunctionType) -> FunctionType:
     return made
 
 
-def _is_made_again(found: Any, original: Any) -> bool:
-    """Whether `found` is a function that was made by the same lines as `original`: its module was loaded again."""
-    return (
-        isinstance(found, FunctionType)
-        and isinstance(original, FunctionType)
-        and found not in _beneath
-        and found.__code__ == original.__code__
-    )
-
-
-def _present(cls: type | ModuleType) -> type | ModuleType:
-    """`cls`; or, if its module has been loaded again, what is there now in its place."""
-    if isinstance(cls, ModuleType):
-        return sys.modules.get(cls.__name__, cls)
-    found: Any = sys.modules.get(cls.__module__)
-    for name in cls.__qualname__.split("."):
-        found = getattr(found, name, None)
-    is_same = isinstance(found, type) and (found.__module__, found.__qualname__) == (cls.__module__, cls.__qualname__)
-    return found if is_same else cls
-
-
 @dataclass(slots=True)
 class _Place:
     """Where an attribute is replaced."""
@@ -143,59 +198,100 @@ class _Place:
     placed: Any  # and what stands there instead
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ClassPatch:
-    """One attribute of a Python class, or of a module, that is replaced as usual; or a method that it inherits, covered.
+    """A method or function that CPython, or a driver, has in Python; or another value in a class or module.
 
-    A function is replaced by one that looks the same (`_native/diverted.c`), so whoever copies it into another class,
-    asks for its signature or makes a mock of it finds what he has always found. What is put over ours by others, such as
-    a mock, is left alone. If the module is loaded again its new class is another place; the old one keeps ours, too.
+    A function stays where and what it is, and is called elsewhere (`_native/diverted.c`). So it is as with leaves in C: it
+    makes no difference under what names it is known, nor by whom it is wrapped; and who has put something else in its
+    place, such as a mock, has that called, and has taken the place of a leaf that goes on being one.
+
+    What is no function, an `__init__`, or inherited, is replaced as usual, in its class or module. What others put there is
+    left alone; when it is gone, the next install sees to it.
+
+    If the module is loaded again, what is there then is one more to be changed; the former keeps ours, too.
     """
 
-    name: str
-    cls: type | ModuleType
-    attribute: str
+    name: str  # of module, class and attribute; whatever stands before it, and a space, is left out
     replacement: Any
     counter: Counter | None = None  # where the replacement counts its parks, if those are not another leaf's
     when: int = COOPERATIVE  # or ALWAYS. Of what is no function of Python, always
+    _functions: dict[FunctionType, Any] = field(default_factory=dict, init=False)  # each with a copy that is no leaf
     _places: dict[type | ModuleType, _Place] = field(default_factory=dict, init=False)  # kept when they are taken out
 
     def put(self) -> None:
         """See `Patch`."""
-        self.cls = _present(self.cls)
-        found = self.cls.__dict__.get(self.attribute, _INHERITED)
-        place = self._places.get(self.cls)
-        if place is None or (found is not place.original and _is_made_again(found, place.original)):
-            place = self._places[self.cls] = _Place(found, _stand_in(found, self.replacement, self.when))
-        elif found is not place.original:
-            return  # others'
-        setattr(self.cls, self.attribute, place.placed)
+        found = self._function()
+        if found is not None and found not in self._functions:
+            self._functions[found] = original(found)
+            _known.setdefault(self._path(), found)
+        for function in self._functions:
+            ways = _ways.setdefault(function, [])
+            if self not in ways:
+                ways.append(self)
+            _point(function, ways)
+        if not self._functions:
+            self._replace()
 
     def take(self) -> None:
         """See `Patch`."""
-        for cls, place in self._places.items():
-            if cls.__dict__.get(self.attribute) is place.placed:
+        for function in self._functions:
+            ways = _ways.get(function, [])
+            if self in ways:
+                ways.remove(self)
+                _point(function, ways)
+        for owner, place in self._places.items():
+            if owner.__dict__.get(self._attribute()) is place.placed:
                 if place.original is _INHERITED:
-                    delattr(cls, self.attribute)
+                    delattr(owner, self._attribute())
                 else:
-                    setattr(cls, self.attribute, place.original)
+                    setattr(owner, self._attribute(), place.original)
 
     @property
     def is_in_place(self) -> bool:
-        """See `Patch`. So it is beneath another of ours."""
-        cls = _present(self.cls)
-        place = self._places.get(cls)
-        found: Any = cls.__dict__.get(self.attribute)
-        while place is not None and found is not None:
-            if found is place.placed:
-                return True
-            found = _beneath.get(found) if isinstance(found, FunctionType) else None
-        return False
+        """See `Patch`. So it is beneath another of ours, and where others have hidden the function from sight."""
+        found = self._function()
+        if found is not None:
+            return self in _ways.get(found, ())
+        owner = _owner(self._path().rpartition(".")[0])
+        place = self._places.get(owner)
+        return place is not None and owner.__dict__.get(self._attribute()) is place.placed
 
     @property
     def parks(self) -> int | None:
         """See `Patch`."""
         return None if self.counter is None else self.counter.value()
+
+    def plain(self, function: FunctionType) -> Any:
+        """What is called instead of the replacement where nothing may park; None: nothing."""
+        return self._functions[function] if self.when == COOPERATIVE else None
+
+    def _path(self) -> str:
+        return self.name.rpartition(" ")[2]
+
+    def _attribute(self) -> str:
+        return self.name.rpartition(".")[2]
+
+    def _function(self) -> FunctionType | None:
+        """The function that is to be diverted; None if there is none. Calls of an `__init__` are inlined whatever it is."""
+        return None if self._attribute() == "__init__" else _seen(self._path())
+
+    def _replace(self) -> None:
+        """Put the replacement in the place of what is no function, unless that is others'."""
+        owner = _owner(self._path().rpartition(".")[0])
+        if owner is None:
+            return
+        found = owner.__dict__.get(self._attribute(), _INHERITED)
+        place = self._places.get(owner)
+        if place is None:
+            if isinstance(owner, type) and found is not _INHERITED and self._attribute() != "__init__":
+                return  # where a function was
+            is_compiled = not _is_function(found) or not _is_function(self.replacement)
+            place = _Place(found, self.replacement if is_compiled else _like(found, self.replacement))
+            self._places[owner] = place
+        elif found is not place.original:
+            return
+        setattr(owner, self._attribute(), place.placed)
 
 
 class _InstallLock:
@@ -265,6 +361,7 @@ _patches: dict[str, Sequence[Patch]] = {}  # by family, made at the first instal
 def put_all(families: Iterable[Family]) -> None:
     """Put everything in place that is not: all of it, or none."""
     done: list[Patch] = []
+    new: list[str] = []
     with install_lock:
         try:
             for family in families:
@@ -272,6 +369,7 @@ def put_all(families: Iterable[Family]) -> None:
                 if name not in _patches:
                     made = family.leaves()
                     _patches.setdefault(name, made)  # a handler may have come between, and made its own
+                    new.append(name)
                 for patch in _patches[name]:
                     if not patch.is_in_place:
                         patch.put()
@@ -279,6 +377,8 @@ def put_all(families: Iterable[Family]) -> None:
         except BaseException:
             for patch in reversed(done):
                 patch.take()
+            for name in new:
+                del _patches[name]
             raise
         lot_set_told(True)
 

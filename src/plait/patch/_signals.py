@@ -25,7 +25,16 @@ from typing import TYPE_CHECKING, Any
 
 from plait import _originals
 from plait._core import READ, Parker, VirtualThread, WaitReason, check_entry, now, wait_descriptor
-from plait._native import await_signal, check_signals, cooperative, kernel_ident, original, poll_now, signal_descriptor
+from plait._native import (
+    await_signal,
+    builtin,
+    check_signals,
+    cooperative,
+    kernel_ident,
+    original,
+    poll_now,
+    signal_descriptor,
+)
 from plait.patch._locks import TOO_LONG, number
 from plait.patch._registry import Leaf
 from plait.patch._watches import wait_watching
@@ -33,7 +42,7 @@ from plait.patch._watches import wait_watching
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-_sigtimedwait: Callable[..., Any] = original(_signal.sigtimedwait)
+_sigtimedwait: Callable[..., Any] = original(builtin(_signal, "sigtimedwait"))
 
 
 def _await(signals: Iterable[int], deadline: float | None) -> Any:
@@ -112,8 +121,8 @@ def pause() -> None:
 def leaves() -> Sequence[Leaf]:
     """What this file makes cooperative."""
     return [
-        Leaf("signal.sigwait", _signal.sigwait, sigwait),
-        Leaf("signal.sigwaitinfo", _signal.sigwaitinfo, sigwaitinfo),
-        Leaf("signal.sigtimedwait", _signal.sigtimedwait, sigtimedwait),
-        Leaf("signal.pause", _signal.pause, pause),
+        Leaf("signal.sigwait", builtin(_signal, "sigwait"), sigwait),
+        Leaf("signal.sigwaitinfo", builtin(_signal, "sigwaitinfo"), sigwaitinfo),
+        Leaf("signal.sigtimedwait", builtin(_signal, "sigtimedwait"), sigtimedwait),
+        Leaf("signal.pause", builtin(_signal, "pause"), pause),
     ]

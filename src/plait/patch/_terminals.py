@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING
 
 from plait import _originals
 from plait._core import READ, Parker, keeping, now
-from plait._native import original, poll_now
+from plait._native import builtin, original, poll_now
 from plait.patch._closing import Wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_ioctl: Callable[..., object] = original(fcntl.ioctl)
+_ioctl: Callable[..., object] = original(builtin(fcntl, "ioctl"))
 
 _MASTER = os.makedev(5, 2)  # the device of the master sides of pseudo-terminals
 _LFLAG, _CC = 3, 6  # places in what tcgetattr() gives

@@ -21,25 +21,25 @@ waits, none may reach it. From 3.13 on it is a method of the thread's handle.
 
 from __future__ import annotations
 
-import _thread
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from plait._core import Counter, Parker, WaitReason, call_deaf, check_entry, lot_wait, lot_wake_all, now
 from plait._native import cooperative, lot_is_busy, original
+from plait._originals import ThreadHandle
 from plait.patch._locks import TOO_LONG
-from plait.patch._registry import ALWAYS, ClassPatch, Leaf, method
+from plait.patch._registry import ALWAYS, ClassPatch, Leaf, beneath, method
 from plait.patch._watches import wait_watching
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_handle: Any = getattr(_thread, "_ThreadHandle", None)
+_handle: Any = ThreadHandle
 _join_handle: Any = None if _handle is None else original(method(_handle, "join"))
-_wait: Any = getattr(threading.Thread, "_wait_for_tstate_lock", None)
-_start: Any = threading.Thread.start
-_delete: Any = threading.Thread._delete  # type: ignore[attr-defined]  # noqa: SLF001 - the last that a thread calls
+_wait: Any = beneath("threading.Thread._wait_for_tstate_lock")
+_start = beneath("threading.Thread.start")
+_delete = beneath("threading.Thread._delete")  # the last that a thread calls
 _parks = Counter()  # in `wait_for_tstate_lock`
 _LOOK = 1.0  # seconds between two looks whether a thread still runs
 
@@ -135,9 +135,8 @@ def delete(self: threading.Thread) -> None:
 
 def leaves() -> Sequence[Leaf | ClassPatch]:
     """What this file makes cooperative."""
-    begin = ClassPatch("threading.Thread.start", threading.Thread, "start", start)
-    end = ClassPatch("threading.Thread._delete", threading.Thread, "_delete", delete, when=ALWAYS)
+    begin = ClassPatch("threading.Thread.start", start)
+    end = ClassPatch("threading.Thread._delete", delete, when=ALWAYS)
     if _handle is not None:
         return [Leaf("_thread._ThreadHandle.join", method(_handle, "join"), join_handle), begin, end]
-    name = "_wait_for_tstate_lock"
-    return [ClassPatch(f"threading.Thread.{name}", threading.Thread, name, wait_for_tstate_lock, _parks), begin, end]
+    return [ClassPatch("threading.Thread._wait_for_tstate_lock", wait_for_tstate_lock, _parks), begin, end]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import posix
 import time
 from typing import TYPE_CHECKING
 
 from plait import _originals
 from plait._core import VirtualThread, check_entry, sleep
-from plait._native import cooperative
+from plait._native import builtin, cooperative
 from plait.patch._registry import ClassPatch, Leaf
 
 if TYPE_CHECKING:
@@ -29,4 +29,7 @@ def sched_yield() -> None:
 
 def leaves() -> Sequence[Leaf | ClassPatch]:
     """What this file makes cooperative."""
-    return [Leaf("time.sleep", time.sleep, sleep), Leaf("os.sched_yield", os.sched_yield, sched_yield)]
+    return [
+        Leaf("time.sleep", builtin(time, "sleep"), sleep),
+        Leaf("os.sched_yield", builtin(posix, "sched_yield"), sched_yield),
+    ]

@@ -411,10 +411,7 @@ def _leaves(module: Any) -> list[Leaf]:
 
 def _modes(module: Any) -> list[ClassPatch]:
     cls = module.SSLSocket
-    return [
-        ClassPatch(f"ssl.SSLSocket.{name}", cls, name, _changing_mode(getattr(cls, name)), when=ALWAYS)
-        for name in _MODES
-    ]
+    return [ClassPatch(f"ssl.SSLSocket.{name}", _changing_mode(getattr(cls, name)), when=ALWAYS) for name in _MODES]
 
 
 def leaves() -> Sequence[Patch]:

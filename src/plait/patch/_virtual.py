@@ -25,7 +25,7 @@ from plait import _threads
 from plait._threads import is_virtual
 from plait.patch import _threads as _kernel_threads
 from plait.patch._late import late_leaves
-from plait.patch._registry import ALWAYS, ClassPatch
+from plait.patch._registry import ALWAYS, ClassPatch, beneath
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,10 +51,10 @@ _OF_INTERPRETERS = "concurrent.futures.interpreter"
 _RELOADER = "django.utils.autoreload"
 _COMMAND = "get_child_arguments"
 
-_join: Any = threading.Thread.join
-_after_fork: Any = getattr(threading.Thread, "_after_fork", None)
-_set_tstate_lock: Any = getattr(threading.Thread, "_set_tstate_lock", None)
-_set_os_name: Any = getattr(threading.Thread, "_set_os_name", None)
+_join = beneath("threading.Thread.join")
+_after_fork = beneath("threading.Thread._after_fork")
+_set_tstate_lock = beneath("threading.Thread._set_tstate_lock")
+_set_os_name = beneath("threading.Thread._set_os_name")
 
 
 def stays_real(thread: Any) -> bool:
@@ -115,7 +115,7 @@ def command_of_this_process() -> list[str]:
 def _reloader(module: Any) -> Sequence[ClassPatch]:
     if not hasattr(module, _COMMAND):
         return []
-    return [ClassPatch(f"virtual {_RELOADER}.{_COMMAND}", module, _COMMAND, command_of_this_process, when=ALWAYS)]
+    return [ClassPatch(f"virtual {_RELOADER}.{_COMMAND}", command_of_this_process, when=ALWAYS)]
 
 
 def leaves() -> Sequence[Patch]:
@@ -129,7 +129,7 @@ def leaves() -> Sequence[Patch]:
     }
     return [
         *(
-            ClassPatch(f"virtual threading.Thread.{name}", threading.Thread, name, replacement, when=ALWAYS)
+            ClassPatch(f"virtual threading.Thread.{name}", replacement, when=ALWAYS)
             for name, replacement in methods.items()
             if name in threading.Thread.__dict__
         ),

@@ -17,20 +17,21 @@ from __future__ import annotations
 
 import mmap
 import os
+import posix
 import stat
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from plait import _originals
 from plait._core import Parker, runtime
-from plait._native import address_of, file_system, file_type, hold, let_go, original, status_flags
+from plait._native import address_of, builtin, file_system, file_type, hold, let_go, original, status_flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_readv = original(os.readv)
-_writev = original(os.writev)
-_preadv = original(os.preadv)
-_pwritev = original(os.pwritev)
+_readv = original(builtin(posix, "readv"))
+_writev = original(builtin(posix, "writev"))
+_preadv = original(builtin(posix, "preadv"))
+_pwritev = original(builtin(posix, "pwritev"))
 
 # File systems by their magic numbers: tmpfs, ramfs, proc, sysfs, cgroup2, cgroup wait for no disk; FUSE, NFS, CIFS, SMB,
 # SMB2, Ceph, 9P, AFS (two), Coda, Lustre, GFS2, OCFS2 wait for somebody else.

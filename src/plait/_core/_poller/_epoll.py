@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from functools import partial
-from select import EPOLLET, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, epoll
+from select import EPOLLET, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from typing import TYPE_CHECKING
 
 from plait import _originals
@@ -29,7 +29,7 @@ class Epoll:
     __slots__ = ("_epoll", "_fd", "_ready", "_wakeup", "wake")
 
     def __init__(self) -> None:
-        self._epoll = epoll()
+        self._epoll = _originals.Epoll()
         self._fd = self._epoll.fileno()
         self._ready = Ready()
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
