@@ -1,14 +1,17 @@
 """Locks and what is built on them: between virtual threads, and between virtual and platform threads."""
 
+import concurrent.futures
 import queue
 import signal
 import threading
 import time
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 from patch.helpers import PlatformCall, carriers, described, is_parked, on_virtual, run_python, wait_parked, wait_until
 
-from plait import Limiter, ThreadGroup, checkpoint
+from plait import Limiter, ThreadGroup, checkpoint, timeout
 from plait._core import WaitReason, current_thread
 from plait._originals import sleep
 
@@ -492,6 +495,129 @@ def test_odd_timeouts_of_conditions_and_events(timeout):
 
     for wait in (waited, lambda: threading.Event().wait(timeout)):
         assert on_virtual(described, wait) == PlatformCall(described, wait).result()
+
+
+class Whole(Index):
+    """A number of another library's: only like an int, but it can be compared."""
+
+    def __gt__(self, other):
+        return self._value > other
+
+    def __lt__(self, other):
+        return self._value < other
+
+
+class Thing:
+    """Something that is only like a float."""
+
+    def __float__(self):
+        return 0.01
+
+    def __gt__(self, other):
+        return float(self) > other
+
+    def __lt__(self, other):
+        return float(self) < other
+
+
+class Span(float):
+    """A float that claims to be another one."""
+
+    def __float__(self):
+        return 3600.0
+
+
+LIMITS = [Decimal("0.01"), Fraction(1, 100), Thing(), Span(0.01), Index(0), Whole(0), Whole(-1), Whole(1 << 70), "x"]
+
+
+def _waits_of_conditions(limit):
+    """What each wait with a limit that is built on a Condition gives; and whether nothing is left of it."""
+    condition, event, is_over, outcomes = threading.Condition(), threading.Event(), threading.Event(), []
+
+    def tell(wait, *args):
+        with condition:
+            outcomes.append(described(wait, *args))
+            outcomes.append((condition._is_owned(), len(condition._waiters)))
+
+    full = queue.Queue(1)
+    full.put(None)
+    tell(condition.wait, limit)
+    tell(condition.wait_for, lambda: False, limit)
+    waits = (
+        event.wait,
+        lambda limit: threading.Semaphore(0).acquire(timeout=limit),
+        threading.Barrier(2).wait,
+        lambda limit: queue.Queue().get(timeout=limit),
+        lambda limit: full.put(None, timeout=limit),
+        concurrent.futures.Future().result,
+        lambda limit: len(concurrent.futures.wait([concurrent.futures.Future()], limit).not_done),
+        _started_thread(is_over).join,
+    )
+    outcomes += [described(wait, limit) for wait in waits]
+    outcomes.append(len(event._cond._waiters))
+    event.set()
+    is_over.set()
+    outcomes.append(described(event.wait, limit))
+    return outcomes
+
+
+def _started_thread(event):
+    thread = threading.Thread(target=event.wait, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_limits_of_any_class(limit):
+    """What CPython refuses is refused in its words, by a Condition that has its lock and nobody on its list."""
+    plain = PlatformCall(_waits_of_conditions, limit).result()
+
+    def bound():
+        with timeout(60):
+            return _waits_of_conditions(limit)
+
+    assert on_virtual(_waits_of_conditions, limit) == plain
+    assert PlatformCall(bound).result() == plain
+
+
+def test_notification_after_a_refused_limit():
+    """It goes to who waits, not to the one whose limit was refused."""
+    condition = threading.Condition()
+
+    def refused():
+        with condition:
+            condition.wait(Decimal("0.5"))
+
+    def wait():
+        with condition:
+            return condition.wait()
+
+    with ThreadGroup() as group:
+        assert described(on_virtual, refused)[1] == "TypeError"
+        waiter = group.spawn(wait)
+        wait_parked(waiter)
+        with condition:
+            condition.notify()
+        assert waiter.result() is True
+
+
+def test_limits_that_are_only_like_an_int():
+    """Who waits for so long parks, and the carrier goes on."""
+    condition, event, limit = threading.Condition(), threading.Event(), Whole(3600)
+    thread = _started_thread(event)
+
+    def wait():
+        with condition:
+            return condition.wait(limit)
+
+    with ThreadGroup() as group:
+        waiters = [group.spawn(wait), group.spawn(event.wait, limit), group.spawn(thread.join, limit)]
+        wait_parked(*waiters)
+        with condition:
+            condition.notify()
+        event.set()
+        assert [waiter.result() for waiter in waiters] == [True, True, None]
+    assert not thread.is_alive()
 
 
 def test_refused_timeout_of_a_lock_has_one_cause():

@@ -35,8 +35,8 @@ class Waiter(Notice):
         exception leaves adds a line to its traceback, which costs as much as the wait.
         """
         me = self._me
-        deadline = None if timeout is None else now() + timeout
         try:
+            deadline = None if timeout is None else now() + timeout
             while not Notice.is_given(self):
                 Notice.await_in(self, WaitWord.epoch(me) + 1)
                 epoch = WaitWord.arm(me)

@@ -5,7 +5,8 @@ on the condition's list until it has the condition's lock again, and who notifie
 goes on, and the notification is lost, though an item is in the queue and others wait for it. Exceptions are rare in a
 wait of CPython's; here each cancel is one. And thousands of threads may be parked here: each frame less counts.
 
-    Waiter:   1. under the condition's lock: puts a Waiter on the list, where CPython's puts a lock; gives the lock back
+    Waiter:   0. knows how long it waits: a limit that is refused is refused before step 1
+              1. under the condition's lock: puts a Waiter on the list, where CPython's puts a lock; gives the lock back
               2. parks until that is released   3. notified or cancelled: takes the condition's lock
               4. notified by now: the wait has completed; else leaves the list
     Notifier: under the condition's lock: takes the first off the list, and releases it
@@ -18,6 +19,7 @@ at once, while the lock is held.
 from __future__ import annotations
 
 import threading
+from math import ldexp
 from typing import TYPE_CHECKING, Any
 
 from plait._core import Counter, call_deaf
@@ -26,7 +28,7 @@ from plait._core._waiters import Waiter
 from plait._errors import Cancelled
 from plait._native import cooperative, rlock_owner, rlock_write
 from plait._originals import Lock, RLock
-from plait.patch._locks import enter, restore
+from plait.patch._locks import enter, number, restore
 from plait.patch._registry import ClassPatch, beneath
 
 if TYPE_CHECKING:
@@ -43,11 +45,14 @@ _event_parks = Counter()
 def wait(self: Any, timeout: float | None = None) -> bool:
     """Wait until notified or until a timeout occurs; the lock must be held. See `threading.Condition.wait`."""
     me: Parker | None = cooperative()
-    if me is None or (timeout is not None and not _is_patient(timeout)):
-        return _wait(self, timeout)  # type: ignore[no-any-return]  # does not park, or refuses
+    if me is None:
+        return _wait(self, timeout)  # type: ignore[no-any-return]
     is_plain = _is_plain(self)
     if not (self._lock.locked() if is_plain else self._is_owned()):
         raise RuntimeError("cannot wait on un-acquired lock")
+    seconds = None if timeout is None else _span(timeout)
+    if seconds == 0:
+        return _wait(self, timeout)  # type: ignore[no-any-return]  # does not park, or refuses
     if me.scope is not None:
         check_entry(me)
     waiter = Waiter(me)
@@ -64,7 +69,7 @@ def wait(self: Any, timeout: float | None = None) -> bool:
         _leave(self, waiter)
         raise
     before = me.park_count
-    is_notified: Any = waiter.wait(timeout)
+    is_notified: Any = waiter.wait(seconds)
     _parks.add(me.park_count - before)
     if is_plain:
         restore(me, self._lock)
@@ -86,13 +91,14 @@ def event_wait(self: Any, timeout: float | None = None) -> bool:
     if me is not None and me.scope is not None:
         check_entry(me)
     condition = self._cond
-    if me is None or not _is_plain(condition) or (timeout is not None and not _is_patient(timeout)):
-        return bool(_event_wait(self, timeout))
+    seconds = timeout if timeout is None or type(timeout) is float or type(timeout) is int else 0
+    if me is None or not _is_plain(condition) or (seconds is not None and not 0 < seconds <= threading.TIMEOUT_MAX):
+        return bool(_event_wait(self, timeout))  # `wait` sees to what is another kind of number, or none
     waiter = _announce(self, me)
     if waiter is None:
         return True
     before = me.park_count
-    is_notified: Any = waiter.wait(timeout)
+    is_notified: Any = waiter.wait(seconds)
     _event_parks.add(me.park_count - before)
     if is_notified is True:
         return True
@@ -107,9 +113,17 @@ def event_wait(self: Any, timeout: float | None = None) -> bool:
     raise is_notified
 
 
-def _is_patient(timeout: Any) -> bool:
-    """Whether there is something to wait for. Compared as CPython does it, whose words a TypeError has."""
-    return timeout > 0 and timeout <= threading.TIMEOUT_MAX  # type: ignore[no-any-return]
+def _span(timeout: Any) -> float:
+    """How many seconds to park; 0 where CPython's own function does not wait either, or refuses in its own words.
+
+    A number of C's, and asked for before anything is listed or given up: nothing of the caller's runs after that, or fails.
+    """
+    seconds: Any = timeout
+    if type(timeout) is not float and type(timeout) is not int:
+        seconds = number(timeout) if timeout > 0 else 0  # compared as CPython does it, whose words a TypeError has
+        if seconds is None:
+            return 0
+    return ldexp(seconds, 0) if 0 < seconds <= threading.TIMEOUT_MAX else 0
 
 
 def _announce(event: Any, me: Parker) -> Waiter | None:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from plait._core import Counter, Parker, WaitReason, call_deaf, check_entry, lot_wait, lot_wake_all, now
 from plait._native import cooperative, lot_is_busy, original
 from plait._originals import ThreadHandle
-from plait.patch._locks import TOO_LONG
+from plait.patch._locks import TOO_LONG, number
 from plait.patch._registry import ALWAYS, ClassPatch, Leaf, beneath, method
 from plait.patch._watches import wait_watching
 
@@ -49,12 +49,13 @@ def join_handle(handle: Any, timeout: float | None = None) -> None:
     me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
-    if timeout is not None and not (isinstance(timeout, (int, float)) and 0 < timeout < TOO_LONG):
+    seconds = None if timeout is None else number(timeout)
+    if timeout is not None and (seconds is None or not 0 < seconds < TOO_LONG):
         _join_handle(handle, timeout)  # does not wait, or refuses
         return
     _join_handle(handle, 0)  # for what it refuses
     if not handle.is_done():
-        _await(me, _thread_of(handle), handle.is_done, partial(_join_handle, handle), id(handle), timeout)
+        _await(me, _thread_of(handle), handle.is_done, partial(_join_handle, handle), id(handle), seconds)
         if handle.is_done():
             _join_handle(handle)
 
@@ -72,7 +73,8 @@ def _thread_of(handle: Any) -> threading.Thread | None:
 def wait_for_tstate_lock(thread: threading.Thread, block: bool = True, timeout: float = -1) -> None:  # noqa: FBT001, FBT002 - CPython's
     """`threading.Thread._wait_for_tstate_lock`."""
     me: Parker | None = cooperative()
-    if me is None or not block or timeout == 0 or timeout > threading.TIMEOUT_MAX:
+    seconds = number(timeout)
+    if me is None or not block or seconds is None or seconds == 0 or seconds > threading.TIMEOUT_MAX:
         _wait(thread, block, timeout)
         return
     if me.scope is not None:
@@ -85,7 +87,7 @@ def wait_for_tstate_lock(thread: threading.Thread, block: bool = True, timeout: 
     if not is_over():
         before = me.park_count
         try:
-            _await(me, thread, is_over, partial(_wait, thread), id(thread), None if timeout < 0 else timeout)
+            _await(me, thread, is_over, partial(_wait, thread), id(thread), None if seconds < 0 else seconds)
         finally:
             _parks.add(me.park_count - before)
 
