@@ -334,7 +334,7 @@ def copy_file_range(src: Any, dst: Any, *args: Any, **kwargs: Any) -> Any:
         fds = index(src), index(dst)
     except TypeError:
         return _copy_file_range(src, dst, *args, **kwargs)  # refuses
-    if not all(map(is_number, fds)):
+    if not all(map(is_number, fds)) or min(fds) < 0:
         return _copy_file_range(*fds, *args, **kwargs)  # likewise
     return change_on_worker(cooperative(), fds, _copy_onto, args, kwargs)
 

@@ -10,6 +10,7 @@ import errno
 import os
 import posix
 import stat
+import sys
 from contextlib import suppress
 from operator import index
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,7 @@ def read(file: Any, size: Any = -1) -> bytes | None:
             size = index(size)
         except TypeError:
             return _read(file, size)  # type: ignore[no-any-return]  # refuses
-    if not _may_read(file):
+    if not _may_read(file) or not -sys.maxsize <= size <= sys.maxsize:
         return _read(file, size)  # type: ignore[no-any-return]  # so does it here
     me: Parker = cooperative()
     if size < 0:
