@@ -28,11 +28,12 @@ from patch.helpers import (
     wait_parked,
     wait_until,
 )
+from support import NO_GIL
 
 import plait
 from plait import Future, ThreadGroup, _originals, move_on_after
 from plait._core import WaitReason
-from plait._native import outside_blocking_mode
+from plait._native import accept, outside_blocking_mode
 from plait._native._native import WaitWord
 from plait.lowlevel import wait_readable, wait_writable
 from plait.patch import _connections
@@ -1147,6 +1148,49 @@ def test_mode_of_a_shared_listener():
             socket.create_connection(listener.getsockname()).close()
         server.result()[0].close()
         assert not os.get_blocking(duplicate.fileno())
+
+
+def test_accept_in_the_middle_of_settimeout():
+    """A timeout is written before the mode is set: an attempt in between does not wait, and sets the mode itself."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(5)
+        os.set_blocking(listener.fileno(), True)
+        assert accept(listener, listener.fileno()) is None
+        assert not os.get_blocking(listener.fileno())
+        listener.settimeout(None)
+        assert accept(listener, listener.fileno()) is None
+        assert os.get_blocking(listener.fileno())
+
+
+@pytest.mark.skipif(not NO_GIL, reason="the GIL keeps the one from coming in the middle of the other")
+def test_settimeout_in_the_middle_of_accept():
+    """A listener with a timeout is in non-blocking mode, whenever it was given that."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        fd = listener.fileno()
+        is_on, is_resting, is_over = threading.Event(), threading.Event(), False
+
+        def attempt():
+            while not is_over:
+                is_resting.set()
+                is_on.wait()
+                is_resting.clear()
+                while is_on.is_set() and not is_over:
+                    accept(listener, fd)
+
+        call = PlatformCall(attempt)
+        for pause in range(200):
+            is_on.set()
+            wait_until(lambda: not is_resting.is_set())
+            for _ in range(pause):
+                pass
+            listener.settimeout(5)
+            is_on.clear()
+            is_resting.wait()
+            assert not os.get_blocking(fd)
+            listener.settimeout(None)
+        is_over = True
+        is_on.set()
+        call.result()
 
 
 def test_receive_timeout_of_a_listener():

@@ -5,8 +5,14 @@
 # would come back to blocking mode while another is about to make its call. Nothing of Python runs in between.
 #
 # Who waits for a lock, and whose call gives up the GIL, looks again: the number may lead to another file by now, which is
-# left alone (and the lock on the record has gone with the old one); and who has given the socket a timeout meanwhile
-# wants it in non-blocking mode. `accept` keeps the GIL from here to there, since the call does not wait.
+# left alone (and the lock on the record has gone with the old one).
+#
+# Who gives the socket a timeout meanwhile, or takes it away, takes no such lock. With a timeout it is in non-blocking mode:
+#
+#     settimeout: 1. writes the timeout   2. sets the mode    [fence: the system call]
+#     who is back: 1. sets the mode  [fence: likewise]   2. reads the timeout, and is not done unless it goes with that mode
+#
+# Either the mode of `settimeout` comes second and stays, or its timeout is seen here.
 
 cdef extern from "<sys/socket.h>" nogil:
     ctypedef unsigned int socklen_t
@@ -90,8 +96,8 @@ def outside_blocking_mode(int fd, sock, call, *args):
             try:
                 return call(*args)
             finally:
-                if is_at(fd, &file) and not (sock is not None and plait_socket_fd(sock) == fd and has_timeout(sock)):
-                    c_fcntl(fd, F_SETFL, c_fcntl(fd, F_GETFL) & ~O_NONBLOCK)
+                if is_at(fd, &file):
+                    leave_nonblocking(fd, sock)
         finally:
             if is_at(fd, &file):
                 unlock_record(fd)
@@ -99,6 +105,23 @@ def outside_blocking_mode(int fd, sock, call, *args):
 
 cdef bint has_timeout(sock) except -1:
     return plait_socket_timeout(sock) is not None
+
+
+cdef bint is_timed(int fd, sock) except -1:
+    """Whether `sock`, if there is one, has this number still, and a timeout."""
+    return sock is not None and plait_socket_fd(sock) == fd and has_timeout(sock)
+
+
+cdef int leave_nonblocking(int fd, sock) except -1:
+    """Back to blocking mode, or to the one that a timeout of `sock` asks for."""
+    cdef int mode
+    cdef bint stays
+    while True:
+        stays = is_timed(fd, sock)
+        mode = c_fcntl(fd, F_GETFL)
+        c_fcntl(fd, F_SETFL, mode | O_NONBLOCK if stays else mode & ~O_NONBLOCK)
+        if is_timed(fd, sock) == stays:
+            return 0
 
 
 def is_in_blocking_mode(int fd):
@@ -128,7 +151,7 @@ cpdef accept(sock, int fd):
     cdef socklen_t size = sizeof(address)
     cdef int taken, failed, mode
     memset(&address, 0, sizeof(address))
-    if has_timeout(sock):  # it is in non-blocking mode for good
+    if has_timeout(sock) and c_fcntl(fd, F_GETFL) & O_NONBLOCK:  # for good; or `settimeout` is just about to set that
         taken = c_accept(fd, <sockaddr *>&address, &size, SOCK_CLOEXEC)
         return whom(taken, errno, &address, size)
     with modes:
@@ -139,9 +162,10 @@ cpdef accept(sock, int fd):
             c_fcntl(fd, F_SETFL, mode | O_NONBLOCK)
         taken = c_accept(fd, <sockaddr *>&address, &size, SOCK_CLOEXEC)
         failed = errno
-        if not mode & O_NONBLOCK:
-            c_fcntl(fd, F_SETFL, mode)
-        unlock_record(fd)
+        if plait_socket_fd(sock) == fd:
+            if not mode & O_NONBLOCK:
+                leave_nonblocking(fd, sock)
+            unlock_record(fd)
     return whom(taken, failed, &address, size)
 
 
