@@ -81,7 +81,7 @@ class Calls:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
+    ) -> bool | None:
         """Wait for all calls."""
         try:
             is_over = self.group.__exit__(kind, error, traceback)

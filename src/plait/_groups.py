@@ -483,9 +483,11 @@ class ThreadGroup(Container):
         self.owner = self._scope.enter(None if self._timeout is None else now() + self._timeout)
         return self
 
+    # It may end an error quietly, the `Cancelled` of its own cancel. Type checkers that are told `bool` take what follows
+    # a `return` in such a block for reachable, and refuse most functions with a group in them.
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
+    ) -> bool | None:
         """Wait for the children, then say what failed."""
         me = current_thread()
         if me.scope is not self.scope:

@@ -45,10 +45,8 @@ class _TimeLimit(DeadlineScope):
         self.enter(self._limit())
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
-        """The clock stops. No cancel point."""
+    def _stop(self, error: BaseException | None) -> bool:
+        """The clock stops: whether the block was cut short. No cancel point: what it has waited for would be lost."""
         left_by = what_leaves(self, error)
         rest = self.rest_of(left_by)
         is_mine = rest is not left_by
@@ -57,10 +55,9 @@ class _TimeLimit(DeadlineScope):
             self.cancelled_caught = True
             if rest is not None:
                 raise_rest(rest)
-            return self._conclude(left_by)
-        if left_by is not error:
+        elif left_by is not error:
             raise left_by  # type: ignore[misc]
-        return False  # no cancel point: what the block has waited for is complete, and would be lost
+        return is_mine
 
     def reschedule(self, seconds: float | None) -> bool:
         """Let the block have `seconds` from now instead (None: any time); False if it is cut short already.
@@ -75,10 +72,6 @@ class _TimeLimit(DeadlineScope):
 
     def _limit(self) -> float:
         """The instant until which the block that begins may last."""
-        raise NotImplementedError
-
-    def _conclude(self, error: BaseException | None) -> bool:
-        """The block was cut short; True ends it quietly."""
         raise NotImplementedError
 
 
@@ -142,8 +135,12 @@ class timeout(_Span):  # noqa: N801 - read as a word: with timeout(5)
 
     __slots__ = ()
 
-    def _conclude(self, error: BaseException | None) -> bool:
-        raise TimeoutError(f"not done within {self._seconds:g} seconds") from None
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """The clock stops. No cancel point."""
+        if self._stop(error):
+            raise TimeoutError(f"not done within {self._seconds:g} seconds") from None
 
 
 class deadline(_TimeLimit):  # noqa: N801 - read as a word: with deadline(at)
@@ -204,8 +201,12 @@ class deadline(_TimeLimit):  # noqa: N801 - read as a word: with deadline(at)
     def _limit(self) -> float:
         return self._at
 
-    def _conclude(self, error: BaseException | None) -> bool:
-        raise TimeoutError("not done before the deadline") from None
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """The clock stops. No cancel point."""
+        if self._stop(error):
+            raise TimeoutError("not done before the deadline") from None
 
 
 class move_on_after(_Span):  # noqa: N801 - read as words: with move_on_after(5)
@@ -224,8 +225,11 @@ class move_on_after(_Span):  # noqa: N801 - read as words: with move_on_after(5)
 
     __slots__ = ()
 
-    def _conclude(self, error: BaseException | None) -> bool:
-        return True
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        """The clock stops. No cancel point."""
+        return self._stop(error)
 
 
 class shield(CancelScope):  # noqa: N801 - read as a word: with shield(timeout=5)

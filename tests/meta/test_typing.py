@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ PROGRAM = """
 from collections.abc import Callable
 from itertools import count
 
-from plait import Started, ThreadGroup, pmap
+from plait import Mutex, Started, ThreadGroup, deadline, move_on_after, pmap, shield, timeout
 
 
 def serve(started: Callable[[str], None], port: int) -> None:
@@ -36,6 +38,39 @@ with ThreadGroup() as group:
     group.start(lambda started: started())
     group.start(serve, "80")  # type: ignore[call-overload]
 
+
+
+def one_in_time() -> int:
+    with timeout(5):
+        return 1
+
+
+def one_before(at: float) -> int:
+    with deadline(at):
+        return 1
+
+
+def one_in_peace() -> int:
+    with shield(timeout=5):
+        return 1
+
+
+def one_of_a_group() -> int:
+    with ThreadGroup() as group:
+        return group.spawn(int).result()
+
+
+def one_of_a_lock(values: Mutex[int]) -> int:
+    with values.lock() as value:
+        return value
+
+
+def one_or_none() -> int | None:
+    with move_on_after(5):
+        return 1
+    return None  # reached: move_on_after swallows
+
+
 squares = pmap(lambda n: n * n, count(), limit=3)
 first: int = next(squares)
 squares.close()
@@ -48,9 +83,26 @@ def test_programs_of_users(tmp_path):
     pytest.importorskip("mypy")
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
+    _check(program, "--strict", "--warn-unreachable")
+
+
+@pytest.mark.slow
+def test_programs_of_the_readme(tmp_path):
+    """mypy finds nothing in them, though they say nothing of types."""
+    pytest.importorskip("mypy")
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert blocks
+    for number, block in enumerate(blocks):
+        program = tmp_path / f"readme_{number}.py"
+        program.write_text(block)
+        _check(program, "--config-file=", "--check-untyped-defs", "--disable-error-code=var-annotated")
+
+
+def _check(program, *options):
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--no-warn-unused-configs", str(program)],
+        [sys.executable, "-m", "mypy", *options, "--no-warn-unused-configs", str(program)],
         cwd=ROOT,
+        env={**os.environ, "MYPYPATH": "src"},
         capture_output=True,
         text=True,
         check=False,
