@@ -11,6 +11,8 @@ first leaves a permit, and the next park returns at once. Park may also return f
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING
 
 from plait._core import READ, TIMED_OUT, WRITE, Lock, Parker, VirtualThread, WaitReason, check_entry, check_seconds
@@ -18,6 +20,7 @@ from plait._core import current_thread as _current_thread
 from plait._core import now as _now
 from plait._core import park as _park
 from plait._core import wait_descriptor as _wait_descriptor
+from plait._native import poll_now as _poll_now
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Parker", "VirtualThread", "current_thread", "park", "unpark", "wait_readable", "wait_writable")
 
+_INVALID = 0x020  # POLLNVAL
 _lock = Lock()  # guards the permits of all threads, and who waits for one
 
 
@@ -80,7 +84,12 @@ def park(timeout: float | None = None) -> bool:
 
 
 def unpark(thread: Parker) -> None:
-    """Give `thread` its permit, and end its park if it is parked. It has at most one. Any thread; never waits."""
+    """Give `thread` its permit, and end its park if it is parked. It has at most one. Any thread; never waits.
+
+    Raises `TypeError` if `thread` is none: `current_thread()` gives the calling one, and `spawn` the one that it starts.
+    """
+    if not isinstance(thread, Parker):
+        raise TypeError(f"unpark needs a thread, as current_thread() and spawn() give them, not {thread!r}")
     with _lock:
         thread.has_permit = True
         epoch = thread.permit_wait
@@ -110,4 +119,8 @@ def _wait(fd: int | HasFileno, events: int, timeout: float | None) -> bool:
     deadline = None if timeout is None else _now() + check_seconds(timeout, "timeout")
     if me.scope is not None:
         check_entry(me)
-    return _wait_descriptor(me, fd if isinstance(fd, int) else fd.fileno(), events, deadline)
+    number = fd if isinstance(fd, int) else fd.fileno()
+    ready = _poll_now(number, events)
+    if ready & _INVALID:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return bool(ready) or _wait_descriptor(me, number, events, deadline)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from types import FunctionType
 
 import pytest
@@ -25,6 +26,44 @@ from plait._originals import allocate_lock, lock_acquire, lock_release, start_ne
 WAITING = outcomes["WAITING"]
 WHO = pytest.mark.parametrize("who", ["main", "platform", "virtual"])
 TIMED = pytest.mark.parametrize("limit", [None, 3600.0], ids=["untimed", "timed"])
+
+
+@pytest.mark.parametrize("where", ["main", "bound", "virtual"])
+def test_wait_for_what_is_no_descriptor(where):
+    """A number that leads nowhere is refused: by every kind of thread, whatever it waits for."""
+
+    def body():
+        for wait in (lowlevel.wait_readable, lowlevel.wait_writable):
+            with pytest.raises(OSError) as caught:
+                wait(1 << 20, 60)
+            assert caught.value.errno == errno.EBADF
+            assert str(caught.value) == "[Errno 9] Bad file descriptor"
+
+    if where == "bound":
+        with move_on_after(60):
+            body()
+    else:
+        run_anywhere(where, body)
+
+
+def test_unpark_of_no_thread():
+    """It says what it takes."""
+    for wrong in (5, None, lowlevel.current_thread):
+        with pytest.raises(TypeError) as caught:
+            lowlevel.unpark(wrong)
+        assert str(caught.value) == (f"unpark needs a thread, as current_thread() and spawn() give them, not {wrong!r}")
+
+
+@pytest.mark.parametrize("args", [(), (5,)])
+def test_threads_are_not_made_by_their_classes(args):
+    """VirtualThread and Parker are there to be recognized: what they make would be no thread."""
+    for cls in (lowlevel.VirtualThread, lowlevel.Parker):
+        with pytest.raises(TypeError) as caught:
+            cls(*args)
+        assert str(caught.value) == (
+            f"a {cls.__name__} is made by spawn(), not by its class: current_thread() gives the calling thread, plait.Thread "
+            "is a threading.Thread that is virtual"
+        )
 
 
 def unpark_by(by, me, epochs):

@@ -96,6 +96,13 @@ class Parker(Victim):
     permit_wait: int  # the epoch of its wait for one; 0: it does not wait for one
     holds: int  # how many of plait's own locks it holds; rather too many than too few. The owner's alone
 
+    def __init__(self, *misplaced: object) -> None:
+        """Not called by those who make threads."""
+        raise TypeError(
+            f"a {type(self).__name__} is made by spawn(), not by its class: current_thread() gives the calling thread, "
+            f"plait.Thread is a threading.Thread that is virtual"
+        )
+
     @property
     def name(self) -> str:
         """For messages and dumps. Any thread."""
