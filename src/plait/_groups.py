@@ -374,7 +374,8 @@ class ThreadGroup(Container):
             context: The context that the thread runs in, as it is, for one thread at a time; else a copy of the
                 spawner's.
             on: Any `concurrent.futures.Executor`: the call runs there, while the thread of the group waits for it under
-                the rules of `offload`. Limits, failures and cancellation are the group's as ever.
+                the rules of `offload`. Limits, failures and cancellation are the group's as ever. The executor must
+                outlive the block, since that thread submits the call, once it runs: open it outside.
 
         Raises:
             TypeError: an option is of the wrong kind.

@@ -289,12 +289,21 @@ class _Submitted:
         self._pool: Offload = runtime.offload_for_programs
         if _keeps_context(executor):
             fn, args = copied_context().run, (fn, *args)
-        if me.scope is None:
-            future = executor.submit(fn, *args, **kwargs)
-        else:
-            # A cancel halfway would leave a call that nobody knows of: executors start threads here, and wait for them.
-            with shield(timeout=GRACE):
+        try:
+            if me.scope is None:
                 future = executor.submit(fn, *args, **kwargs)
+            else:
+                # A cancel halfway would leave a call that nobody knows of: executors start threads here, and wait for
+                # them.
+                with shield(timeout=GRACE):
+                    future = executor.submit(fn, *args, **kwargs)
+        except RuntimeError as error:
+            if type(error) is RuntimeError and "after shutdown" in str(error):
+                error.add_note(
+                    "the thread that waits for a call submits it, once it runs: open an executor that a group's threads use "
+                    "outside the group's block, so that it outlives them"
+                )
+            raise
         if not callable(getattr(future, "add_done_callback", None)):
             raise TypeError(f"{executor!r} is no executor: its submit() has given {future!r}, which is no future")
         self._future = future

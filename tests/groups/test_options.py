@@ -190,6 +190,32 @@ def test_context_that_is_in_use():
         assert group.options(context=context).spawn(pow, 2, 3).result() == 8
 
 
+def test_executor_that_does_not_outlive_the_block():
+    """The thread that waits for the call submits it: where the executor is shut down by then, the error says so."""
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    pool.shutdown()
+    with pytest.raises(ExceptionGroup) as caught, ThreadGroup() as group:
+        group.options(on=pool).spawn(pow, 2, 3)
+    [error] = caught.value.exceptions
+    assert str(error) == "cannot schedule new futures after shutdown"
+    assert error.__notes__[0] == (
+        "the thread that waits for a call submits it, once it runs: open an executor that a group's threads use outside the "
+        "group's block, so that it outlives them"
+    )
+
+    def refuse():
+        raise RuntimeError("cannot schedule new futures after shutdown")
+
+    with (
+        pytest.raises(ExceptionGroup) as caught,
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+        ThreadGroup() as group,
+    ):
+        group.options(on=pool).spawn(refuse)  # of the call itself
+    [error] = caught.value.exceptions
+    assert not any("outlives" in note for note in error.__notes__)
+
+
 def test_variables_of_a_call_on_an_executor(monkeypatch):
     """In development mode the variables of a function for an executor are looked at, too."""
     monkeypatch.setattr("plait._spawning.is_development", True)
