@@ -27,6 +27,7 @@ UNTYPED = [
         "_core/_deadline",
         "_core/_lookout",
         "_core/_misuse",
+        "_core/_number",
         "_core/_offload",
         "_core/_platform",
         "_core/_stacks",

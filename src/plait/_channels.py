@@ -11,7 +11,7 @@ from queue import Empty, Full
 from typing import TYPE_CHECKING, Any, Generic, Never, NoReturn, TypeVar, overload
 
 from plait._arguments import MISSING, exact, refused
-from plait._core import WaitReason, check_entry, check_first, current_thread
+from plait._core import WaitReason, check_entry, check_first, current_thread, whole_number
 from plait._errors import ChannelClosed, not_copied
 from plait._exchange import CLOSED, DONE, WAIT, Entry, Exchange
 
@@ -87,13 +87,14 @@ class Channel(Generic[T]):
                 "Channel needs its capacity: write Channel(8) for one that holds up to 8 values, or Channel(0) for one whose "
                 "senders wait for receivers"
             )
-        if isinstance(capacity, bool) or not isinstance(capacity, int):
+        number = whole_number(capacity)
+        if number is None:
             raise TypeError(f"capacity must be a whole number from 0 up, not {capacity!r}: a channel has a bound")
-        if capacity < 0:
-            raise ValueError(f"capacity must be 0 or more, not {capacity}: with 0, send waits for a receiver")
-        if capacity > sys.maxsize:
-            raise ValueError(f"capacity must be at most {sys.maxsize}, not {capacity}")
-        self._exchange = Exchange(capacity)
+        if number < 0:
+            raise ValueError(f"capacity must be 0 or more, not {number}: with 0, send waits for a receiver")
+        if number > sys.maxsize:
+            raise ValueError(f"capacity must be at most {sys.maxsize}, not {number}")
+        self._exchange = Exchange(number)
 
     def __repr__(self) -> str:
         exchange = self._exchange

@@ -26,6 +26,7 @@ from plait._core import (
     current_thread,
     now,
     refuse_coroutine,
+    whole_number,
     without_cancelled,
 )
 from plait._errors import GroupClosed, GroupFailed
@@ -269,13 +270,12 @@ def pmap(
         )
     if not callable(fn):
         raise TypeError(f"pmap needs something to call, not {fn!r}: write pmap(fn, items), not pmap(fn(x), items)")
-    if limit is None:
-        limit = _LIMIT
-    elif isinstance(limit, bool) or not isinstance(limit, int):
+    number = _LIMIT if limit is None else whole_number(limit)
+    if number is None:
         raise TypeError(f"limit must be a whole number or None, not {limit!r}")
-    elif limit < 1:
-        raise ValueError(f"limit must be at least 1, not {limit}: with none nothing could ever run")
-    return _mapped(fn, iter(iterable), limit, ordered=ordered)
+    if number < 1:
+        raise ValueError(f"limit must be at least 1, not {number}: with none nothing could ever run")
+    return _mapped(fn, iter(iterable), number, ordered=ordered)
 
 
 def _mapped(fn: Callable[[S], T], items: Iterator[S], limit: int, *, ordered: bool) -> Generator[T, None, None]:

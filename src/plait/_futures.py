@@ -26,6 +26,7 @@ from plait._core import (
     left_open,
     lend_slot,
     now,
+    real_number,
     unpark_all,
 )
 from plait._core._cancel import check_entry, check_first
@@ -125,10 +126,11 @@ class _LendingEvent(threading.Event, Waiting):
         self.limits: set[Slots] = set()  # of the futures. Complete before anybody waits
 
     def wait(self, timeout: float | None = None) -> bool:
-        if self.is_set():
-            return super().wait(timeout)
+        seconds = None if timeout is None else real_number(timeout)
+        if self.is_set() or (seconds is None and timeout is not None):
+            return super().wait(timeout)  # does not wait, or refuses
         self.waiter = me = current_thread()
-        deadline = None if timeout is None else now() + timeout
+        deadline = None if seconds is None else now() + seconds
         slots = lend_slot_among(self.limits, me, deadline)
         try:
             return super().wait(timeout)
@@ -328,8 +330,7 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
         """Park until settled."""
         deadline = None
         if timeout is not None:
-            is_past = isinstance(timeout, (int, float)) and timeout < 0  # as for concurrent.futures
-            deadline = now() + check_seconds(0 if is_past else timeout, "timeout")
+            deadline = now() + check_seconds(timeout, "timeout", may_be_past=True)  # as for concurrent.futures
         me = current_thread()
         if me.scope is not None:
             check_entry(me)

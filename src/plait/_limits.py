@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Never, Self, overload
 
 from plait._arguments import MISSING, exact, refused
-from plait._core import Slots, check_entry, check_seconds, current_thread, now
+from plait._core import Slots, check_entry, check_seconds, current_thread, now, whole_number
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -117,10 +117,11 @@ def slots_for(max_concurrency: int | Limiter | None) -> Slots | None:
 
 def check_limit(limit: object, what: str, others: str = "") -> int:
     """`limit`, if it is a number of threads that may work at a time."""
-    if isinstance(limit, bool) or not isinstance(limit, int):
+    number = whole_number(limit)
+    if number is None:
         raise TypeError(f"{what} must be a whole number{',' + others + ' or None' if others else ''}, not {limit!r}")
-    if limit < 1:
-        raise ValueError(f"{what} must be at least 1, not {limit}: with none nothing could ever run")
-    if limit > sys.maxsize:
-        raise ValueError(f"{what} must be at most {sys.maxsize}, not {limit}")
-    return limit
+    if number < 1:
+        raise ValueError(f"{what} must be at least 1, not {number}: with none nothing could ever run")
+    if number > sys.maxsize:
+        raise ValueError(f"{what} must be at most {sys.maxsize}, not {number}")
+    return number

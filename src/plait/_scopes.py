@@ -20,6 +20,7 @@ from plait._core import (
     open_scope,
     pending,
     pending_now,
+    real_number,
 )
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class _Span(_TimeLimit):
         """As for any time limit."""
         is_moved = super().reschedule(seconds)
         if is_moved:
-            self._seconds = inf if seconds is None else float(seconds)
+            self._seconds = inf if seconds is None else check_seconds(seconds, "reschedule")
         return is_moved
 
     def _limit(self) -> float:
@@ -188,12 +189,13 @@ class deadline(_TimeLimit):  # noqa: N801 - read as a word: with deadline(at)
         if at is MISSING:
             raise TypeError("deadline needs an instant of time.monotonic(): write deadline(time.monotonic() + 5)")
         super().__init__()
-        if isinstance(at, bool) or not isinstance(at, (int, float)) or at != at:  # noqa: PLR0124 - NaN
+        instant = real_number(at)
+        if instant is None or instant != instant:  # noqa: PLR0124 - NaN
             raise TypeError(f"deadline needs an instant of time.monotonic(), a number, not {at!r}")
         try:
-            self._at = float(at)
+            self._at = float(instant)
         except OverflowError:
-            self._at = inf if at > 0 else -inf
+            self._at = inf if instant > 0 else -inf
 
     def __repr__(self) -> str:
         return f"deadline({self._at:g})"

@@ -32,7 +32,7 @@ from plait._core._cancel import (
 )
 from plait._core._clock import now
 from plait._core._container import Container
-from plait._core._deadline import DeadlineScope, check_seconds, end_inside, left_open
+from plait._core._deadline import DeadlineScope, end_inside, left_open
 from plait._core._lookout import lock_waits
 from plait._core._lot import set_told as lot_set_told
 from plait._core._lot import wait as lot_wait
@@ -40,6 +40,7 @@ from plait._core._lot import wait_shielded as lot_wait_shielded
 from plait._core._lot import wake_all as lot_wake_all
 from plait._core._lot import wake_one as lot_wake_one
 from plait._core._misuse import check_reach
+from plait._core._number import check_seconds, real_number, whole_number
 from plait._core._offload import Offload, OffloadJob
 from plait._core._operations import (
     await_socket,
@@ -190,6 +191,7 @@ __all__ = (
     "patiently",
     "pending",
     "pending_now",
+    "real_number",
     "recv",
     "recv_into",
     "refuge",
@@ -212,5 +214,6 @@ __all__ = (
     "wake_all_under",
     "wake_watchers",
     "watched_numbers",
+    "whole_number",
     "without_cancelled",
 )

@@ -141,15 +141,3 @@ def left_open(what: str, scope: Scope | None) -> RuntimeError:
         f"{what} has ended inside {scope!r}, which it has opened and not closed: leave each block in the function that "
         f"enters it"
     )
-
-
-def check_seconds(seconds: object, what: str) -> float:
-    """`seconds` as a span of time; a clear error if it is none."""
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-        raise TypeError(f"{what} must be a number of seconds, not {seconds!r}")
-    if not seconds >= 0:
-        raise ValueError(f"{what} must be 0 or more seconds, not {seconds!r}")
-    try:
-        return float(seconds)
-    except OverflowError:
-        return inf  # nobody lives to see the difference

@@ -17,6 +17,7 @@ from plait._core._cancel import check_entry, patiently
 from plait._core._carrier import Carrier
 from plait._core._ending import at_the_very_end
 from plait._core._misuse import check_openers, check_reach, suspendable_caller
+from plait._core._number import whole_number
 from plait._core._offload import Offload
 from plait._core._platform import PlatformThread, known_platform_thread, platform_thread
 from plait._core._tree import pending
@@ -86,17 +87,18 @@ class Runtime:
 
     def configure_carriers(self, count: int) -> None:
         """How many carriers to start."""
-        if not isinstance(count, int) or isinstance(count, bool):
+        number = whole_number(count)
+        if number is None:
             raise TypeError(f"carriers must be a whole number from 1 up, not {count!r}")
-        if count < 1:
-            raise ValueError(f"carriers must be at least 1, not {count}: with none nothing could ever run")
+        if number < 1:
+            raise ValueError(f"carriers must be at least 1, not {number}: with none nothing could ever run")
         with self._lock:
-            if self._carriers and len(self._carriers) != count:
+            if self._carriers and len(self._carriers) != number:
                 raise RuntimeError(
                     f"the runtime has started with {len(self._carriers)} carriers: "
                     f"call plait.configure(carriers=...) before the first spawn"
                 )
-            self._wanted = count
+            self._wanted = number
 
     def start(self) -> list[Carrier]:
         """Start the carriers, if they are not started. Any platform thread."""

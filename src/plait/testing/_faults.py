@@ -27,6 +27,7 @@ from plait._core import (
     observe_parks,
     open_scope,
     unobserve_parks,
+    whole_number,
 )
 from plait._scopes import raise_rest, what_leaves
 
@@ -96,12 +97,13 @@ class cancel_at_park(CancelScope):  # noqa: N801 - read as words: with cancel_at
             )
         if k is MISSING:
             raise TypeError("cancel_at_park needs the number of a park: write cancel_at_park(1), or see every_park()")
-        if isinstance(k, bool) or not isinstance(k, int):
+        number = whole_number(k)
+        if number is None:
             raise TypeError(f"cancel_at_park needs the number of a park, a whole number, not {k!r}")
-        if k < 1:
-            raise ValueError(f"cancel_at_park counts parks from 1 up, and there is none with the number {k}")
+        if number < 1:
+            raise ValueError(f"cancel_at_park counts parks from 1 up, and there is none with the number {number}")
         super().__init__(check_seconds(grace, "grace"))
-        self._k = k
+        self._k = number
         self._counter = Counter()
         self._is_counting = Flag()  # it observes parks. Taken by whoever ends that
         self.was_reached = False  # written by the thread that reaches k
