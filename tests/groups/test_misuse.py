@@ -405,6 +405,52 @@ def test_development_mode():
     assert run_program(code, PYTHONDEVMODE="", PLAIT_CARRIERS=1)[0] == "[]\n"
 
 
+def test_variable_of_a_loop_of_a_script():
+    """At the top level of a script the variable of a loop is a global one; others there may change as they like."""
+    code = """
+        import warnings
+        from plait import RebindAfterSpawn, ThreadGroup, spawn
+        from plait._originals import sleep
+        is_spawned, ready, seen = False, False, []
+        def keep_the_carrier():
+            while not is_spawned:
+                sleep(0.001)
+        def later():
+            seen.append(url)
+        def count():
+            global ready, number
+            seen.append((ready, number))
+            ready = True
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with ThreadGroup() as group:
+                group.spawn(keep_the_carrier)
+                for number, (url, *_) in enumerate([("a", 1), ("b", 2)]):
+                    group.spawn(later)
+                    group.spawn(lambda: seen.append(number))
+                    group.spawn(lambda number=number: seen.append(ready))
+                    spawn(count)
+                ready = None
+                def of_a_function():
+                    for url in ("c", "d"):
+                        group.spawn(later)
+                    group.spawn(lambda: seen.append(number))
+                of_a_function()
+                is_spawned = True
+        for warning in caught:
+            if warning.category is RebindAfterSpawn:
+                print(warning.lineno, warning.message)
+    """
+    said = run_program(code, PYTHONDEVMODE=1, PLAIT_CARRIERS=1)[0].splitlines()
+    what = "begins when it is {1}: hand the value over, as in spawn(fn, {0})"
+    assert said == [
+        "9 'later' was spawned when 'url' was 'a', and " + what.format("url", "'b'"),
+        "21 '<lambda>' was spawned when 'number' was 0, and " + what.format("number", 1),
+        "11 'count' was spawned when 'number' was 0, and " + what.format("number", 1),
+    ]
+    assert run_program(code, PYTHONDEVMODE="", PLAIT_CARRIERS=1)[0] == ""
+
+
 # ---- calls that cannot be meant
 
 
