@@ -15,7 +15,7 @@ from bench._report import as_json, header, losses, tables
 from bench._runner import DISTURBED, run_case
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from bench._model import Benchmark, Contender
 
@@ -44,16 +44,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--contenders",
-        type=lambda text: [name.strip() for name in text.split(",") if name.strip()],
         metavar="A,B",
         help="only these rows; 'asyncio' means all rows that begin with it",
     )
-    parser.add_argument(
-        "--cases",
-        type=lambda text: [name.strip() for name in text.split(",") if name.strip()],
-        metavar="A,B",
-        help="only these cases, such as '1 KiB x 100'",
-    )
+    parser.add_argument("--cases", metavar="A,B", help="only these cases, such as '1 KiB x 100'")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything to FILE, as JSON")
     parser.add_argument(
         "--quick", action="store_true", help=f"a smoke run: small sizes, {QUICK_ROUNDS} rounds, {QUICK_CONTENDERS}"
@@ -68,16 +62,33 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     chosen = BENCHMARKS if options.benchmark == "all" else (options.benchmark,)
     options.benchmarks = [load_benchmark(name) for name in chosen]
     known = sorted({contender.name for benchmark in options.benchmarks for contender in benchmark.contenders})
+    options.contenders = names_in(options.contenders, known)
     for name in options.contenders or ():
         if not any(is_meant(name, other) for other in known):
             parser.error(f"--contenders: no contender {name!r}, expected some of {', '.join(known)}")
     cases = [case.name for benchmark in options.benchmarks for case in benchmark.cases]
+    options.cases = names_in(options.cases, cases)
     for name in options.cases or ():
         if name not in cases:
-            parser.error(f"--cases: no case {name!r}, expected some of {', '.join(cases)}")
+            parser.error(f"--cases: no case {name!r}, expected some of {', '.join(map(repr, cases))}")
     if options.contenders is None and options.quick:
         options.contenders = QUICK_CONTENDERS.split(",")
     return options
+
+
+def names_in(text: str | None, known: Collection[str]) -> list[str] | None:
+    """Return the names in a list with commas between them; what is known under a name with commas is one name."""
+    if text is None:
+        return None
+    found = []
+    parts = text.split(",")
+    while parts:
+        count = len(parts)
+        while count > 1 and ",".join(parts[:count]).strip() not in known:
+            count -= 1
+        found.append(",".join(parts[:count]).strip())
+        del parts[:count]
+    return [name for name in found if name]
 
 
 def is_meant(name: str, contender: str) -> bool:

@@ -7,12 +7,15 @@ import importlib.util
 import os
 import platform
 import resource
+import subprocess
 import time
 import tomllib
 from pathlib import Path
 
 from bench._process import ROOT, child_environment, has_gil
 
+#: What a figure depends on in this source tree: plait, how it is built, and what measures it.
+MEASURED = ("src", "setup.py", "bench")
 PACKAGES = ("plait", "greenlet", "uvloop", "gevent", "eventlet", "trio", "urllib3", "aiofiles")
 
 
@@ -72,18 +75,39 @@ def _own_seconds() -> float:
 
 
 def _version(package: str) -> str:
+    if package == "plait" and _is_here():
+        return _version_here()
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        if not is_installed(package):
-            return "not installed"
-        return _version_here() if package == "plait" else "of unknown version"
+        return "of unknown version" if is_installed(package) else "not installed"
+
+
+def _is_here() -> bool:
+    """Return whether the plait that is measured was built in place, in this source tree."""
+    found = importlib.util.find_spec("plait")
+    return found is not None and found.origin is not None and Path(found.origin).resolve().is_relative_to(ROOT / "src")
 
 
 def _version_here() -> str:
-    """Return the version of plait that the source tree says: it was built in place."""
+    """Return what the source tree says: the version, and the commit, with a + if what is measured differs from it."""
     with (ROOT / "pyproject.toml").open("rb") as file:
-        return str(tomllib.load(file)["project"]["version"])
+        version = str(tomllib.load(file)["project"]["version"])
+    commit = _git("rev-parse", "--short", "HEAD")
+    if not commit:
+        return version
+    return f"{version} ({commit}{'+' if _git('status', '--porcelain', '--', *MEASURED) else ''})"
+
+
+def _git(*arguments: str) -> str:
+    """Return what git says of this source tree; nothing if that is no repository of its own, or git is not there."""
+    if not (ROOT / ".git").exists():
+        return ""
+    try:
+        said = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return said.stdout.strip() if said.returncode == 0 else ""
 
 
 def _cpu_model() -> str:

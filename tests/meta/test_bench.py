@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,6 +43,75 @@ def test_every_bar_names_what_is_measured():
         assert bar.metric in {metric.name for metric in benchmark.metrics}, bar
         assert {bar.ours, bar.over or bar.ours} <= {contender.name for contender in benchmark.contenders}, bar
         assert (bar.at_least is None) != (bar.at_most is None), bar
+
+
+def test_cases_are_chosen_by_name():
+    """A name with a comma in it is one name, alone and among others; every case can be chosen."""
+    from bench.__main__ import parse
+    from bench._model import BENCHMARKS, load_benchmark
+
+    chosen = parse(
+        ["all", "--cases", "groups of 1,000, one group of 100,000,1 KiB x 100", "--contenders", "plait,asyncio"]
+    )
+    assert chosen.cases == ["groups of 1,000", "one group of 100,000", "1 KiB x 100"]
+    assert chosen.contenders == ["plait", "asyncio"]
+    for name in BENCHMARKS:
+        benchmark = load_benchmark(name)
+        for things, option in ((benchmark.cases, "cases"), (benchmark.contenders, "contenders")):
+            names = [thing.name for thing in things]
+            assert getattr(parse([name, f"--{option}", ", ".join(names)]), option) == names
+            for each in names:
+                assert getattr(parse([name, f"--{option}={each}"]), option) == [each]
+
+
+def test_names_that_are_not_known(capsys):
+    """They are said as they were given, with those that there are."""
+    from bench.__main__ import parse
+
+    for option, wrong, said in (
+        (
+            "--cases",
+            "one group of 100,000,groups of 1",
+            "no case 'groups of 1', expected some of 'groups of 1,000', 'one",
+        ),
+        ("--contenders", "plait,plate", "no contender 'plate', expected some of asyncio, "),
+    ):
+        with pytest.raises(SystemExit):
+            parse(["spawn", option, wrong])
+        assert f"{option}: {said}" in capsys.readouterr().err
+
+
+def test_a_run_says_which_plait_it_has_measured(monkeypatch, tmp_path):
+    """The commit of the tree that plait was built in, and whether what is measured differs from it."""
+    from bench import _facts
+
+    def git(*arguments):
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x", *arguments], cwd=tmp_path, check=True)
+
+    def plait():
+        return _facts.machine_facts()["packages"].partition(", ")[0]
+
+    package = tmp_path / "src/plait/__init__.py"
+    package.parent.mkdir(parents=True)
+    package.touch()
+    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "7.1"\n')
+    found = SimpleNamespace(origin=str(package))
+    monkeypatch.setattr(_facts, "ROOT", tmp_path)
+    monkeypatch.setattr(_facts.importlib.util, "find_spec", lambda name: found if name == "plait" else None)
+    assert plait() == "plait 7.1"  # no repository
+    git("init", "-q")
+    assert plait() == "plait 7.1"  # no commit
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    commit = _facts._git("rev-parse", "--short", "HEAD")
+    assert len(commit) >= 7
+    assert plait() == f"plait 7.1 ({commit})"
+    (tmp_path / "README.md").touch()  # is not measured
+    assert plait() == f"plait 7.1 ({commit})"
+    package.write_text("x = 1")
+    assert plait() == f"plait 7.1 ({commit}+)"
+    found.origin = "/elsewhere/plait/__init__.py"
+    assert "(" not in plait()
 
 
 def test_a_run_is_read_back_as_it_was(tmp_path):
