@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 class Farewell:
     """What `atexit` holds, and nobody else. See the header."""
 
+    _process = 0  # that of nobody, until it is complete: Ctrl-C may come while it is made
+
     def __init__(self, act: Callable[[], None]) -> None:
         self._act = act
         self._process = os.getpid()

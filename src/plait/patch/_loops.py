@@ -19,7 +19,7 @@ from plait import _native
 from plait._core import VirtualThread, call_deaf
 from plait._native import current, mark_loop, original
 from plait.patch._late import late_leaves
-from plait.patch._registry import IDENTITY, ClassPatch, Leaf
+from plait.patch._registry import IDENTITY, ClassPatch, Leaf, beneath
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,8 +69,8 @@ def _leaves(module: Any) -> list[Leaf]:
     return [Leaf(_NAME, module._set_running_loop, set_running_loop, when=IDENTITY)]  # noqa: SLF001
 
 
-def _leaves_of_futures(module: Any) -> list[ClassPatch]:
-    return [ClassPatch(_COPY, module, "_copy_future_state", partial(call_deaf, module._copy_future_state))]  # noqa: SLF001
+def _leaves_of_futures(_: Any) -> list[ClassPatch]:
+    return [ClassPatch(_COPY, partial(call_deaf, beneath(_COPY)))]
 
 
 def leaves() -> Sequence[Patch]:
