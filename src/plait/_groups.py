@@ -48,8 +48,7 @@ from plait._joining import BARE, join, keep_count, times_pressed
 from plait._limits import Limiter, slots_for
 from plait._options import Options
 from plait._rebinding import is_development
-from plait._reprs import shortened
-from plait._spawning import checked, spawn_daemon, spawn_slowly, try_spawn
+from plait._spawning import checked, spawn_daemon, spawn_slowly, try_spawn, verify_group
 from plait._starts import start
 from plait._statistics import GroupStatistics
 
@@ -72,15 +71,6 @@ _OPTIONS = (
     "at a time"
 )
 _SPAWN_OPTIONS = "it takes name, context and on; a time limit goes into the function, or into ThreadGroup(timeout=5)"
-
-
-def _verify_group(group: object, caller: str) -> None:
-    """Refuse what is no group: a method of the class was called in place of one of a group."""
-    if not isinstance(group, ThreadGroup):
-        raise TypeError(
-            f"ThreadGroup.{caller} needs an open group, not {shortened(group)}: write group.{caller}(fn, x) inside "
-            f"`with ThreadGroup() as group:`"
-        )
 
 
 class GroupScope(DeadlineScope):
@@ -278,7 +268,7 @@ class ThreadGroup(Container):
             RuntimeError: the block has not begun.
         """
         if not isinstance(self, Container) or not callable(fn) or is_development:
-            _verify_group(self, "spawn")
+            verify_group(self, "spawn")
             fn = checked(fn, "spawn")
         child = launch(self, Future, fn, args, kwargs)
         return child if child is not None else spawn_slowly(self, fn, args, kwargs)
@@ -297,7 +287,7 @@ class ThreadGroup(Container):
             >>> first.done(), second
             (True, None)
         """
-        _verify_group(self, "try_spawn")
+        verify_group(self, "try_spawn")
         return try_spawn(self, fn, args, kwargs)
 
     def spawn_daemon(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -315,7 +305,7 @@ class ThreadGroup(Container):
             >>> heart.cancelled()
             True
         """
-        _verify_group(self, "spawn_daemon")
+        verify_group(self, "spawn_daemon")
         return spawn_daemon(self, fn, args, kwargs)
 
     @overload
@@ -355,7 +345,7 @@ class ThreadGroup(Container):
             ...     address = group.start(serve)
             ...     socket.create_connection(address).close()
         """
-        _verify_group(self, "start")
+        verify_group(self, "start")
         return start(self, checked(fn, "start"), args, kwargs)
 
     @exact

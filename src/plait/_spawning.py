@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 from plait._core import (
+    Container,
     WaitReason,
     check_entry,
     check_first,
@@ -22,6 +23,7 @@ from plait._core import (
 from plait._errors import GroupClosed, GroupFailed
 from plait._futures import Future
 from plait._rebinding import is_development, watch_variables
+from plait._reprs import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +41,15 @@ def checked(fn: Callable[P, T], caller: str) -> Callable[P, T]:
     if not callable(fn):
         raise TypeError(f"{caller} needs something to call, not {fn!r}: write {caller}(fn, x), not {caller}(fn(x))")
     return watch_variables(fn) if is_development else fn
+
+
+def verify_group(group: object, caller: str) -> None:
+    """Refuse what is no group: a method of the class was called in place of one of a group."""
+    if not isinstance(group, Container):
+        raise TypeError(
+            f"ThreadGroup.{caller} needs an open group, not {shortened(group)}: write group.{caller}(fn, x) inside "
+            f"`with ThreadGroup() as group:`"
+        )
 
 
 def name_of(fn: object) -> str:
