@@ -98,6 +98,6 @@ def test_cancelled_consumers_lose_nothing(cancel, kind, carriers):
         print(len(got), sorted(got) == list(range({ITEMS})))
         """,
         PLAIT_CARRIERS=carriers,
-        seconds=50,
+        seconds=45 + ITEMS / 2_000,
     )
     assert out == f"{ITEMS} True\n"

@@ -449,8 +449,9 @@ def wake_all_under(scope: Scope) -> None:
     if scope.container is not None:
         scope.container.turn_away()
         todo.append((scope.container.members(), scope))
-    if scope.owner is not None:
-        todo.append(([scope.owner], scope))
+    owner = scope.owner  # read once: a thread that ends takes it away
+    if owner is not None:
+        todo.append(([owner], scope))
     for threads, until in todo:  # grows meanwhile
         for thread in threads:
             Victim.nudge(thread)
