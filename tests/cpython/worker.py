@@ -255,9 +255,14 @@ def start_plait():
     import threading
 
     import plait
+    from plait._core import runtime
 
     plait.patch.install()
-    plait.spawn(plait.offload, int).result()  # the worker that is kept: tests count threads
+    plait.spawn(int).result()
+    for pool in (runtime.offload, runtime.offload_for_programs):
+        pool.keep_one()  # tests count threads, and wait for those that were started meanwhile: a worker would be one for 10 s
+        while not pool.counts().idle:
+            time.sleep(0.001)
     is_over, numbers = threading.Event(), queue.SimpleQueue()
     parked = [plait.spawn(is_over.wait) for _ in range(3)]
     parked.append(plait.spawn(numbers.get))
