@@ -69,6 +69,8 @@ UNTYPED = [
         "patch/_watches",
     )
 ]
+# Their .pxd is compiled into all that cimport it; the .py is for the uncompiled core alone.
+INLINE = [SOURCE / "plait/_core/_quiet.py"]
 FLAGS = ["-std=gnu11", "-O2", "-g0", "-fno-strict-aliasing", "-fvisibility=hidden"]
 INSTALL = "on Debian, apt-get install gcc python3-dev"
 
@@ -174,6 +176,7 @@ def compiled_core() -> list[Extension]:
             extra_compile_args=FLAGS,
         )
         for path in [*typed, *UNTYPED]
+        if path not in INLINE
     ]
 
 

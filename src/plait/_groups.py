@@ -46,6 +46,7 @@ from plait._failures import OnError, check_on_error, class_of, note_failures, ve
 from plait._futures import Future
 from plait._joining import BARE, join, keep_count, times_pressed
 from plait._limits import Limiter, slots_for
+from plait._native import _native
 from plait._options import Options
 from plait._rebinding import is_development
 from plait._spawning import checked, spawn_daemon, spawn_slowly, try_spawn, verify_group
@@ -71,6 +72,22 @@ _OPTIONS = (
     "at a time"
 )
 _SPAWN_OPTIONS = "it takes name, context and on; a time limit goes into the function, or into ThreadGroup(timeout=5)"
+
+
+def _spawn(group: ThreadGroup, fn: Callable[..., T], args: tuple[Any, ...]) -> Future[T]:
+    """As `ThreadGroup.spawn`, without keywords."""
+    return _spawn_with(group, fn, args, None)
+
+
+def _spawn_with(
+    group: ThreadGroup, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any] | None
+) -> Future[T]:
+    """As `ThreadGroup.spawn`."""
+    if not isinstance(group, Container) or not callable(fn) or is_development:
+        verify_group(group, "spawn")
+        fn = checked(fn, "spawn")
+    child = launch(group, Future, fn, args, kwargs)
+    return child if child is not None else spawn_slowly(group, fn, args, kwargs)
 
 
 class GroupScope(DeadlineScope):
@@ -267,11 +284,7 @@ class ThreadGroup(Container):
             GroupClosed: the block has ended.
             RuntimeError: the block has not begun.
         """
-        if not isinstance(self, Container) or not callable(fn) or is_development:
-            verify_group(self, "spawn")
-            fn = checked(fn, "spawn")
-        child = launch(self, Future, fn, args, kwargs)
-        return child if child is not None else spawn_slowly(self, fn, args, kwargs)
+        return _spawn_with(self, fn, args, kwargs)
 
     def try_spawn(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T] | None:
         """As `spawn`, if there is a free slot now; else None. A cancel point; never waits.
@@ -593,3 +606,6 @@ class ThreadGroup(Container):
             if is_cut and self._scope.is_shield and isinstance(cancelled := check_park(me), Cancelled):
                 raise cancelled
         return is_own
+
+
+_native.take_positionals(ThreadGroup.spawn, _spawn)

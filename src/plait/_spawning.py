@@ -131,7 +131,7 @@ def spawn_slowly(
     group: ThreadGroup,
     fn: Callable[..., T],
     args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    kwargs: dict[str, Any] | None,
     label: str | None = None,
     context: Context | None = None,
 ) -> Future[T]:

@@ -37,7 +37,7 @@ from plait import (
     move_on_after,
     shield,
 )
-from plait._core import WaitReason, current_thread
+from plait._core import INTERRUPTED, WaitReason, current_thread
 from plait._default import default_group
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
@@ -196,26 +196,19 @@ def test_failure_of_the_body_cancels_the_children(where):
 
 
 def test_cancel_reaches_a_child_on_its_way_into_its_first_wait():
-    """A cancel between a child's look at its scopes and its listing is not lost."""
+    """A cancel between a child's look at its scopes and its listing is not lost: it looks again when it is listed."""
+    outcomes = []
 
-    class Raced(ThreadGroup):
-        def enlist(self, thread):
-            self.cancel("just now")  # what another thread might do at this instant
-            super().enlist(thread)
+    def wait(group):
+        me = current_thread()
+        me.arm()
+        group.cancel("just now")  # what another thread might do at this instant: it does not find the child yet
+        me.enlist()
+        outcomes.append(me.withdraw())
 
-    ended = []
-
-    def wait():
-        try:
-            time.sleep(1)
-        except Cancelled:
-            ended.append("cancelled")
-            raise
-        ended.append("slept on")
-
-    with Raced() as group:
-        group.spawn(wait)
-    assert ended == ["cancelled"]
+    with ThreadGroup() as group:
+        group.spawn(wait, group)
+    assert outcomes == [INTERRUPTED]
 
 
 def test_every_failure_is_in_the_group_once():

@@ -92,6 +92,10 @@ class ModelQueue:
             step()
         self.items.append(item)
 
+    def offer(self, item):
+        self.put(item)
+        return True
+
     def take(self):
         if self.is_shared:
             step()

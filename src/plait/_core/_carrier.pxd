@@ -5,9 +5,11 @@ from plait._core._parking cimport Parker
 from plait._core._reactor cimport Reactor
 from plait._core._vthread cimport VirtualThread
 from plait._core._watch cimport Backlog, Watch, Watcher
-from plait._native._native cimport Queue, Ready, Timer, Timers, end_into, now, switch_to
+from plait._native._native cimport Queue, Ready, Timer, Timers, end_into, is_unknown, now, switch_to, track, uint64_t, untrack
 
 cdef int _FAIR, _POLL, _MOST_IDLE
+cdef uint64_t _MOST_SPARE
+cdef bint _IS_COMPILED
 cdef double _LONGEST_WAIT
 
 @cython.final
@@ -27,12 +29,15 @@ cdef class Carrier:
     cdef public Backlog _backlog
     cdef public Watcher _watcher
     cdef public list _idle
+    cdef public Queue _spares
     cdef public VirtualThread _handoff
     cdef public object _root
     cdef public long long _turn
     cdef public VirtualThread _heir
     cdef public object _raised
-    cpdef submit(self, VirtualThread thread)
+    @cython.locals(thread=VirtualThread)
+    cpdef VirtualThread blank_thread(self, type make)
+    cpdef bint submit(self, VirtualThread thread) except -1
     cpdef make_runnable(self, VirtualThread thread)
     cpdef make_spawner_runnable(self, Parker thread)
     cpdef next_stack(self, VirtualThread me)
@@ -41,6 +46,7 @@ cdef class Carrier:
     cpdef take_raised(self, VirtualThread me)
     @cython.locals(thread=VirtualThread)
     cpdef _live(self, stack)
+    cdef _let_go(self, VirtualThread thread)
     cdef VirtualThread _take(self, stack)
     cdef VirtualThread _take_handoff(self)
     @cython.locals(turn=cython.longlong, thread=VirtualThread)

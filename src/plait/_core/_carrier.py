@@ -32,7 +32,8 @@ that has forked, the *heir*: it is the main thread for all who ask.
 from __future__ import annotations
 
 import traceback
-from typing import TYPE_CHECKING
+from types import FunctionType
+from typing import TYPE_CHECKING, TypeVar
 
 from plait import _originals
 from plait._core._clock import LONGEST_WAIT
@@ -43,7 +44,17 @@ from plait._core._reactor import Reactor
 from plait._core._vthread import VirtualThread
 from plait._core._watch import Backlog, Watch, Watcher
 from plait._native import check_signals, kernel_ident
-from plait._native._native import Queue, Ready, Timers, end_into, now, switch_to
+from plait._native._native import (
+    Queue,
+    Ready,
+    Timers,
+    end_into,
+    is_unknown,
+    now,
+    switch_to,
+    track,
+    untrack,
+)
 from plait._originals import lock_acquire, lock_release
 
 if TYPE_CHECKING:
@@ -52,9 +63,13 @@ if TYPE_CHECKING:
 
     from plait._core._parking import Parker
 
+V = TypeVar("V", bound=VirtualThread)
+
 _FAIR = 7  # every 8th turn an unstarted thread goes first
 _POLL = 63  # every 64th turn the poller is asked, and a spawner goes first
 _MOST_IDLE = 256  # idle stacks kept
+_MOST_SPARE = 16_384  # threads that have ended kept: 9 MB
+_IS_COMPILED = not isinstance(VirtualThread.begin, FunctionType)  # then a new object is blank: all None, 0 or false
 _LONGEST_WAIT = LONGEST_WAIT  # compiled, a name that others import costs a look-up each time
 
 
@@ -73,6 +88,7 @@ class Carrier:
         self.idler = Idler(self.poller.wake)  # any thread notifies
         self._join(watch)
         self._idle: list[Stack] = []  # stacks without a thread, suspended; the carrier's alone
+        self._spares: Queue[VirtualThread] = Queue()  # threads that have ended; the carrier puts, any thread takes
         self._handoff: VirtualThread | None = None  # what the stack that is switched to shall take
         self._root: Stack | None = None  # set when the kernel thread runs
         self.ident = 0  # of the kernel thread, as CPython numbers it. Likewise
@@ -96,11 +112,28 @@ class Carrier:
         """Start the kernel thread. It never ends: an idle one costs nothing, and its stacks could go nowhere else."""
         _originals.start_new_thread(self._run, ())
 
-    def submit(self, thread: VirtualThread) -> None:
-        """Queue an unstarted thread here. If it has to wait for long while another carrier is idle, that takes it over."""
-        self.unstarted.put(thread)
+    def blank_thread(self, make: type[V]) -> V:
+        """A thread for `prepare`, made by `make`: one that has ended here, if there is any."""
+        thread = self._spares.take()
+        if thread is None or type(thread) is not make:
+            thread = make.__new__(make)
+            if not _IS_COMPILED:
+                VirtualThread.begin(thread)
+            # Until its end somebody needs it: a queue, its stack, or its group. So the collector need not visit it, and
+            # 100,000 of them do not make a collection slow.
+            untrack(thread)
+        return thread
+
+    def submit(self, thread: VirtualThread) -> bool:
+        """Queue an unstarted thread here; False if there is no memory for it.
+
+        If it has to wait for long while another carrier is idle, that takes it over.
+        """
+        if not self.unstarted.offer(thread):
+            return False
         if not self.idler.notify() and not self.is_alone and self._watch.is_open():  # notify() has fenced
             self._watch.call(self._backlog)
+        return True
 
     def make_runnable(self, thread: VirtualThread) -> None:
         """Queue a started thread of this carrier, whose wait the caller has won."""
@@ -121,6 +154,7 @@ class Carrier:
         """In a child that `heir` has forked, on this carrier's kernel thread: nobody else is here."""
         self._heir = heir
         self._raised = None
+        self._spares = Queue()  # their words bear the mark of the parent
         self.number = 0
         self.runnable = Queue()
         self.unstarted = Queue()
@@ -202,7 +236,22 @@ class Carrier:
         """The life of a stack: one thread after the other."""
         while (thread := self._take(stack)) is not None:
             VirtualThread.run(thread, stack)
+            self._let_go(thread)
             del thread  # a suspended frame must not keep alive what has ended: the next may be long in coming
+
+    def _let_go(self, thread: VirtualThread) -> None:
+        """`thread` has ended. If nobody else knows it, it is kept for a spawn: to free it and make another costs far more.
+
+        Nobody can tell: no weak reference to it is left, and no attribute that anybody may have set. Its context is empty,
+        if it still has it, and may be used again for a spawner whose own is empty.
+        """
+        context = thread.context
+        thread.context = None
+        if not is_unknown(thread):
+            track(thread)
+        elif self._spares.size() < _MOST_SPARE:
+            VirtualThread.blank(thread, context if context is not None and is_unknown(context) else None)
+            self._spares.put(thread)
 
     def _take(self, stack: Stack) -> VirtualThread | None:
         """The next unstarted thread, for a stack that has none; None ends the stack."""

@@ -3,11 +3,13 @@ from plait._core._tree cimport Scope, pending
 from plait._core._carrier cimport Carrier
 from plait._core._container cimport Container
 from plait._core._parking cimport Parker
+from plait._core._slots cimport Slots
 from plait._core._vthread cimport VirtualThread
 from plait._native._native cimport Counter, Lock, Rundown, caller_code, caller_offset, copied_context, current, now
 
 cimport cython
 
+@cython.final
 cdef class Runtime:
     cdef public Lock _lock
     cdef public list _carriers
@@ -18,13 +20,15 @@ cdef class Runtime:
     cdef public object offload
     cdef public object offload_for_programs
     cdef public list on_start
-    @cython.locals(carriers=list)
+    @cython.locals(carriers=list, spawner=VirtualThread)
     cpdef Carrier carrier_for(self, Parker me)
 
 cdef Runtime _runtime
 
 @cython.locals(me=Parker, scope=Scope, told=Scope)
 cpdef launch(Container group, make, fn, tuple args, kwargs, label=*, context=*, bint is_reached=*)
-@cython.locals(thread=VirtualThread, spawner=VirtualThread, carrier=Carrier)
+@cython.locals(thread=VirtualThread, carrier=Carrier, slots=Slots)
 cpdef start_child(Container group, type make, Parker me, fn, tuple args, kwargs, label=*, context=*, bint is_daemon=*)
+@cython.locals(thread=VirtualThread)
+cdef VirtualThread _prepared(Container group, Carrier carrier, type make, fn, tuple args, kwargs, label, context)
 cpdef Parker current_thread()

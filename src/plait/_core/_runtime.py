@@ -145,9 +145,9 @@ class Runtime:
     def carrier_for(self, me: Parker | None) -> Carrier:
         """Where a thread spawned by `me` is queued: with its spawner; for platform threads, in turn."""
         if isinstance(me, VirtualThread):
-            carrier = me.carrier
-            assert carrier is not None
-            return carrier
+            spawner: VirtualThread = me
+            assert spawner.carrier is not None
+            return spawner.carrier
         carriers = self._carriers or self.start()
         if len(carriers) == 1:
             return carriers[0]
@@ -282,7 +282,7 @@ def launch(
     make: type[V],
     fn: Callable[..., Any],
     args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    kwargs: dict[str, Any] | None,
     label: str | None = None,
     context: Context | None = None,
     is_reached: bool = False,  # noqa: FBT001, FBT002 - compiled functions take no keyword-only arguments
@@ -317,7 +317,7 @@ def start_child(
     me: Parker,
     fn: Callable[..., Any],
     args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    kwargs: dict[str, Any] | None,
     label: str | None = None,
     context: Context | None = None,
     is_daemon: bool = False,  # noqa: FBT001, FBT002 - compiled functions take no keyword-only arguments
@@ -328,35 +328,52 @@ def start_child(
     are those of `context`, else a copy of the caller's.
     """
     # Whatever can fail comes before the count: a child that is counted in and never queued would hang its group.
-    if isinstance(me, VirtualThread):
-        spawner: VirtualThread = me
-        carrier = spawner.carrier
-    try:
-        if not isinstance(me, VirtualThread):
+    slots = None if is_daemon else group.slots
+    if slots is None:  # a `try` costs, even where nothing is raised
+        carrier = _runtime.carrier_for(me)
+        thread = _prepared(group, carrier, make, fn, args, kwargs, label, context)
+    else:
+        try:
             carrier = _runtime.carrier_for(me)
-        # Both run code of others: what the function is called, and a context's copy.
-        thread = make.__new__(make)
-        if context is None:
-            context = copied_context()
-        VirtualThread.prepare(thread, fn, args, kwargs or None, context, group, label)
-        thread.spawn_code = caller_code()
-        thread.spawn_offset = caller_offset()
-    except BaseException:
-        if group.slots is not None and not is_daemon:
-            group.slots.give()
-        raise
+            thread = _prepared(group, carrier, make, fn, args, kwargs, label, context)
+        except BaseException:
+            slots.give()
+            raise
     if not Rundown.enter(group.inside):
-        if group.slots is not None and not is_daemon:
-            group.slots.give()
+        if slots is not None:
+            slots.give()
         return None
-    try:
-        if is_daemon:
-            thread.is_daemon = True
+    if is_daemon:
+        thread.is_daemon = True
+        try:
             group.adopt_daemon(thread)
-        carrier.submit(thread)  # type: ignore[union-attr]
-    except MemoryError:  # there was no room for it, here or in the queue
+        except MemoryError:
+            group.child_ended(thread)
+            raise
+    if not carrier.submit(thread):
         group.child_ended(thread)
-        raise
+        raise MemoryError
+    return thread
+
+
+def _prepared(
+    group: Container,
+    carrier: Carrier,
+    make: type[V],
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None,
+    label: str | None,
+    context: Context | None,
+) -> V:
+    """A thread as `start_child` queues it."""
+    thread = carrier.blank_thread(make)
+    # Both run code of others: what the function is called, and a context's copy.
+    if context is None:
+        context = copied_context(thread.context)
+    VirtualThread.prepare(thread, fn, args, kwargs or None, context, group, label)
+    thread.spawn_code = caller_code()
+    thread.spawn_offset = caller_offset()
     return thread
 
 

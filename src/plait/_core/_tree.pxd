@@ -61,3 +61,5 @@ cdef double _end_of_shelter(Scope shield) except -1
 @cython.locals(thread=Victim, until=Scope, inner=Scope, threads=list, todo=list)
 cpdef wake_all_under(Scope scope)
 cdef object Cancelled
+
+from plait._core cimport _quiet  # down here: it knows Scope

@@ -37,6 +37,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
+from plait._core import _quiet
 from plait._core._atomics import Lock
 from plait._errors import Cancelled, not_copied
 from plait._native._native import WaitWord, caller_code, caller_offset, current, line_at, now
@@ -337,7 +338,7 @@ def exceptions_in(error: BaseException) -> list[BaseException]:
 
 def pending(scope: Scope | None) -> Scope | None:
     """The outermost cancelled scope from `scope` upwards that no shield hides, or None."""
-    return _outermost(scope, False)
+    return None if _quiet.is_quiet(scope) else _outermost(scope, False)
 
 
 def pending_now(scope: Scope | None) -> Scope | None:
@@ -345,7 +346,7 @@ def pending_now(scope: Scope | None) -> Scope | None:
 
     A thread that goes from one cancel point to the next, and never has to wait, lets no timer come.
     """
-    return _outermost(scope, True)
+    return None if _quiet.is_quiet(scope) else _outermost(scope, True)
 
 
 def _outermost(scope: Scope | None, is_timely: bool) -> Scope | None:  # noqa: FBT001 - compiled

@@ -5,7 +5,7 @@ from plait._core._tree cimport Scope, Victim, is_cancelled, pending, without_can
 from plait._core._carrier cimport Carrier
 from plait._core._container cimport Container
 from plait._core._parking cimport Parker
-from plait._native._native cimport Timer, WaitWord, drop_leftovers, drop_locals, has_leftovers, is_held_by, is_plain, label_of, mount, switch_to, track, uint64_t, unmount, untrack
+from plait._native._native cimport Timer, WaitWord, called, drop_leftovers, drop_locals, has_leftovers, is_held_by, is_plain, label_of, mount, switch_to, uint64_t, unmount
 
 cdef int _PENDING, _SUCCEEDED, _TIMED_OUT
 cdef object _Coroutine, Cancelled, suppress
@@ -36,7 +36,10 @@ cdef class VirtualThread(Parker):
     cpdef give_way(self)
     @cython.locals(is_over=bint)
     cpdef run(self, stack)
+    @cython.locals(scope=Scope)
     cpdef prepare(self, fn, args, kwargs, context, Container group, label)
+    cpdef begin(self)
+    cpdef blank(self, context)
     cdef bint _conclude(self, BaseException error) except -1
     cdef _release(self)
     cdef _notify(self)

@@ -35,6 +35,7 @@ from plait._native import set_give_way
 from plait._native._native import (
     Timer,
     WaitWord,
+    called,
     drop_leftovers,
     drop_locals,
     has_leftovers,
@@ -44,9 +45,7 @@ from plait._native._native import (
     line_at,
     mount,
     switch_to,
-    track,
     unmount,
-    untrack,
     write_unraisable,
 )
 
@@ -154,33 +153,68 @@ class VirtualThread(Parker):
         group: Container,
         label: str | None,
     ) -> None:
-        """Set it up; what `__init__` would do. `launch` makes threads without calling it."""
+        """Have `fn(*args, **kwargs)` ready to be called."""
         self._fn = fn
         self._args = args
         self._kwargs = kwargs
-        self.context: Context | None = context
-        self._is_listed = False
+        self.context = context
         # Now, while the function is sure to be there.
         self._label: str = label_of(fn) if label is None else label
         self.is_named = label is not None
         self.group = group
         # As a scope it is the outermost of what it runs, owned by itself.
-        self.parent = group.scope
+        scope = group.scope
+        self.parent = scope
         self.owner = self
-        self.opener = None
         self.scope = self
+        self.grace = scope.grace
+        self.shelter = scope.shelter
+        self.grace_end = scope.grace_end
+
+    def begin(self) -> None:
+        """Be a thread of which nothing is known: it was made just now. What is set here is so again when it has ended."""
+        self._fn = self._args = self._kwargs = None  # type: ignore[assignment]
+        self.stack = None
+        self.owner = None
+        self.delivery = None
+        # Of other scopes.
+        self.opener = None
         self.container = None
-        self.grace = group.scope.grace
-        self.cancelled_at = None
-        self.cut_off = 0.0
-        self.is_hurried = False
-        self.is_notable = False
         self.is_shield = False
         self.is_time_limit = False
-        self.deadline = 0.0
-        self.shelter = group.scope.shelter
-        self.grace_end = group.scope.grace_end
-        self.delivery = None
+        self.is_notable = True
+        VirtualThread.blank(self, None)
+
+    def blank(self, context: Context | None) -> None:
+        """Be a thread of which nothing is known: it has ended, and its carrier, who alone knows it, keeps it.
+
+        `context` is one that it may use when it is spawned: empty, and known to nobody else.
+        """
+        WaitWord.renew(self)
+        self.context = context
+        self._label = ""
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._timer = None
+        self.carrier = None
+        self.watchers = None
+        self.group = None  # type: ignore[assignment]
+        self.status = _PENDING
+        self._is_listed = False
+        self.spawn_code = None
+        self.is_daemon = False
+        self.has_ident = False
+        # The scope.
+        self.parent = None
+        if self.is_notable:
+            self.is_notable = False
+            self.is_hurried = False
+            self.cancelled_at = None
+            self.cause = None  # type: ignore[assignment]
+            self.cut_off = 0.0
+            self.deadline = 0.0
+        # The parker.
+        self.scope = None
         self.is_deaf = False
         self.patient_since = 0.0
         self.patient_for = None
@@ -190,18 +224,6 @@ class VirtualThread(Parker):
         self.slot_waiter = None
         self.has_permit = False
         self.permit_wait = 0
-        self.carrier = None
-        self.stack = None
-        self._timer = None
-        self.is_daemon = False
-        self.has_ident = False
-        self.status = _PENDING
-        self._result: Any = None
-        self._error: BaseException | None = None
-        self.watchers = None
-        # Until its end somebody needs it: a queue, its stack, or its group. So the collector need not visit it, and 100,000
-        # of them do not make a collection slow.
-        untrack(self)
 
     def __repr__(self) -> str:
         return f"<virtual thread {self.name!r}>"
@@ -243,7 +265,7 @@ class VirtualThread(Parker):
         if self._is_listed:
             return
         self._is_listed = True
-        self.group.enlist(self)
+        Container.enlist(self.group, self)
         # A cancel that came after the look at the scopes and before this has not seen the thread: look again.
         if pending(self.scope) is not None:
             self.nudge()
@@ -334,7 +356,7 @@ class VirtualThread(Parker):
                 is_over = True
                 try:
                     if self._kwargs is None:
-                        self._result = self._fn(*self._args)
+                        self._result = called(self._fn, self._args)
                     else:
                         self._result = self._fn(*self._args, **self._kwargs)
                     if type(self._result) is _Coroutine:
@@ -359,6 +381,7 @@ class VirtualThread(Parker):
         if self._error is not None or not is_plain(self._result) or has_leftovers():
             self._bury()
         if self.scope is not self.group.scope:
+            self.context = None  # what ends there may leave something in it
             self._end_left_open(self.group.scope)
         self.owner = None
         self.delivery = None
@@ -375,7 +398,6 @@ class VirtualThread(Parker):
         Container.child_ended(self.group, self)
         unmount(stack)
         self.stack = None
-        track(self)
 
     def _conclude(self, error: BaseException) -> bool:
         """Its function was left by `error`: settle the outcome, unless it is called once more; whether it is settled."""
@@ -404,7 +426,7 @@ class VirtualThread(Parker):
         if self.delivery is not None:
             begin_clean_up(self)  # its Cancelled is about to die, and must not count as swallowed
         # What these let go of may spawn into its group, and hands on the slot that it has: it is still the owner of itself.
-        self._fn = self._args = self._kwargs = self.context = None  # type: ignore[assignment]
+        self._fn = self._args = self._kwargs = None  # type: ignore[assignment]
         drop_locals()
 
     def _end_left_open(self, outer: Scope) -> None:
@@ -430,6 +452,7 @@ class VirtualThread(Parker):
         if only those who run the thread have it: the carrier, its stack, itself as its owner, and the list of its group.
         """
         begin_clean_up(self)
+        self.context = None
         if is_held_by(self, 4 if self._is_listed else 3):
             self._result = self._error = None
         drop_leftovers()

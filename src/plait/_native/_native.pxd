@@ -16,6 +16,8 @@ cdef extern from *:
     ctypedef unsigned long long uint64_t
     ctypedef long long int64_t
 
+ctypedef object (*positional_t)(object, object, tuple)
+
 cpdef current()
 cpdef double now() noexcept
 cpdef double processor_time(unsigned long ident) noexcept
@@ -27,9 +29,12 @@ cpdef drop_locals()
 cpdef bint has_leftovers() noexcept
 cpdef drop_leftovers()
 cpdef bint is_plain(thing) noexcept
+cpdef bint is_unknown(thing) noexcept
 cpdef bint is_held_by(thing, Py_ssize_t holders) noexcept
 cpdef cooperative()
-cpdef copied_context()
+cpdef copied_context(spare=*)
+cpdef called(fn, tuple args)
+cdef take_positionals(method, positional_t function)
 cpdef caller_code()
 cpdef label_of(fn)
 cpdef referent(reference)
@@ -62,6 +67,7 @@ cdef class WaitWord:
     cpdef bint claim(self, uint64_t epoch, uint64_t outcome) noexcept
     cpdef bint interrupt(self) noexcept
     cpdef settle(self)
+    cpdef renew(self)
     cpdef bint is_settled(self) noexcept
     cpdef bint is_here(self) noexcept
     cpdef uint64_t epoch(self) noexcept
@@ -113,7 +119,8 @@ cdef class Queue:
     cdef uint64_t first
     cdef uint64_t count
     cpdef put(self, item)
-    cdef grow(self)
+    cpdef bint offer(self, item) except -1
+    cdef bint grow(self) except -1
     cpdef take(self)
     cpdef uint64_t size(self) noexcept
     cpdef uint64_t traffic(self) noexcept

@@ -17,9 +17,8 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno, PyErr_SetObject, PyErr_WriteUnraisable
-from cpython.contextvars cimport PyContext_CopyCurrent
 from cpython.list cimport PyList_GET_SIZE
-from cpython.ref cimport PyObject
+from cpython.ref cimport Py_INCREF, PyObject
 from cpython.weakref cimport PyWeakref_NewRef
 from libc.errno cimport EACCES, EAGAIN, EBADF, EINTR, ENOSYS, ENOTSOCK, EOPNOTSUPP, ETIMEDOUT, errno
 from libc.math cimport ceil
@@ -31,19 +30,17 @@ from types import CodeType as _Code
 
 cdef extern from *:
     """
-    #include <Python.h>
+    #include "here.h"
     static inline PyObject *plait_caller_code(void)
     {
         PyFrameObject *frame = PyEval_GetFrame();
-        if (frame == NULL)
-            Py_RETURN_NONE;
-        return (PyObject *)PyFrame_GetCode(frame);
+        plait_here.caller_offset = frame == NULL ? -1 : PyFrame_GetLasti(frame);
+        return frame == NULL ? Py_NewRef(Py_None) : (PyObject *)PyFrame_GetCode(frame);
     }
-    static inline int plait_caller_offset(void)
-    {
-        PyFrameObject *frame = PyEval_GetFrame();
-        return frame == NULL ? -1 : PyFrame_GetLasti(frame);
-    }
+    static inline int plait_caller_offset(void) { return plait_here.caller_offset; }
+    static inline PyObject *plait_given(PyObject *item) { return item; }
+    static inline PyObject *plait_called(PyObject *fn, PyObject *args)
+    { return PyObject_Vectorcall(fn, ((PyTupleObject *)args)->ob_item, PyTuple_GET_SIZE(args), NULL); }
     static inline int plait_line_at(PyObject *code, int offset)
     { return PyCode_Addr2Line((PyCodeObject *)code, offset); }
     static inline PyObject *plait_referent(PyObject *reference)
@@ -56,6 +53,32 @@ cdef extern from *:
     #else
         return Py_NewRef(PyWeakref_GET_OBJECT(reference));
     #endif
+    }
+    /* One reference, the caller's; neither a weak one nor attributes of its own. */
+    static inline int plait_is_unknown(PyObject *thing)
+    {
+    #if PY_VERSION_HEX >= 0x030E0000
+        if (!PyUnstable_Object_IsUniquelyReferenced(thing))
+            return 0;
+    #else
+        if (Py_REFCNT(thing) != 1)
+            return 0;
+    #endif
+        Py_ssize_t offset = Py_TYPE(thing)->tp_weaklistoffset;
+        if (offset && *(PyObject **)((char *)thing + offset) != NULL)
+            return 0;
+        PyObject **dict = _PyObject_GetDictPtr(thing);
+        return dict == NULL || *dict == NULL;
+    }
+    /* An empty context is as good as a copy of one. */
+    static inline PyObject *plait_copied_context(PyObject *spare)
+    {
+        if (spare != Py_None) {
+            PyObject *context = PyThreadState_Get()->context;
+            if (context == NULL || PyObject_Size(context) == 0)
+                return Py_NewRef(spare);
+        }
+        return PyContext_CopyCurrent();
     }
     static inline PyObject *plait_label_of(PyObject *fn)
     {
@@ -73,9 +96,13 @@ cdef extern from *:
     }
     """
     object plait_label_of(object fn)
+    bint plait_is_unknown(object thing)
+    object plait_copied_context(object spare)
     object plait_referent(object reference)
     object plait_caller_code()
     int plait_caller_offset()
+    object plait_given(PyObject *item)
+    object plait_called(object fn, tuple args)
     int plait_line_at(object code, int offset)
 
 cdef extern from "here.h":
@@ -107,6 +134,7 @@ cdef extern from "here.h":
     int plait_holds_init(object module) except -1
     int plait_tls_init(object module) except -1
     int plait_turns_init(object module) except -1
+    void plait_take_positionals(object method, positional_t function)
     int plait_socket_fd(object sock) except -2
     object plait_socket_timeout(object sock)
 
@@ -116,6 +144,9 @@ cdef extern from "Python.h":
     object PyUnicode_FromString(const char *text)
     void PyObject_GC_Track(object thing)
     Py_ssize_t Py_REFCNT(object thing)
+    PyObject *PyList_GET_ITEM(PyObject *items, Py_ssize_t place)
+    void PyList_SET_ITEM(PyObject *items, Py_ssize_t place, PyObject *item)
+    Py_ssize_t cells_size "PyList_GET_SIZE"(PyObject *items)
 
 cdef extern from "pythread.h":
     ctypedef void *PyThread_type_lock
@@ -211,10 +242,10 @@ cpdef current():
     return plait_current()
 
 
-cpdef copied_context():
-    """As `contextvars.copy_context()`."""
-    context = PyContext_CopyCurrent()
-    if copied_variable is not None:
+cpdef copied_context(spare=None):
+    """As `contextvars.copy_context()`. `spare` is an empty context that nobody knows, to be used if it will do."""
+    context = plait_copied_context(spare)
+    if copied_variable is not None and context is not spare:
         value = copied_variable.get(None)
         if value is not None:
             context.run(copied_variable.set, value.copy())
@@ -241,8 +272,25 @@ cpdef caller_code():
 
 
 cpdef int caller_offset() noexcept:
-    """Where in its code that function is."""
+    """Where in its code that function is which `caller_code` has found just now."""
     return plait_caller_offset()
+
+
+cdef take_positionals(method, positional_t function):
+    """Have `function(self, first, args)` called for calls of `method` without keywords. Both are compiled; for one method."""
+    plait_take_positionals(method, function)
+
+
+def _leave_as_it_is(method, function):
+    """What `take_positionals` is for what is not compiled."""
+
+
+globals()["take_positionals"] = _leave_as_it_is
+
+
+cpdef called(fn, tuple args):
+    """`fn(*args)`, with nothing in between."""
+    return plait_called(fn, args)
 
 
 cpdef int line_at(code, int offset) except? -1:
@@ -347,6 +395,11 @@ cpdef drop_leftovers():
 cpdef bint is_plain(thing) noexcept:
     """Whether no code of anybody runs when `thing` is freed: it is of a type of C, and refers to nothing."""
     return plait_is_plain(thing)
+
+
+cpdef bint is_unknown(thing) noexcept:
+    """Whether the caller has the only reference to `thing`, and neither a weak one nor an attribute of its own hangs at it."""
+    return plait_is_unknown(thing)
 
 
 cpdef bint is_held_by(thing, Py_ssize_t holders) noexcept:

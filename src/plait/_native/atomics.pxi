@@ -150,6 +150,13 @@ cdef class WaitWord:
         plait_fence()
         return plait_load(&self.settled) == 2
 
+    cpdef renew(self):
+        """Nobody knows the owner any more, and it becomes another thread: as if made now, but that epochs go on."""
+        self.settled = 0
+        self.serial = 0
+        self.outcome = 0
+        self.park_count = 0
+
     def survive_fork(self):
         """In a child that the owner has forked: it is here. A wait that it is in the middle of is over, as after another."""
         plait_swap(&self.word, next_epoch(self.word) << 3)
@@ -391,35 +398,55 @@ cdef class Queue:
 
     cpdef put(self, item):
         """Append `item`, which must not be None."""
-        with cython.critical_section(self):
-            while self.count == <uint64_t>PyList_GET_SIZE(self.cells):
-                self.grow()
-            self.cells[(self.first + self.count) & (PyList_GET_SIZE(self.cells) - 1)] = item
-            plait_store(&self.count, self.count + 1)
+        if not self.offer(item):
+            raise MemoryError
 
-    cdef grow(self):
+    cpdef bint offer(self, item) except -1:
+        """As `put`; False if there is no memory for it."""
+        cdef PyObject *cells  # no reference of its own: only `grow` replaces them
+        with cython.critical_section(self):
+            cells = <PyObject *>self.cells
+            while self.count == <uint64_t>cells_size(cells):
+                if not self.grow():
+                    return False
+                cells = <PyObject *>self.cells
+            Py_INCREF(item)
+            # In place of a None, whose reference is `take`'s to use.
+            PyList_SET_ITEM(cells, (self.first + self.count) & (cells_size(cells) - 1), <PyObject *>item)
+            plait_store(&self.count, self.count + 1)
+        return True
+
+    cdef bint grow(self) except -1:
         cdef list old = self.cells
         cdef uint64_t size = PyList_GET_SIZE(old)
         cdef uint64_t place
-        cdef list cells = [None] * <Py_ssize_t>(2 * size)
+        cdef list cells
+        try:
+            cells = [None] * <Py_ssize_t>(2 * size)
+        except MemoryError:
+            return False
         if self.cells is not old or self.count != size:
-            return  # up to 3.11 the collector may have run just now, and in it a finalizer that has put or taken
+            return True  # up to 3.11 the collector may have run just now, and in it a finalizer that has put or taken
         for place in range(self.first, self.first + size):
             cells[place & (2 * size - 1)] = old[place & (size - 1)]
         self.cells = cells
+        return True
 
     cpdef take(self):
         """The first item, or None if there is none."""
+        cdef PyObject *cells
+        cdef PyObject *item
         cdef uint64_t place
         with cython.critical_section(self):
             if self.count == 0:
                 return None
-            place = self.first & (PyList_GET_SIZE(self.cells) - 1)
-            item = self.cells[place]
-            self.cells[place] = None
+            cells = <PyObject *>self.cells
+            place = self.first & (cells_size(cells) - 1)
+            item = PyList_GET_ITEM(cells, place)
+            PyList_SET_ITEM(cells, place, <PyObject *>None)
             self.first += 1
             plait_store(&self.count, self.count - 1)
-            return item
+            return plait_given(item)  # with the cell's reference
 
     cpdef uint64_t size(self) noexcept:
         """How many are in it now."""

@@ -9,6 +9,7 @@
  *   calls        how many leaves have been called here, and
  *   turn_end     when the turn of who is at work here is over, in nanoseconds; 0: it has not begun (turns.c).
  *   spare        of a carrier: bytes that nobody has seen yet, room for the next recv; NULL if there are none.
+ *   caller_offset  where the function was that caller_code() has found last.
  *   cooperative  == current while leaves may park, NULL while they must behave as CPython made them. The one word that
  *                a trampoline tests; derived from the others by plait_gate().
  *
@@ -30,6 +31,7 @@ typedef struct {
     int held;
     unsigned calls;
     int64_t turn_end;
+    int caller_offset;
 } plait_here_t;
 
 extern __thread plait_here_t plait_here __attribute__((tls_model("initial-exec"), visibility("hidden")));
@@ -180,6 +182,7 @@ int plait_hashes_init(PyObject *module);
 int plait_tls_init(PyObject *module);
 int plait_holds_init(PyObject *module);
 int plait_turns_init(PyObject *module);
+void plait_take_positionals(PyObject *method, PyObject *(*function)(PyObject *, PyObject *, PyObject *));
 void plait_chunks_install(void);
 _PyStackChunk *plait_chunk_lend(PyThreadState *ts);                   /* to a stack that begins; NULL: none */
 void plait_chunk_return(PyThreadState *ts, _PyStackChunk *chunk);     /* from a stack that ends, on itself */

@@ -29,6 +29,7 @@ __thread plait_here_t plait_here __attribute__((tls_model("initial-exec")));
 
 typedef struct Stack {
     PyObject_HEAD
+    PyThreadState *ts;     /* of its kernel thread */
     PyObject *live;        /* what it runs, with itself as the argument: its life; NULL for a root */
     PyGreenlet *greenlet;  /* where to go: its own, or the foreign one that was current when it was left */
     PyObject *thread;      /* the virtual thread mounted here, or NULL */
@@ -137,7 +138,7 @@ plait_unmount(PyObject *op)
     Stack *self = as_stack(op);
     if (self == NULL)
         return -1;
-    PyThreadState *ts = PyThreadState_Get();
+    PyThreadState *ts = self->ts;
     plait_arm();
     clear_locals(ts); /* what destructors and callbacks have made since drop_locals() */
     ts->tracing = 0;
@@ -153,13 +154,13 @@ plait_unmount(PyObject *op)
 void
 plait_drop_locals(void)
 {
-    clear_locals(PyThreadState_Get());
+    clear_locals(plait_here.running->ts);
 }
 
 int
 plait_has_leftovers(void)
 {
-    PyThreadState *ts = PyThreadState_Get();
+    PyThreadState *ts = plait_here.running->ts;
 #if PY_VERSION_HEX >= 0x030D0000
     if (ts->threading_local_key != NULL)
         return 1;
@@ -171,7 +172,7 @@ plait_has_leftovers(void)
 int
 plait_drop_leftovers(void)
 {
-    PyThreadState *ts = PyThreadState_Get();
+    PyThreadState *ts = plait_here.running->ts;
     for (int rounds = 0; rounds < 4 && plait_has_leftovers(); rounds++) {
         clear_locals(ts);
         if (PyObject_Size(ts->context) == 0)
@@ -194,7 +195,7 @@ stack_bootstrap(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     Stack *self = (Stack *)op;
     plait_here.running = self;
-    PyThreadState *ts = PyThreadState_Get();
+    PyThreadState *ts = self->ts;
     _PyStackChunk *chunk = plait_chunk_lend(ts);
     PyObject *done;
     if (PyMethod_Check(self->live)) {
@@ -213,7 +214,10 @@ static PyMethodDef bootstrap_def = {"run", stack_bootstrap, METH_NOARGS, NULL};
 static Stack *
 stack_alloc(void)
 {
-    return (Stack *)Stack_Type.tp_alloc(&Stack_Type, 0);
+    Stack *self = (Stack *)Stack_Type.tp_alloc(&Stack_Type, 0);
+    if (self != NULL)
+        self->ts = PyThreadState_Get();
+    return self;
 }
 
 static PyObject *
@@ -299,7 +303,7 @@ plait_switch_to(PyObject *op)
     Py_XSETREF(self->greenlet, here);
     Py_INCREF(self);
 
-    PyThreadState *ts = PyThreadState_Get();
+    PyThreadState *ts = self->ts;
     move_out(self, ts);
     self->frames = plait_frames_top(ts);
     plait_here.current = NULL;
