@@ -83,7 +83,7 @@ from plait._core._runtime import (
     runtime,
     start_child,
 )
-from plait._core._sleep import sleep
+from plait._core._sleep import sleep, slept
 from plait._core._slots import Slots, lend_slot
 from plait._core._stacks import Snapshot, stack_of_kernel_thread, take_snapshot
 from plait._core._tree import (
@@ -203,6 +203,7 @@ __all__ = (
     "send_rest",
     "sendall",
     "sleep",
+    "slept",
     "stack_of_kernel_thread",
     "start_child",
     "take_snapshot",

@@ -3,7 +3,7 @@ cimport cython
 from plait._core._cancel cimport check_entry, check_park
 from plait._core._parking cimport Parker, park
 from plait._core._vthread cimport VirtualThread
-from plait._native._native cimport WaitWord, cooperative, now
+from plait._native._native cimport WaitWord, cooperative, now, raising, raising
 
 cdef int INTERRUPTED
 cdef object _SLEEP, Cancelled

@@ -9,7 +9,7 @@ from plait._core._cancel import check_entry, check_park
 from plait._core._parking import INTERRUPTED, Parker, WaitReason, park
 from plait._core._vthread import VirtualThread
 from plait._errors import Cancelled
-from plait._native._native import WaitWord, cooperative, now
+from plait._native._native import WaitWord, cooperative, now, raising
 
 _SLEEP = WaitReason.SLEEP
 
@@ -19,6 +19,14 @@ def sleep(seconds: float, /) -> None:
     told = _sleep(seconds)
     if told is not None:
         raise told
+
+
+def slept(seconds: float, /) -> None:
+    """As `sleep`, for the leaf."""
+    told = _sleep(seconds)
+    if told is not None:
+        return raising(told)  # type: ignore[no-any-return]
+    return None
 
 
 def _sleep(seconds: float) -> Cancelled | None:

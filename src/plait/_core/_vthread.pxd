@@ -5,10 +5,10 @@ from plait._core._tree cimport Scope, Victim, is_cancelled, pending, without_can
 from plait._core._carrier cimport Carrier
 from plait._core._container cimport Container
 from plait._core._parking cimport Parker
-from plait._native._native cimport Timer, WaitWord, called, drop_leftovers, drop_locals, has_leftovers, is_held_by, is_plain, label_of, mount, switch_to, uint64_t, unmount
+from plait._native._native cimport Raised, Timer, WaitWord, attempt, drop_leftovers, drop_locals, handle, has_leftovers, is_held_by, is_plain, label_of, mount, switch_to, uint64_t, unmount
 
-cdef int _PENDING, _SUCCEEDED, _TIMED_OUT
-cdef object _Coroutine, Cancelled, suppress
+cdef int _PENDING, _SUCCEEDED, _CANCELLED, _TIMED_OUT
+cdef object _Coroutine, _Raised, Cancelled, suppress
 
 cdef class VirtualThread(Parker):
     cdef public object _fn
@@ -34,12 +34,14 @@ cdef class VirtualThread(Parker):
     cpdef expire(self, uint64_t epoch)
     cpdef yield_now(self)
     cpdef give_way(self)
-    @cython.locals(is_over=bint)
+    @cython.locals(is_over=bint, raised=Raised)
     cpdef run(self, stack)
     @cython.locals(scope=Scope)
     cpdef prepare(self, fn, args, kwargs, context, Container group, label)
     cpdef begin(self)
     cpdef blank(self, context)
+    cdef _misused(self, result)
+    cdef bint _end_by(self, error) except -1
     cdef bint _conclude(self, BaseException error) except -1
     cdef _release(self)
     cdef _notify(self)

@@ -33,11 +33,13 @@ from plait._core._tree import Victim, is_cancelled, pending, without_cancelled
 from plait._errors import Cancelled
 from plait._native import set_give_way
 from plait._native._native import (
+    Raised,
     Timer,
     WaitWord,
-    called,
+    attempt,
     drop_leftovers,
     drop_locals,
+    handle,
     has_leftovers,
     is_held_by,
     is_plain,
@@ -65,8 +67,8 @@ on_holder_end: list[Callable[[VirtualThread], None]] = []
 
 PENDING, SUCCEEDED, FAILED, CANCELLED = range(4)  # status
 # For every thread: compiled, a name that others import costs a look-up each time.
-_PENDING, _SUCCEEDED, _TIMED_OUT = PENDING, SUCCEEDED, TIMED_OUT
-_Coroutine = CoroutineType
+_PENDING, _SUCCEEDED, _CANCELLED, _TIMED_OUT = PENDING, SUCCEEDED, CANCELLED, TIMED_OUT
+_Coroutine, _Raised = CoroutineType, Raised
 
 
 class Verdict(enum.Enum):
@@ -349,28 +351,23 @@ class VirtualThread(Parker):
         self.stack = stack
         if self.cancelled_at is not None or pending(self.parent) is not None:
             self._release()
-            self.status = CANCELLED
+            self.status = _CANCELLED
         else:
             is_over = False
             while not is_over:
-                is_over = True
-                try:
-                    if self._kwargs is None:
-                        self._result = called(self._fn, self._args)
-                    else:
-                        self._result = self._fn(*self._args, **self._kwargs)
-                    if type(self._result) is _Coroutine:
-                        refuse_coroutine(self._result, self._label)
-                    if self.scope is not self:
-                        raise RuntimeError(
-                            f"{self!r} has ended inside {self.scope!r}, which it has opened and not closed: leave each block "
-                            f"in the function that enters it, and do not return a generator that is suspended inside one"
-                        )
-                except BaseException as error:  # noqa: BLE001 - every outcome is settled
-                    is_over = self._conclude(error)
+                result = attempt(self._fn, self._args, self._kwargs)
+                if type(result) is _Raised:
+                    raised: Raised = result
+                    is_over = self._end_by(raised.error)
+                    del raised
+                elif type(result) is _Coroutine or self.scope is not self:
+                    is_over = self._end_by(self._misused(result))
                 else:
+                    is_over = True
+                    self._result = result
                     self._release()
                     self.status = _SUCCEEDED
+                del result
         if self.scope is not self:
             self._end_left_open(self)
         WaitWord.settle(self)
@@ -399,6 +396,39 @@ class VirtualThread(Parker):
         unmount(stack)
         self.stack = None
 
+    def _misused(self, result: Any) -> BaseException | None:
+        """Why it fails though its function has returned `result`; None: it does not."""
+        try:
+            if type(result) is _Coroutine:
+                refuse_coroutine(result, self._label)
+            if self.scope is not self:
+                raise RuntimeError(
+                    f"{self!r} has ended inside {self.scope!r}, which it has opened and not closed: leave each block "
+                    f"in the function that enters it, and do not return a generator that is suspended inside one"
+                )
+        except BaseException as error:  # noqa: BLE001 - every outcome is settled
+            return error
+        self._result = result
+        self._release()
+        self.status = _SUCCEEDED
+        return None
+
+    def _end_by(self, error: BaseException | None) -> bool:
+        """Its function was left by `error`, if that is given: settle the outcome, unless it is called once more.
+
+        Whether it is settled.
+        """
+        if error is None:
+            return True
+        if type(error) is Cancelled and self.scope is self and is_cancelled(self):
+            self._release()
+            self.status = _CANCELLED
+            return True
+        handle(error)
+        is_over = self._conclude(error)
+        handle(None)
+        return is_over
+
     def _conclude(self, error: BaseException) -> bool:
         """Its function was left by `error`: settle the outcome, unless it is called once more; whether it is settled."""
         if self.scope is not self:
@@ -412,7 +442,7 @@ class VirtualThread(Parker):
             failure = without_cancelled(error)
         if failure is None:
             self._release()
-            self.status = CANCELLED
+            self.status = _CANCELLED
             return True
         verdict = self._judge(failure)
         if verdict is not None and verdict is Verdict.RESTART:

@@ -33,7 +33,14 @@ cpdef bint is_unknown(thing) noexcept
 cpdef bint is_held_by(thing, Py_ssize_t holders) noexcept
 cpdef cooperative()
 cpdef copied_context(spare=*)
-cpdef called(fn, tuple args)
+
+@cython.final
+cdef class Raised:
+    cdef readonly object error
+
+cpdef Raised raising(error)
+cpdef attempt(fn, tuple args, kwargs)
+cpdef handle(error)
 cdef take_positionals(method, positional_t function)
 cpdef caller_code()
 cpdef label_of(fn)

@@ -18,7 +18,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno, PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.list cimport PyList_GET_SIZE
-from cpython.ref cimport Py_INCREF, PyObject
+from cpython.ref cimport Py_INCREF, PyObject, PyTypeObject
 from cpython.weakref cimport PyWeakref_NewRef
 from libc.errno cimport EACCES, EAGAIN, EBADF, EINTR, ENOSYS, ENOTSOCK, EOPNOTSUPP, ETIMEDOUT, errno
 from libc.math cimport ceil
@@ -39,8 +39,28 @@ cdef extern from *:
     }
     static inline int plait_caller_offset(void) { return plait_here.caller_offset; }
     static inline PyObject *plait_given(PyObject *item) { return item; }
-    static inline PyObject *plait_called(PyObject *fn, PyObject *args)
-    { return PyObject_Vectorcall(fn, ((PyTupleObject *)args)->ob_item, PyTuple_GET_SIZE(args), NULL); }
+    static inline void plait_drop(PyObject *item) { Py_DECREF(item); }
+    /* The exception in hand, taken. */
+    static inline PyObject *plait_fetch_raised(void)
+    {
+    #if PY_VERSION_HEX >= 0x030C0000
+        return PyErr_GetRaisedException();
+    #else
+        PyObject *kind, *error, *traceback;
+        PyErr_Fetch(&kind, &error, &traceback);
+        PyErr_NormalizeException(&kind, &error, &traceback);
+        if (traceback != NULL)
+            PyException_SetTraceback(error, traceback);
+        Py_XDECREF(kind);
+        Py_XDECREF(traceback);
+        return error;
+    #endif
+    }
+    static inline PyObject *plait_call(PyObject *fn, PyObject *args, PyObject *kwargs)
+    {
+        PyObject **items = ((PyTupleObject *)args)->ob_item;
+        return PyObject_VectorcallDict(fn, items, PyTuple_GET_SIZE(args), kwargs == Py_None ? NULL : kwargs);
+    }
     static inline int plait_line_at(PyObject *code, int offset)
     { return PyCode_Addr2Line((PyCodeObject *)code, offset); }
     static inline PyObject *plait_referent(PyObject *reference)
@@ -102,7 +122,10 @@ cdef extern from *:
     object plait_caller_code()
     int plait_caller_offset()
     object plait_given(PyObject *item)
-    object plait_called(object fn, tuple args)
+    void plait_drop(PyObject *item)
+    PyObject *plait_call(object fn, object args, object kwargs)
+    object plait_fetch_raised()
+    void PyErr_SetHandledException(PyObject *error)
     int plait_line_at(object code, int offset)
 
 cdef extern from "here.h":
@@ -113,6 +136,7 @@ cdef extern from "here.h":
     object plait_cooperative()
     Py_ssize_t plait_parks_at
     void plait_bind(object parker)
+    PyTypeObject *plait_raised_type
     PyObject *plait_take_room(Py_ssize_t size) except NULL
     object plait_use_room(PyObject *room, Py_ssize_t used)
     object plait_switch_to(object stack)
@@ -288,9 +312,40 @@ def _leave_as_it_is(method, function):
 globals()["take_positionals"] = _leave_as_it_is
 
 
-cpdef called(fn, tuple args):
-    """`fn(*args)`, with nothing in between."""
-    return plait_called(fn, args)
+@cython.final
+cdef class Raised:
+    """Stands for an exception. As the result of a replacement it has the leaf raise that."""
+
+
+cpdef Raised raising(error):
+    """A `Raised` of `error`."""
+    cdef Raised raised = Raised.__new__(Raised)
+    raised.error = error
+    return raised
+
+
+cpdef attempt(fn, tuple args, kwargs):
+    """`fn(*args, **kwargs)`, or a `Raised` of what it raises. `kwargs` may be None.
+
+    A `try` in compiled code costs where nothing is raised, too, and adds a line of its own to each traceback.
+    """
+    cdef PyObject *result = plait_call(fn, args, kwargs)
+    return plait_given(result) if result != NULL else raising(plait_fetch_raised())
+
+
+cdef public PyObject *plait_raise(PyObject *raised) noexcept:
+    error = (<Raised>raised).error
+    plait_drop(raised)
+    PyErr_SetObject(type(error), error)
+    return NULL
+
+
+plait_raised_type = <PyTypeObject *>Raised
+
+
+cpdef handle(error):
+    """Be in the middle of handling `error`, as in a block of `except`; with None no more."""
+    PyErr_SetHandledException(<PyObject *>error)
 
 
 cpdef int line_at(code, int offset) except? -1:

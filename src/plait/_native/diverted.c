@@ -58,7 +58,7 @@ call_diverted(PyObject *function, PyObject *const *args, size_t nargsf, PyObject
     if (way == NULL)
         return found->plain(function, args, nargsf, names);
     int is_original = plait_here.cooperative == NULL && way->original != NULL;
-    return PyObject_Vectorcall(is_original ? way->original : way->replacement, args, nargsf, names);
+    return plait_deliver(PyObject_Vectorcall(is_original ? way->original : way->replacement, args, nargsf, names));
 }
 
 #if PY_VERSION_HEX < 0x030C0000

@@ -125,6 +125,17 @@ plait_lot_is_busy(uintptr_t key)
     return __atomic_load_n(plait_lot_bucket(key), __ATOMIC_RELAXED) != 0;
 }
 
+/* A `Raised` stands for an exception: the result of a replacement that has the leaf raise it, from C. Each compiled function
+ * that an exception leaves adds a line to its traceback, which costs as much as the rest and tells nothing. */
+extern PyTypeObject *plait_raised_type __attribute__((visibility("hidden")));
+PyObject *plait_raise(PyObject *raised);
+
+static inline PyObject *
+plait_deliver(PyObject *result)
+{
+    return __builtin_expect(result == NULL || !Py_IS_TYPE(result, plait_raised_type), 1) ? result : plait_raise(result);
+}
+
 static inline PyObject *
 plait_current(void)
 {

@@ -95,6 +95,8 @@ Py_ssize_t plait_parks_at;
 #define PLACES 512 /* a power of two, more than the leaves */
 static Leaf *places[PLACES]; /* leaves by a hash of their table entries, each behind the others of its hash; never emptied */
 
+PyTypeObject *plait_raised_type;
+
 static PyInterpreterState *home; /* the interpreter that plait is imported in */
 
 Py_ssize_t plait_lot_waiters[1 << PLAIT_LOT_BITS];
@@ -331,7 +333,7 @@ count_parks(Leaf *leaf, uint64_t before, PyObject *result)
     uint64_t after = parks_here();
     if (after > before)
         __atomic_fetch_add(&leaf->parks, after - before, __ATOMIC_RELAXED);
-    return result;
+    return plait_deliver(result);
 }
 
 typedef PyObject *(*pair_t)(PyObject *, PyObject *);

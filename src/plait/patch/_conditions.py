@@ -26,7 +26,7 @@ from plait._core import Counter, call_deaf
 from plait._core._cancel import check_entry, retract
 from plait._core._waiters import Waiter
 from plait._errors import Cancelled
-from plait._native import cooperative, rlock_owner, rlock_write
+from plait._native import cooperative, raising, rlock_owner, rlock_write
 from plait._originals import Lock, RLock
 from plait.patch._locks import enter, number, restore
 from plait.patch._registry import ClassPatch, beneath
@@ -82,7 +82,7 @@ def wait(self: Any, timeout: float | None = None) -> bool:
     _leave(self, waiter)
     if is_notified is False:
         return False
-    raise is_notified
+    return raising(is_notified)  # type: ignore[no-any-return]
 
 
 def event_wait(self: Any, timeout: float | None = None) -> bool:
@@ -110,7 +110,7 @@ def event_wait(self: Any, timeout: float | None = None) -> bool:
         return _is_complete(me, is_notified)
     if is_notified is False:
         return False
-    raise is_notified
+    return raising(is_notified)  # type: ignore[no-any-return]
 
 
 def _span(timeout: Any) -> float:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from plait import _originals
-from plait._core import VirtualThread, check_entry, sleep
+from plait._core import VirtualThread, check_entry, sleep, slept
 from plait._native import builtin, cooperative
 from plait.patch._registry import ClassPatch, Leaf
 
@@ -30,6 +30,6 @@ def sched_yield() -> None:
 def leaves() -> Sequence[Leaf | ClassPatch]:
     """What this file makes cooperative."""
     return [
-        Leaf("time.sleep", builtin(time, "sleep"), sleep),
+        Leaf("time.sleep", builtin(time, "sleep"), slept),
         Leaf("os.sched_yield", builtin(posix, "sched_yield"), sched_yield),
     ]
