@@ -33,6 +33,7 @@ from plait._core._cancel import check_entry, check_first
 from plait._core._parking import Parker, park
 from plait._core._runtime import current_thread
 from plait._core._vthread import VirtualThread
+from plait._native._native import make_room_on_demand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -368,6 +369,9 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
                 return True
             if outcome == TIMED_OUT:
                 return False
+
+
+make_room_on_demand(Future)
 
 
 def verify_coming(future: Future[Any], me: Parker) -> None:

@@ -74,6 +74,13 @@ cdef extern from *:
         return Py_NewRef(PyWeakref_GET_OBJECT(reference));
     #endif
     }
+    static inline void plait_make_room_on_demand(PyObject *cls)
+    {
+    #if PY_VERSION_HEX >= 0x030D0000
+        ((PyTypeObject *)cls)->tp_flags &= ~Py_TPFLAGS_INLINE_VALUES;
+        PyType_Modified((PyTypeObject *)cls);
+    #endif
+    }
     /* One reference, the caller's; neither a weak one nor attributes of its own. */
     static inline int plait_is_unknown(PyObject *thing)
     {
@@ -117,6 +124,7 @@ cdef extern from *:
     """
     object plait_label_of(object fn)
     bint plait_is_unknown(object thing)
+    void plait_make_room_on_demand(object cls)
     object plait_copied_context(object spare)
     object plait_referent(object reference)
     object plait_caller_code()
@@ -450,6 +458,15 @@ cpdef drop_leftovers():
 cpdef bint is_plain(thing) noexcept:
     """Whether no code of anybody runs when `thing` is freed: it is of a type of C, and refers to nothing."""
     return plait_is_plain(thing)
+
+
+def make_room_on_demand(cls):
+    """Have objects of `cls`, a class of Python of which there are none yet, get a `__dict__` when it is asked for.
+
+    From 3.14 on those of any class have room for attributes from the start, which costs memory, and hides from `is_unknown`
+    whether there are any.
+    """
+    plait_make_room_on_demand(cls)
 
 
 cpdef bint is_unknown(thing) noexcept:
