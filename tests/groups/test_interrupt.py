@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 
@@ -218,7 +219,8 @@ def test_third_interrupt_leaves_all_blocks(inner):
         for _ in range(2):
             interrupt(process)
         line = process.stderr.readline()
-        assert "was cancelled (KeyboardInterrupt), and has waited" in line
+        # On another carrier the first child may be at work before the body has come to its end.
+        assert re.search(r"was cancelled \((the body failed: )?KeyboardInterrupt\), and has waited", line)
         interrupt(process)
         out, err = finish(process)
     assert out.endswith("left\n")

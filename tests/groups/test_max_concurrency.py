@@ -256,13 +256,19 @@ def test_slot_that_comes_with_the_cancel_is_not_lost():
         with suppress(GroupFailed, GroupClosed):
             group.spawn(print, end="")
 
+    def release(limiter, now):
+        now.wait()
+        limiter.release()
+
     for _ in range(50):
-        limiter = Limiter(1)
+        limiter, now = Limiter(1), threading.Event()
         limiter.acquire()
-        with ThreadGroup() as others, ThreadGroup(max_concurrency=limiter) as group:
-            others.spawn(spawn_from_outside, group)
-            until(lambda: limiter.waiting)
-            with platform_thread(limiter.release):
+        # Around the blocks: in a cancelled body nobody would wait for the end of the thread.
+        with platform_thread(release, limiter, now):
+            with ThreadGroup() as others, ThreadGroup(max_concurrency=limiter) as group:
+                others.spawn(spawn_from_outside, group)
+                until(lambda: limiter.waiting)
+                now.set()
                 group.cancel()
         assert limiter.available == 1
 
