@@ -16,7 +16,7 @@ import select
 import time
 from typing import TYPE_CHECKING, Any
 
-from plait._native import builtin, original
+from plait._native import builtin, lock_taker, original
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +41,7 @@ Lock = type(allocate_lock())
 ThreadHandle: Any = _builtin_class(_thread, "_ThreadHandle")  # None: up to 3.12
 lock_acquire: Callable[..., bool] = original(Lock.acquire)
 lock_release: Callable[..., None] = original(Lock.release)
+take_lock: Callable[[Any], bool] = lock_taker(lock_acquire)
 
 RLock = _thread.RLock
 rlock_acquire: Callable[..., bool] = original(RLock.acquire)

@@ -13,7 +13,8 @@ from patch.helpers import PlatformCall, carriers, described, is_parked, on_virtu
 
 from plait import Limiter, ThreadGroup, checkpoint, timeout
 from plait._core import WaitReason, current_thread
-from plait._originals import sleep
+from plait._native import lock_taker
+from plait._originals import sleep, take_lock
 
 
 class Index:
@@ -813,3 +814,25 @@ def test_wake_that_a_signal_handler_has_come_across(make):
             second[0].result()
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def test_take_lock():
+    """A free lock is taken, as by `acquire(False)`; one that is held is not."""
+    lock = threading.Lock()
+    assert take_lock(lock) is True
+    assert lock.locked()
+    assert take_lock(lock) is False
+    assert lock.acquire(blocking=False) is False
+    lock.release()
+    assert not lock.locked()
+    assert lock.acquire(blocking=False) is True
+    assert take_lock(lock) is False
+
+
+def test_take_lock_of_what_looks_different():
+    """What is no lock as we know it is asked for."""
+    calls = []
+    take = lock_taker(lambda *args: calls.append(args) or True)
+    other = threading.RLock()
+    assert take(other) is True
+    assert calls == [(other, False)]

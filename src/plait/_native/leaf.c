@@ -351,7 +351,10 @@ attempt(Leaf *leaf, PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     if (nargs > 1 || (nargs == 1 && args[0] != Py_False))
         return NULL;
     PyObject *taken;
-    if (leaf->attempt_signature == 1) {
+    int is_taken = plait_take_lock(self);
+    if (is_taken >= 0) {
+        taken = Py_NewRef(is_taken ? Py_True : Py_False);
+    } else if (leaf->attempt_signature == 1) {
         taken = ((keywords_t)(void (*)(void))leaf->attempt)(self, only_false, NULL);
     } else {
         PyObject *no = Py_False;

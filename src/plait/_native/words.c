@@ -1,5 +1,5 @@
-/* Four objects of CPython, opened. plait.patch looks at fresh ones of the first two, and leaves them alone if they look
- * different; so does plait_words_init() with a socket.
+/* Five objects of CPython, opened. plait.patch looks at fresh ones of the first two, and leaves them alone if they look
+ * different; so does plait_words_init() with a socket and a lock.
  *
  * select.poll: the dict of what is registered, the first word after the header.
  *
@@ -11,6 +11,11 @@
  *
  * _socket.socket: descriptor and timeout, which every operation on a socket must know: calling fileno() and gettimeout()
  * costs ten times as much as reading them. Where a fresh socket looks different they are called.
+ *
+ * _thread.lock: what it is made of, to take it if it is free. CPython takes its arguments apart first, which costs ten times as
+ * much as the lock. A lock that looks different is asked for.
+ *   up to 3.13   PyThread_type_lock lock; weakrefs; char locked
+ *   from 3.14    PyMutex
  *
  * _multiprocessing.SemLock: who has acquired it last, and how many times this process holds it, between two words that
  * CPython shows: semlock_is_known() compares where those are. CPython counts under the object's critical section.
@@ -349,6 +354,78 @@ look_at_socket(void)
 
 typedef struct {
     PyObject_HEAD
+#if PY_VERSION_HEX >= 0x030E0000
+    uint8_t state; /* of a PyMutex: the lowest bit says whether it is locked */
+#else
+    PyThread_type_lock lock;
+    PyObject *weakrefs;
+    char state;
+#endif
+} LockWords;
+
+static PyTypeObject *lock_type; /* NULL: it looks different */
+
+int
+plait_take_lock(PyObject *lock)
+{
+    if (!Py_IS_TYPE(lock, lock_type))
+        return -1;
+    LockWords *words = (LockWords *)lock;
+#if PY_VERSION_HEX >= 0x030E0000
+    uint8_t seen = __atomic_load_n(&words->state, __ATOMIC_RELAXED);
+    return !(seen & 1) && __atomic_compare_exchange_n(&words->state, &seen, seen | 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+#else
+    if (!PyThread_acquire_lock(words->lock, NOWAIT_LOCK))
+        return 0;
+    words->state = 1;
+    return 1;
+#endif
+}
+
+static PyObject *
+take_lock(PyObject *slow, PyObject *lock)
+{
+    int taken = plait_take_lock(lock);
+    return taken >= 0 ? PyBool_FromLong(taken) : PyObject_CallFunctionObjArgs(slow, lock, Py_False, NULL);
+}
+
+static PyMethodDef take_lock_def = {"take_lock", take_lock, METH_O,
+                                    PyDoc_STR("take_lock(lock): take a lock if it is free; whether it was.")};
+
+static PyObject *
+lock_taker(PyObject *Py_UNUSED(module), PyObject *slow)
+{
+    return PyCFunction_New(&take_lock_def, slow);
+}
+
+/* Whether a lock has this state after `method`, which is called unless it is NULL. Clears what a failed call has raised. */
+static int
+lock_has(PyObject *lock, const char *method, int state)
+{
+    PyObject *done = method == NULL ? Py_NewRef(Py_None) : PyObject_CallMethod(lock, method, NULL);
+    int same = done != NULL && ((LockWords *)lock)->state == state;
+    Py_XDECREF(done);
+    PyErr_Clear();
+    return same;
+}
+
+static int
+look_at_lock(void)
+{
+    PyObject *module = PyImport_ImportModule("_thread");
+    PyObject *lock = module == NULL ? NULL : PyObject_CallMethod(module, "allocate_lock", NULL);
+    Py_XDECREF(module);
+    if (lock == NULL)
+        return -1;
+    if (Py_TYPE(lock)->tp_basicsize == (Py_ssize_t)sizeof(LockWords) && lock_has(lock, NULL, 0) &&
+        lock_has(lock, "acquire", 1) && lock_has(lock, "release", 0))
+        lock_type = (PyTypeObject *)Py_NewRef((PyObject *)Py_TYPE(lock));
+    Py_DECREF(lock);
+    return 0;
+}
+
+typedef struct {
+    PyObject_HEAD
     void *handle;
     unsigned long owner;
     int count;
@@ -448,6 +525,8 @@ static PyMethodDef word_functions[] = {
      PyDoc_STR("rlock_give(release, lock): release, by the kernel thread's identity, a lock taken once for another.")},
     {"rlock_quick", rlock_quick, METH_VARARGS,
      PyDoc_STR("rlock_quick(name, slow): what does as `slow`, a method of RLock, where that need not wait, in C.")},
+    {"lock_taker", lock_taker, METH_O,
+     PyDoc_STR("lock_taker(slow): take_lock(); where a lock looks different, that is slow(lock, False).")},
     {"kernel_ident", kernel_ident, METH_NOARGS, PyDoc_STR("The identity of the calling kernel thread.")},
     {"poll_registered", poll_registered, METH_O, PyDoc_STR("poll_registered(poll): {descriptor: events}.")},
     {"semlock_is_known", semlock_is_known, METH_O,
@@ -466,7 +545,7 @@ plait_words_init(PyObject *module)
 {
     str_fileno = PyUnicode_InternFromString("fileno");
     str_gettimeout = PyUnicode_InternFromString("gettimeout");
-    if (str_fileno == NULL || str_gettimeout == NULL || look_at_socket() < 0)
+    if (str_fileno == NULL || str_gettimeout == NULL || look_at_socket() < 0 || look_at_lock() < 0)
         return -1;
     return PyModule_AddFunctions(module, word_functions);
 }

@@ -27,7 +27,7 @@ from plait._core._cancel import check_entry, retract
 from plait._core._waiters import Waiter
 from plait._errors import Cancelled
 from plait._native import cooperative, raising, rlock_owner, rlock_write
-from plait._originals import Lock, RLock
+from plait._originals import Lock, RLock, take_lock
 from plait.patch._locks import enter, number, restore
 from plait.patch._registry import ClassPatch, beneath
 
@@ -72,7 +72,8 @@ def wait(self: Any, timeout: float | None = None) -> bool:
     is_notified: Any = waiter.wait(seconds)
     _parks.add(me.park_count - before)
     if is_plain:
-        restore(me, self._lock)
+        if not take_lock(self._lock):
+            restore(me, self._lock)
     else:
         _take_back(self, state)
     if is_notified is True:
@@ -94,7 +95,8 @@ def event_wait(self: Any, timeout: float | None = None) -> bool:
     seconds = timeout if timeout is None or type(timeout) is float or type(timeout) is int else 0
     if me is None or not _is_plain(condition) or (seconds is not None and not 0 < seconds <= threading.TIMEOUT_MAX):
         return bool(_event_wait(self, timeout))  # `wait` sees to what is another kind of number, or none
-    waiter = _announce(self, me)
+    lock = condition._lock
+    waiter = _announce(self, condition, lock, me)
     if waiter is None:
         return True
     before = me.park_count
@@ -102,10 +104,11 @@ def event_wait(self: Any, timeout: float | None = None) -> bool:
     _event_parks.add(me.park_count - before)
     if is_notified is True:
         return True
-    restore(me, condition._lock)
+    if not take_lock(lock):
+        restore(me, lock)
     if not waiter.is_given():
         _leave(condition, waiter)
-    condition._lock.release()
+    lock.release()
     if waiter.is_given():
         return _is_complete(me, is_notified)
     if is_notified is False:
@@ -126,10 +129,10 @@ def _span(timeout: Any) -> float:
     return ldexp(seconds, 0) if 0 < seconds <= threading.TIMEOUT_MAX else 0
 
 
-def _announce(event: Any, me: Parker) -> Waiter | None:
-    """Put a waiter of `me` on the list of an event; None if that is set."""
-    condition = event._cond
-    enter(condition._lock)
+def _announce(event: Any, condition: Any, lock: Any, me: Parker) -> Waiter | None:
+    """Put a waiter of `me` on the list of an event, which has this condition over this lock; None if that is set."""
+    if not take_lock(lock):
+        enter(lock)
     try:
         if event._flag:
             return None
@@ -137,7 +140,7 @@ def _announce(event: Any, me: Parker) -> Waiter | None:
         condition._waiters.append(waiter)
         return waiter
     finally:
-        condition._lock.release()
+        lock.release()
 
 
 def _is_plain(condition: Any) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait._core import Parker, WaitReason, check_entry, lot_wait, lot_wait_shielded, lot_wake_one, now
 from plait._native import cooperative
-from plait._originals import Lock, lock_acquire
+from plait._originals import Lock, lock_acquire, take_lock
 from plait.patch._registry import ClassPatch, Leaf, beneath, method
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ def acquire(lock: Any, blocking: bool = True, timeout: float = -1) -> bool:  # n
     seconds = number(timeout)
     if seconds is None or not blocking or (seconds != -1 and not 0 <= seconds <= threading.TIMEOUT_MAX):
         return lock_acquire(lock, blocking, timeout if seconds is None else seconds)  # does not wait, or refuses
-    if lock_acquire(lock, False):
+    if take_lock(lock):
         return True
     me: Parker = cooperative()
     deadline = None if seconds == -1 else now() + seconds
-    attempt = partial(lock_acquire, lock, False)
+    attempt = partial(take_lock, lock)
     caller = _caller()
     if caller is _condition_wait:
         if me.scope is not None:
@@ -75,16 +75,16 @@ _OWN_FRAMES = _count_own_frames()
 
 def enter(lock: Any) -> bool:
     """`with lock:`."""
-    if lock_acquire(lock, False):
+    if take_lock(lock):
         return True
     me: Parker = cooperative()
-    return lot_wait(me, id(lock), partial(lock_acquire, lock, False), WaitReason.LOCK, patient=True)
+    return lot_wait(me, id(lock), partial(take_lock, lock), WaitReason.LOCK, patient=True)
 
 
 def restore(me: Parker, lock: Any) -> None:
     """Take the lock of a Condition again: not interrupted at all."""
-    if not lock_acquire(lock, False):
-        lot_wait_shielded(me, id(lock), partial(lock_acquire, lock, False), WaitReason.LOCK)
+    if not take_lock(lock):
+        lot_wait_shielded(me, id(lock), partial(take_lock, lock), WaitReason.LOCK)
 
 
 def wake(lock: Any) -> None:

@@ -66,7 +66,7 @@ from plait._native import (
     tls_prepare,
     tls_socket,
 )
-from plait._originals import Socket, allocate_lock, lock_acquire
+from plait._originals import Socket, allocate_lock, take_lock
 from plait.patch._late import late_leaves
 from plait.patch._registry import ALWAYS, ClassPatch, Leaf, method
 
@@ -160,8 +160,8 @@ class _Operation:
     def attempt(self, call: Callable[..., Any], *args: Any) -> tuple[int, Any]:
         """(0, its result), or the events that it waits for and None."""
         claim = self._at.claim
-        if not lock_acquire(claim, False):
-            lot_wait(self._me, id(claim), partial(lock_acquire, claim, False), WaitReason.LOCK, None, True)
+        if not take_lock(claim):
+            lot_wait(self._me, id(claim), partial(take_lock, claim), WaitReason.LOCK, None, True)
         self._at.claimant = self._me
         # Who comes later attempts after this one.
         is_ending = self._at.inside > 1 and self._tls.version() is None
@@ -208,8 +208,8 @@ class _Operation:
             finally:
                 at.is_changed = True
                 self._let_block(False)  # until the attempt is over
-        if not lock_acquire(at.claim, False):
-            lot_wait_shielded(self._me, id(at.claim), partial(lock_acquire, at.claim, False), WaitReason.LOCK)
+        if not take_lock(at.claim):
+            lot_wait_shielded(self._me, id(at.claim), partial(take_lock, at.claim), WaitReason.LOCK)
         try:
             return call(*args, **kwargs)
         finally:
@@ -245,8 +245,8 @@ class _Operation:
     def write(self, data: Any) -> int:
         """Attempt to write `data` until it is written."""
         turn = self._at.turn
-        if not lock_acquire(turn, False) and not lot_wait(
-            self._me, id(turn), partial(lock_acquire, turn, False), WaitReason.WRITABLE, self._deadline
+        if not take_lock(turn) and not lot_wait(
+            self._me, id(turn), partial(take_lock, turn), WaitReason.WRITABLE, self._deadline
         ):
             raise TimeoutError(_LATE[WRITE])
         try:
