@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import gc
 import os
 import sys
 import threading
@@ -226,9 +227,9 @@ def test_thread_that_nobody_knows_is_used_again():
 
 
 @kept_here
-@pytest.mark.parametrize("how", ["reference", "weak reference", "attribute"])
+@pytest.mark.parametrize("how", ["reference", "weak reference", "attribute", "identity"])
 def test_thread_that_somebody_knows_is_left_alone(how):
-    """It is not used again: a reference, weak or not, or an attribute that somebody has set, would show it."""
+    """It is not used again: a reference, weak or not, an attribute, or what somebody keeps by its identity would show it."""
     kept = []
 
     def remember(thread):
@@ -236,8 +237,10 @@ def test_thread_that_somebody_knows_is_left_alone(how):
             kept.append(thread)
         elif how == "weak reference":
             kept.append(weakref.ref(thread))
-        else:
+        elif how == "attribute":
             thread.mark = kept
+        else:
+            threading.get_ident()
 
     def body():
         no_spares()
@@ -284,6 +287,46 @@ def test_variables_are_those_of_the_spawner():
 
     contextvars.Context().run(run_in_vthread, body)
     assert seen == ["none", "none", "spawner's", "spawner's"]
+
+
+@kept_here
+def test_variables_set_at_the_very_end_are_nobodys():
+    """A finalizer that runs once the thread has let go of everything may set one: its context is not used again then."""
+    variable = contextvars.ContextVar("variable", default="none")
+    seen = []
+
+    class Late:
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            variable.set("leaked")
+
+    def former():
+        threading.get_ident()  # so Python code runs at the end
+        Late()
+
+    def body():
+        gc.collect()
+        gc.disable()
+        gc.set_threshold(1)
+        try:
+            future = group.spawn(former)
+            future.add_done_callback(lambda _: gc.enable())
+            until(future.done)
+            del future
+            until(lambda: gc.isenabled())
+            gc.disable()
+            for _ in range(3):
+                group.spawn(lambda: seen.append(variable.get()))
+        finally:
+            gc.set_threshold(*threshold)
+            gc.enable()
+
+    threshold = gc.get_threshold()
+    with ThreadGroup() as group:
+        group.spawn(body)
+    assert seen == ["none"] * 3
 
 
 @kept_here

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+import weakref
 
 import pytest
-from support import run_anywhere, wait_parked
+from support import collect, run_anywhere, run_program, wait_parked
 
-from plait import ThreadGroup
+from plait import GroupClosed, ThreadGroup
 from plait._core import current_thread
 
 WHERE = pytest.mark.parametrize("where", ["main", "platform", "virtual"])
@@ -91,3 +92,48 @@ def test_daemon_that_cannot_be_adopted(where):
             assert group.spawn(int).result() == 0
 
     run_anywhere(where, body)
+
+
+def test_function_that_needs_all_memory():
+    """Its failure is settled without any more: the memory is out until its traceback is gone."""
+    out, _ = run_program(
+        """
+        import resource
+        from plait import ThreadGroup
+        def eat():
+            kept = [None] * 3_000_000
+            for place in range(len(kept)):
+                kept[place] = [place]
+        with ThreadGroup() as group:
+            group.spawn(int)
+        with open("/proc/self/statm") as file:
+            used = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 150_000_000, resource.RLIM_INFINITY))
+        with ThreadGroup(on_error=lambda *_: "ignore") as group:
+            future = group.spawn(eat)
+        print(type(future.exception()).__name__)
+        """
+    )
+    assert out == "MemoryError\n"
+
+
+@WHERE
+def test_what_could_not_be_spawned_is_let_go(where):
+    """A group that has ended takes no thread, and nothing is left of the attempt."""
+
+    class Thing:
+        pass
+
+    def body():
+        with ThreadGroup() as group:
+            pass
+        things = [Thing() for _ in range(10)]
+        references = [weakref.ref(thing) for thing in things]
+        for thing in things:
+            with pytest.raises(GroupClosed):
+                group.spawn(print, thing)
+        del thing, things
+        return references
+
+    references = run_anywhere(where, body)
+    collect(lambda: not any(reference() for reference in references))

@@ -211,6 +211,42 @@ def test_cancel_reaches_a_child_on_its_way_into_its_first_wait():
     assert outcomes == [INTERRUPTED]
 
 
+def test_place_of_a_cancel_is_where_it_was_called():
+    """The name of who cancels may be a property, and spawn and cancel itself: the line is that of the cancel."""
+
+    class Named(threading.Thread):
+        is_cancelling = False
+
+        @property
+        def name(self):
+            if self.is_cancelling:
+                self.is_cancelling = False
+                group.spawn(int)
+            return "named"
+
+        def run(self):
+            current_thread()
+            self.is_cancelling = True
+            victim.cancel()
+
+    told = []
+
+    def wait():
+        try:
+            time.sleep(3600)
+        except Cancelled as error:
+            told.append(str(error))
+            raise
+
+    with ThreadGroup() as group:
+        victim = wait_parked(group.spawn(wait))
+        canceller = Named()
+        canceller.start()
+        canceller.join()
+    line = inspect.getsourcelines(Named.run)[1] + 3
+    assert told[0].endswith(f"on 'named' at {__file__}:{line})")
+
+
 def test_every_failure_is_in_the_group_once():
     """What children and body raise is in the exception group, each by identity once."""
     shared = Oops("shared")

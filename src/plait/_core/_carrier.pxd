@@ -5,7 +5,7 @@ from plait._core._parking cimport Parker
 from plait._core._reactor cimport Reactor
 from plait._core._vthread cimport VirtualThread
 from plait._core._watch cimport Backlog, Watch, Watcher
-from plait._native._native cimport Queue, Ready, Timer, Timers, end_into, is_unknown, now, switch_to, track, uint64_t, untrack
+from plait._native._native cimport Queue, Ready, Timer, Timers, end_into, is_spare_context, is_unknown, now, switch_to, track, uint64_t, untrack
 
 cdef int _FAIR, _POLL, _MOST_IDLE
 cdef uint64_t _MOST_SPARE

@@ -49,6 +49,7 @@ from plait._native._native import (
     Ready,
     Timers,
     end_into,
+    is_spare_context,
     is_unknown,
     now,
     switch_to,
@@ -242,16 +243,17 @@ class Carrier:
     def _let_go(self, thread: VirtualThread) -> None:
         """`thread` has ended. If nobody else knows it, it is kept for a spawn: to free it and make another costs far more.
 
-        Nobody can tell: no weak reference to it is left, and no attribute that anybody may have set. Its context is empty,
-        if it still has it, and may be used again for a spawner whose own is empty.
+        Nobody can tell: no weak reference to it is left, no attribute that anybody may have set, and nobody has asked for its
+        identity, under which things may be kept. Its context is empty, if it still has it, and may be used again for a
+        spawner whose own is empty.
         """
         context = thread.context
         thread.context = None
         if not is_unknown(thread):
             track(thread)
-        elif self._spares.size() < _MOST_SPARE:
-            VirtualThread.blank(thread, context if context is not None and is_unknown(context) else None)
-            self._spares.put(thread)
+        elif not thread.has_ident and self._spares.size() < _MOST_SPARE:
+            VirtualThread.blank(thread, context if context is not None and is_spare_context(context) else None)
+            self._spares.offer(thread)  # or it is freed: memory may be out
 
     def _take(self, stack: Stack) -> VirtualThread | None:
         """The next unstarted thread, for a stack that has none; None ends the stack."""

@@ -340,6 +340,7 @@ def start_child(
             slots.give()
             raise
     if not Rundown.enter(group.inside):
+        VirtualThread.begin(thread)  # it refers to itself, and the collector does not know it
         if slots is not None:
             slots.give()
         return None
@@ -349,9 +350,11 @@ def start_child(
             group.adopt_daemon(thread)
         except MemoryError:
             group.child_ended(thread)
+            VirtualThread.begin(thread)
             raise
     if not carrier.submit(thread):
         group.child_ended(thread)
+        VirtualThread.begin(thread)
         raise MemoryError
     return thread
 

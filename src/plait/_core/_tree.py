@@ -435,9 +435,9 @@ def _whereabouts() -> tuple[str | None, str | None]:
     is a number of C.
     """
     me = current()
-    code = caller_code()
+    code, offset = caller_code(), caller_offset()
     name = threading.current_thread().name if me is None else me.name
-    return name, None if code is None else f"{code.co_filename}:{line_at(code, caller_offset())}"
+    return name, None if code is None else f"{code.co_filename}:{line_at(code, offset)}"
 
 
 def wake_all_under(scope: Scope) -> None:

@@ -5,10 +5,10 @@ from plait._core._tree cimport Scope, Victim, is_cancelled, pending, without_can
 from plait._core._carrier cimport Carrier
 from plait._core._container cimport Container
 from plait._core._parking cimport Parker
-from plait._native._native cimport Raised, Timer, WaitWord, attempt, drop_leftovers, drop_locals, handle, has_leftovers, is_held_by, is_plain, label_of, mount, switch_to, uint64_t, unmount
+from plait._native._native cimport Timer, WaitWord, attempt, drop_leftovers, drop_locals, handle, has_leftovers, is_held_by, is_plain, label_of, mount, switch_to, take_raised, uint64_t, unmount
 
 cdef int _PENDING, _SUCCEEDED, _CANCELLED, _TIMED_OUT
-cdef object _Coroutine, _Raised, Cancelled, suppress
+cdef object _Coroutine, _RAISED, Cancelled
 
 cdef class VirtualThread(Parker):
     cdef public object _fn
@@ -34,7 +34,7 @@ cdef class VirtualThread(Parker):
     cpdef expire(self, uint64_t epoch)
     cpdef yield_now(self)
     cpdef give_way(self)
-    @cython.locals(is_over=bint, raised=Raised)
+    @cython.locals(is_over=bint)
     cpdef run(self, stack)
     @cython.locals(scope=Scope)
     cpdef prepare(self, fn, args, kwargs, context, Container group, label)

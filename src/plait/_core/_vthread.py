@@ -21,7 +21,6 @@ is the subclass that people see: one object for thread and future, since every s
 from __future__ import annotations
 
 import enum
-from contextlib import suppress
 from contextvars import Context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
@@ -33,7 +32,7 @@ from plait._core._tree import Victim, is_cancelled, pending, without_cancelled
 from plait._errors import Cancelled
 from plait._native import set_give_way
 from plait._native._native import (
-    Raised,
+    RAISED,
     Timer,
     WaitWord,
     attempt,
@@ -47,6 +46,7 @@ from plait._native._native import (
     line_at,
     mount,
     switch_to,
+    take_raised,
     unmount,
     write_unraisable,
 )
@@ -68,7 +68,7 @@ on_holder_end: list[Callable[[VirtualThread], None]] = []
 PENDING, SUCCEEDED, FAILED, CANCELLED = range(4)  # status
 # For every thread: compiled, a name that others import costs a look-up each time.
 _PENDING, _SUCCEEDED, _CANCELLED, _TIMED_OUT = PENDING, SUCCEEDED, CANCELLED, TIMED_OUT
-_Coroutine, _Raised = CoroutineType, Raised
+_Coroutine, _RAISED = CoroutineType, RAISED
 
 
 class Verdict(enum.Enum):
@@ -178,7 +178,6 @@ class VirtualThread(Parker):
         self._fn = self._args = self._kwargs = None  # type: ignore[assignment]
         self.stack = None
         self.owner = None
-        self.delivery = None
         # Of other scopes.
         self.opener = None
         self.container = None
@@ -217,6 +216,7 @@ class VirtualThread(Parker):
             self.deadline = 0.0
         # The parker.
         self.scope = None
+        self.delivery = None
         self.is_deaf = False
         self.patient_since = 0.0
         self.patient_for = None
@@ -356,10 +356,8 @@ class VirtualThread(Parker):
             is_over = False
             while not is_over:
                 result = attempt(self._fn, self._args, self._kwargs)
-                if type(result) is _Raised:
-                    raised: Raised = result
-                    is_over = self._end_by(raised.error)
-                    del raised
+                if result is _RAISED:
+                    is_over = self._end_by(take_raised())
                 elif type(result) is _Coroutine or self.scope is not self:
                     is_over = self._end_by(self._misused(result))
                 else:
@@ -383,9 +381,11 @@ class VirtualThread(Parker):
         self.owner = None
         self.delivery = None
         if self.has_ident:  # callbacks, too, may have asked who they are
+            self.context = None  # code of others may come between these lines, and leave something in it
             for forget in on_ident_end:
                 forget(self)
         if self.holds:
+            self.context = None
             WaitWord.end(self)
             for tell in on_holder_end:
                 tell(self)
@@ -502,8 +502,10 @@ class VirtualThread(Parker):
         """`error` is its outcome."""
         self.status = FAILED
         self._error = error
-        with suppress(BaseException):  # whatever the class of the error does with notes
+        try:
             error.add_note(f"on {self.name!r}, spawned at {self.spawn_site}")
+        except BaseException:  # noqa: BLE001 - whatever its class does with notes; and memory may be out
+            pass
         if verdict is not Verdict.IGNORE:
             try:
                 self.group.child_failed(self, error)

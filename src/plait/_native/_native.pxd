@@ -30,6 +30,7 @@ cpdef bint has_leftovers() noexcept
 cpdef drop_leftovers()
 cpdef bint is_plain(thing) noexcept
 cpdef bint is_unknown(thing) noexcept
+cpdef bint is_spare_context(context) noexcept
 cpdef bint is_held_by(thing, Py_ssize_t holders) noexcept
 cpdef cooperative()
 cpdef copied_context(spare=*)
@@ -38,7 +39,8 @@ cpdef copied_context(spare=*)
 cdef class Raised:
     cdef readonly object error
 
-cpdef Raised raising(error)
+cpdef raising(error)
+cpdef take_raised()
 cpdef attempt(fn, tuple args, kwargs)
 cpdef handle(error)
 cdef take_positionals(method, positional_t function)

@@ -97,6 +97,10 @@ cdef extern from *:
         PyObject **dict = _PyObject_GetDictPtr(thing);
         return dict == NULL || *dict == NULL;
     }
+    /* Whether a context that nobody knows has no variables. From 3.12 on it has none if it had none before: the collector, and
+     * with it finalizers, come between instructions of Python alone. */
+    static inline int plait_is_still_empty(PyObject *context)
+    { return PY_VERSION_HEX >= 0x030C0000 || PyObject_Size(context) == 0; }
     /* An empty context is as good as a copy of one. */
     static inline PyObject *plait_copied_context(PyObject *spare)
     {
@@ -126,13 +130,14 @@ cdef extern from *:
     bint plait_is_unknown(object thing)
     void plait_make_room_on_demand(object cls)
     object plait_copied_context(object spare)
+    bint plait_is_still_empty(object context)
     object plait_referent(object reference)
     object plait_caller_code()
     int plait_caller_offset()
     object plait_given(PyObject *item)
     void plait_drop(PyObject *item)
     PyObject *plait_call(object fn, object args, object kwargs)
-    object plait_fetch_raised()
+    PyObject *plait_fetch_raised()
     void PyErr_SetHandledException(PyObject *error)
     int plait_line_at(object code, int offset)
 
@@ -154,6 +159,8 @@ cdef extern from "here.h":
     void plait_drop_locals()
     bint plait_has_leftovers()
     int plait_drop_leftovers() except -1
+    void plait_keep_raised(PyObject *error)
+    object plait_take_raised()
     bint plait_is_plain(object thing)
     int plait_stack_init(object module) except -1
     int plait_leaf_init(object module) except -1
@@ -320,25 +327,43 @@ def _leave_as_it_is(method, function):
 globals()["take_positionals"] = _leave_as_it_is
 
 
+RAISED = object()  # what `attempt` gives for an exception
+cdef PyObject *raised_mark = <PyObject *>RAISED
+
+
+cpdef attempt(fn, tuple args, kwargs):
+    """`fn(*args, **kwargs)`, or RAISED: then `take_raised` gives the exception. On a stack of ours; `kwargs` may be None.
+
+    A `try` in compiled code costs where nothing is raised, too, and adds a line of its own to each traceback.
+    """
+    cdef PyObject *result = plait_call(fn, args, kwargs)
+    if result != NULL:
+        return plait_given(result)
+    plait_keep_raised(plait_fetch_raised())
+    return <object>raised_mark
+
+
+cpdef take_raised():
+    """What `attempt` has met."""
+    return plait_take_raised()
+
+
 @cython.final
 cdef class Raised:
     """Stands for an exception. As the result of a replacement it has the leaf raise that."""
 
 
-cpdef Raised raising(error):
-    """A `Raised` of `error`."""
-    cdef Raised raised = Raised.__new__(Raised)
+cpdef raising(error):
+    """A `Raised` of `error`; where there is no memory for one, `error` is raised here."""
+    cdef Raised raised = None
+    try:
+        raised = Raised.__new__(Raised)
+    except MemoryError:
+        pass
+    if raised is None:
+        raise error
     raised.error = error
     return raised
-
-
-cpdef attempt(fn, tuple args, kwargs):
-    """`fn(*args, **kwargs)`, or a `Raised` of what it raises. `kwargs` may be None.
-
-    A `try` in compiled code costs where nothing is raised, too, and adds a line of its own to each traceback.
-    """
-    cdef PyObject *result = plait_call(fn, args, kwargs)
-    return plait_given(result) if result != NULL else raising(plait_fetch_raised())
 
 
 cdef public PyObject *plait_raise(PyObject *raised) noexcept:
@@ -472,6 +497,11 @@ def make_room_on_demand(cls):
 cpdef bint is_unknown(thing) noexcept:
     """Whether the caller has the only reference to `thing`, and neither a weak one nor an attribute of its own hangs at it."""
     return plait_is_unknown(thing)
+
+
+cpdef bint is_spare_context(context) noexcept:
+    """Whether nobody but the caller knows `context`, which was empty when the last code of others ran in it."""
+    return plait_is_unknown(context) and plait_is_still_empty(context)
 
 
 cpdef bint is_held_by(thing, Py_ssize_t holders) noexcept:

@@ -181,6 +181,8 @@ int plait_unmount(PyObject *stack);
 void plait_drop_locals(void);
 int plait_has_leftovers(void);
 int plait_drop_leftovers(void);
+void plait_keep_raised(PyObject *error); /* takes the reference */
+PyObject *plait_take_raised(void);
 int plait_stack_init(PyObject *module);
 int plait_leaf_init(PyObject *module);
 int plait_words_init(PyObject *module);

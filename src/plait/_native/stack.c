@@ -33,6 +33,7 @@ typedef struct Stack {
     PyObject *live;        /* what it runs, with itself as the argument: its life; NULL for a root */
     PyGreenlet *greenlet;  /* where to go: its own, or the foreign one that was current when it was left */
     PyObject *thread;      /* the virtual thread mounted here, or NULL */
+    PyObject *raised;      /* what the function of that thread has raised, until it is taken */
     PyObject *loop;        /* asyncio's state of that thread, as the hooks gave it; NULL: none runs */
     int loop_runs;         /* the mounted thread has an event loop running */
     /* Moved here from the PyThreadState while the stack is suspended. */
@@ -166,6 +167,21 @@ plait_has_leftovers(void)
         return 1;
 #endif
     return ts->dict != NULL || PyObject_Size(ts->context) > 0;
+}
+
+/* It stays with the stack: nothing is allocated for it, for memory may be out, and whatever runs before it is taken may park. */
+void
+plait_keep_raised(PyObject *error)
+{
+    Py_XSETREF(plait_here.running->raised, error);
+}
+
+PyObject *
+plait_take_raised(void)
+{
+    PyObject *error = plait_here.running->raised;
+    plait_here.running->raised = NULL;
+    return error;
 }
 
 /* Destructors may leave something, too: that is dropped likewise, but not without end. */
@@ -353,6 +369,7 @@ stack_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->live);
     Py_VISIT(self->greenlet);
     Py_VISIT(self->thread);
+    Py_VISIT(self->raised);
     Py_VISIT(self->loop);
     Py_VISIT(self->dict);
     Py_VISIT(self->local_key);
@@ -371,6 +388,7 @@ stack_clear(PyObject *op)
     Py_CLEAR(self->live);
     Py_CLEAR(self->greenlet);
     Py_CLEAR(self->thread);
+    Py_CLEAR(self->raised);
     Py_CLEAR(self->loop);
     Py_CLEAR(self->dict);
     Py_CLEAR(self->local_key);
