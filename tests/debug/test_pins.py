@@ -123,18 +123,17 @@ def test_a_carrier_that_sleeps_is_not_asked(monkeypatch):
 
 def test_report_that_fails_is_printed(capsys):
     """And the watch goes on."""
-    call, count = Call(), []
+    calls, count = [Call(), Call()], []
 
     def report(pin):
         count.append(pin)
-        call.end()
+        calls[len(count) - 1].end()
         raise ValueError("from the report")
 
     with PinWatch(LIMIT, report), ThreadGroup() as group:
-        group.spawn(call.wait)
-        until(lambda: len(count) == 1)
-        group.spawn(call.wait)
-        until(lambda: len(count) == 2)
+        for number, call in enumerate(calls, 1):
+            group.spawn(call.wait)
+            until(lambda number=number: len(count) == number)
     assert capsys.readouterr().err.count("ValueError: from the report") == 2
 
 

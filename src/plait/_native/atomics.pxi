@@ -151,7 +151,8 @@ cdef class WaitWord:
         return plait_load(&self.settled) == 2
 
     cpdef renew(self):
-        """Nobody knows the owner any more, and it becomes another thread: as if made now, but that epochs go on."""
+        """Nobody knows the owner any more, nor a wait of it, and it becomes another thread."""
+        self.word = here
         self.settled = 0
         self.serial = 0
         self.outcome = 0
