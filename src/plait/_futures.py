@@ -33,7 +33,7 @@ from plait._core._cancel import check_entry, check_first
 from plait._core._parking import Parker, park
 from plait._core._runtime import current_thread
 from plait._core._vthread import VirtualThread
-from plait._native._native import make_room_on_demand
+from plait._native import make_room_on_demand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
