@@ -39,6 +39,7 @@ UNTYPED = [
         "_default",
         "_executors",
         "_failures",
+        "_group_scope",
         "_holding",
         "_joining",
         "_limits",

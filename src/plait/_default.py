@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, ClassVar, ParamSpec, TypeVar
 
 from plait._core import Lock, VirtualThread, WaitReason, call_contained, current_thread, park_shielded, runtime
 from plait._errors import GroupClosed
-from plait._groups import GroupScope, ThreadGroup
+from plait._group_scope import GroupScope
+from plait._groups import ThreadGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable

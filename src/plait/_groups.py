@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Never, ParamSpec, 
 from plait._arguments import exact, refused
 from plait._core import (
     GRACE,
-    DeadlineScope,
     Lock,
     Parker,
     Verdict,
@@ -44,6 +43,7 @@ from plait._core._runtime import launch
 from plait._errors import Cancelled
 from plait._failures import OnError, check_on_error, class_of, note_failures, verdict_of
 from plait._futures import Future
+from plait._group_scope import GroupScope
 from plait._joining import BARE, join, keep_count, times_pressed
 from plait._limits import Limiter, slots_for
 from plait._native import _native
@@ -88,32 +88,6 @@ def _spawn_with(
         fn = checked(fn, "spawn")
     child = launch(group, Future, fn, args, kwargs)
     return child if child is not None else spawn_slowly(group, fn, args, kwargs)
-
-
-class GroupScope(DeadlineScope):
-    """The scope of a group; knows it for messages and for `ThreadGroup.current`."""
-
-    __slots__ = ("group",)
-
-    def __init__(self, group: ThreadGroup, grace: float) -> None:
-        super().__init__(grace, group)
-        self.group = group
-
-    def __repr__(self) -> str:
-        return repr(self.group)
-
-    def expire(self, epoch: int) -> None:
-        """The group's time is up."""
-        self.cancel_by_time(self.group)
-        self.wake_owner()
-
-    def has_failed(self) -> bool:
-        """As for any such scope."""
-        return self.has_expired or self.group.has_failures()
-
-    def failure(self) -> BaseException | None:
-        """As for any such scope."""
-        return self.group.exception
 
 
 class ThreadGroup(Container):
