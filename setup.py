@@ -72,7 +72,8 @@ UNTYPED = [
 ]
 # Their .pxd is compiled into all that cimport it; the .py is for the uncompiled core alone.
 INLINE = [SOURCE / "plait/_core/_quiet.py"]
-FLAGS = ["-std=gnu11", "-O2", "-g0", "-fno-strict-aliasing", "-fvisibility=hidden"]
+COUNTS = NATIVE / "counts.h"
+FLAGS = ["-std=gnu11", "-O2", "-g0", "-fno-strict-aliasing", "-fvisibility=hidden", "-include", str(COUNTS)]
 INSTALL = "on Debian, apt-get install gcc python3-dev"
 
 
@@ -172,7 +173,7 @@ def compiled_core() -> list[Extension]:
         Extension(
             ".".join(path.relative_to(SOURCE).with_suffix("").parts),
             sources=[str(path)],
-            depends=declarations,
+            depends=[*declarations, str(COUNTS)],
             include_dirs=[str(NATIVE)],
             extra_compile_args=FLAGS,
         )

@@ -217,7 +217,8 @@ stack_bootstrap(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (PyMethod_Check(self->live)) {
         /* Called as the function that it binds: what calls methods would be a part of every parked stack. */
         PyObject *args[] = {PyMethod_GET_SELF(self->live), op};
-        done = PyObject_Vectorcall(PyMethod_GET_FUNCTION(self->live), args, 2, NULL);
+        PyObject *function = PyMethod_GET_FUNCTION(self->live);
+        done = plait_way_to(function)(function, args, 2, NULL);
     } else {
         done = PyObject_CallOneArg(self->live, op);
     }
@@ -316,7 +317,8 @@ plait_switch_to(PyObject *op)
     PyGreenlet *here = PyGreenlet_GetCurrent();
     if (here == NULL)
         return NULL;
-    Py_XSETREF(self->greenlet, here);
+    PyGreenlet *before = self->greenlet; /* nearly always the same */
+    self->greenlet = here;
     Py_INCREF(self);
 
     PyThreadState *ts = self->ts;
@@ -334,6 +336,7 @@ plait_switch_to(PyObject *op)
     plait_here.turn_end = 0;
     plait_arm();
     Py_DECREF(there);
+    Py_XDECREF(before);
     if (arrived == NULL) {
         Py_DECREF(self);
         return NULL;
