@@ -34,8 +34,10 @@ cdef class VirtualThread(Parker):
     cpdef expire(self, uint64_t epoch)
     cpdef yield_now(self)
     cpdef give_way(self)
-    @cython.locals(is_over=bint)
     cpdef run(self, stack)
+    cdef bint _begin(self, stack) except -1
+    cdef bint _take_outcome(self, result) except -1
+    cdef _end(self, stack)
     @cython.locals(scope=Scope)
     cpdef prepare(self, fn, args, kwargs, context, Container group, label)
     cpdef begin(self)

@@ -342,30 +342,42 @@ class VirtualThread(Parker):
     def run(self, stack: Stack) -> None:
         """Call the function on `stack`, which runs, and settle the outcome. The carrier's; never raises.
 
+        This and no more is below the function: a frame here is a part of every parked stack.
+        """
+        if self._begin(stack):
+            while not self._take_outcome(attempt(self._fn, self._args, self._kwargs)):
+                pass
+        self._end(stack)
+
+    def _begin(self, stack: Stack) -> bool:
+        """Mount it; whether its function is to be called: not if it was cancelled before."""
+        if not mount(stack, self, self.context):  # type: ignore[arg-type]
+            mount(stack, self, self._refuse_context())
+        self.stack = stack
+        if self.cancelled_at is None and pending(self.parent) is None:
+            return True
+        self._release()
+        self.status = _CANCELLED
+        return False
+
+    def _take_outcome(self, result: Any) -> bool:
+        """Its function has given `result`: store the outcome, unless it is called once more; whether it is stored."""
+        if result is _RAISED:
+            return self._end_by(take_raised())
+        if type(result) is _Coroutine or self.scope is not self:
+            return self._end_by(self._misused(result))
+        self._result = result
+        self._release()
+        self.status = _SUCCEEDED
+        return True
+
+    def _end(self, stack: Stack) -> None:
+        """Settle it, and leave the stack.
+
         Whatever the outcome sets off still runs on this thread: destructors of what it lets go of in its own scope, before
         it settles; callbacks of the future, and destructors of what nobody else keeps, in the scope of its group. If that is
         cancelled, it is clean-up. After `child_ended` nothing runs.
         """
-        if not mount(stack, self, self.context):  # type: ignore[arg-type]
-            mount(stack, self, self._refuse_context())
-        self.stack = stack
-        if self.cancelled_at is not None or pending(self.parent) is not None:
-            self._release()
-            self.status = _CANCELLED
-        else:
-            is_over = False
-            while not is_over:
-                result = attempt(self._fn, self._args, self._kwargs)
-                if result is _RAISED:
-                    is_over = self._end_by(take_raised())
-                elif type(result) is _Coroutine or self.scope is not self:
-                    is_over = self._end_by(self._misused(result))
-                else:
-                    is_over = True
-                    self._result = result
-                    self._release()
-                    self.status = _SUCCEEDED
-                del result
         if self.scope is not self:
             self._end_left_open(self)
         WaitWord.settle(self)

@@ -59,7 +59,9 @@ cdef extern from *:
     static inline PyObject *plait_call(PyObject *fn, PyObject *args, PyObject *kwargs)
     {
         PyObject **items = ((PyTupleObject *)args)->ob_item;
-        return PyObject_VectorcallDict(fn, items, PyTuple_GET_SIZE(args), kwargs == Py_None ? NULL : kwargs);
+        if (kwargs == Py_None)
+            return PyObject_Vectorcall(fn, items, PyTuple_GET_SIZE(args), NULL); /* a smaller frame, on each parked stack */
+        return PyObject_VectorcallDict(fn, items, PyTuple_GET_SIZE(args), kwargs);
     }
     static inline int plait_line_at(PyObject *code, int offset)
     { return PyCode_Addr2Line((PyCodeObject *)code, offset); }

@@ -136,6 +136,14 @@ plait_deliver(PyObject *result)
     return __builtin_expect(result == NULL || !Py_IS_TYPE(result, plait_raised_type), 1) ? result : plait_raise(result);
 }
 
+/* How to call what PyObject_Vectorcall would call: that has a frame of its own, which is a part of each stack parked above. */
+static inline vectorcallfunc
+plait_way_to(PyObject *callable)
+{
+    vectorcallfunc way = PyVectorcall_Function(callable);
+    return way != NULL ? way : PyObject_Vectorcall;
+}
+
 static inline PyObject *
 plait_current(void)
 {

@@ -72,6 +72,7 @@ typedef struct Leaf {
     PyCFunction original;
     PyTypeObject *cls;      /* whose method it is; NULL for a function */
     PyObject *replacement;  /* called instead where leaves are cooperative; NULL: none */
+    vectorcallfunc way;     /* how it is called */
     PyCFunction attempt;    /* takes the lock that self is, if it is free, when called with False; NULL: none */
     int attempt_signature;
     PyObject *after;        /* called with self after a success while somebody waits for it in the lot; NULL: none */
@@ -161,6 +162,13 @@ plait_leaf_before(PyMethodDef *def)
 {
     Leaf *leaf = leaf_of(def);
     return leaf == NULL ? NULL : leaf->original;
+}
+
+static void
+set_replacement(Leaf *leaf, PyObject *replacement)
+{
+    leaf->replacement = replacement;
+    leaf->way = replacement == NULL ? NULL : plait_way_to(replacement);
 }
 
 /* Whether this call is of what the replacement was made for. */
@@ -382,7 +390,7 @@ call_method(Leaf *leaf, PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     all[0] = self;
     for (Py_ssize_t i = 0; i < total; i++)
         all[i + 1] = args[i];
-    PyObject *result = PyObject_Vectorcall(leaf->replacement, all, nargs + 1, kwnames);
+    PyObject *result = leaf->way(leaf->replacement, all, nargs + 1, kwnames);
     if (all != small)
         PyMem_Free(all);
     return result;
@@ -401,7 +409,7 @@ call_vector(Leaf *leaf, PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     uint64_t before = parks_here();
     return count_parks(leaf, before,
                        leaf->is_method ? call_method(leaf, self, args, nargs, kwnames)
-                                       : PyObject_Vectorcall(leaf->replacement, args, nargs, kwnames));
+                                       : leaf->way(leaf->replacement, args, nargs, kwnames));
 }
 
 static PyObject *
@@ -462,7 +470,7 @@ call_described(PyObject *descriptor, PyObject *const *args, size_t nargsf, PyObj
     if (plait_take_turns() < 0)
         return NULL;
     uint64_t before = parks_here();
-    return count_parks(leaf, before, PyObject_Vectorcall(leaf->replacement, args, nargs, NULL));
+    return count_parks(leaf, before, leaf->way(leaf->replacement, args, nargs, NULL));
 }
 
 #define ORIGINAL(type, leaf) ((type)(void (*)(void))(leaf)->original)
@@ -684,7 +692,7 @@ leaf_install(PyObject *Py_UNUSED(module), PyObject *args)
     }
     leaf->attempt = attempt_def == NULL ? NULL : original_of(attempt_def);
     leaf->attempt_signature = attempt_signature;
-    leaf->replacement = replacement == Py_None ? NULL : Py_NewRef(replacement);
+    set_replacement(leaf, replacement == Py_None ? NULL : Py_NewRef(replacement));
     leaf->after = after == Py_None ? NULL : Py_NewRef(after);
     leaf->key_at = key_at;
     leaf->when = when;
@@ -693,7 +701,7 @@ leaf_install(PyObject *Py_UNUSED(module), PyObject *args)
         if (teller == NULL)
             return PyErr_NoMemory();
         *teller = *leaf;
-        teller->replacement = leaf->after;
+        set_replacement(teller, leaf->after);
         leaf->teller = teller;
     }
     leaf->is_installed = 1;
