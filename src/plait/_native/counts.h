@@ -10,6 +10,9 @@
  */
 #ifndef PLAIT_COUNTS_H
 #define PLAIT_COUNTS_H
+#ifndef PY_SSIZE_T_CLEAN
+#define PY_SSIZE_T_CLEAN /* before Python.h, which a source cannot do any more */
+#endif
 #include <Python.h>
 
 #if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030E0000 && SIZEOF_VOID_P > 4 && !defined(Py_GIL_DISABLED) &&    \
