@@ -57,6 +57,7 @@ UNTYPED = [
         "lowlevel",
         "patch/_buffered",
         "patch/_closing",
+        "patch/_descriptors",
         "patch/_locks",
         "patch/_looks",
         "patch/_processes",
@@ -67,7 +68,9 @@ UNTYPED = [
         "patch/_signals",
         "patch/_threads",
         "patch/_tls",
+        "patch/_twins",
         "patch/_watches",
+        "patch/_workers",
     )
 ]
 # Their .pxd is compiled into all that cimport it; the .py is for the uncompiled core alone.

@@ -70,22 +70,32 @@ def cache(request, monkeypatch):
     if request.param == "not cached":
         for module in (_descriptors, _blocks):
             monkeypatch.setattr(
-                module, "read_nowait", lambda fd, size, offset=-1: None if is_regular(fd) else read(fd, size, offset)
+                module,
+                "read_nowait",
+                lambda fd, size, offset=-1, is_polled=False: None if is_regular(fd) else read(fd, size, offset),
             )
-        monkeypatch.setattr(_descriptors, "read_into_nowait", lambda fd, buffer, start=0, offset=-1: None)
+        monkeypatch.setattr(
+            _descriptors, "read_into_nowait", lambda fd, buffer, start=0, offset=-1, is_polled=False: None
+        )
     elif request.param == "unknown":
         for module in (_descriptors, _blocks):
-            monkeypatch.setattr(module, "read_nowait", lambda fd, size, offset=-1: NotImplemented)
+            monkeypatch.setattr(module, "read_nowait", lambda fd, size, offset=-1, is_polled=False: NotImplemented)
             monkeypatch.setattr(module, "write_nowait", lambda fd, data, start=0, offset=-1: NotImplemented)
             monkeypatch.setattr(module, "write_waits", lambda fd, size: True)
-        monkeypatch.setattr(_descriptors, "read_into_nowait", lambda fd, buffer, start=0, offset=-1: NotImplemented)
+        monkeypatch.setattr(
+            _descriptors, "read_into_nowait", lambda fd, buffer, start=0, offset=-1, is_polled=False: NotImplemented
+        )
     elif request.param == "in part":
         for module in (_descriptors, _blocks):
-            monkeypatch.setattr(module, "read_nowait", lambda fd, size, offset=-1: read(fd, min(size, 1000), offset))
+            monkeypatch.setattr(
+                module, "read_nowait", lambda fd, size, offset=-1, is_polled=False: read(fd, min(size, 1000), offset)
+            )
         monkeypatch.setattr(
             _descriptors,
             "read_into_nowait",
-            lambda fd, buffer, start=0, offset=-1: read_into(fd, memoryview(buffer)[:1000], start, offset),
+            lambda fd, buffer, start=0, offset=-1, is_polled=False: read_into(
+                fd, memoryview(buffer)[:1000], start, offset
+            ),
         )
     return request.param
 
@@ -375,7 +385,7 @@ def test_call_that_hangs_does_not_keep_a_cancelled_thread(path, monkeypatch):
         go_on.wait()
         return os.read(fd, length)
 
-    monkeypatch.setattr(_descriptors, "read_nowait", lambda fd, size, offset=-1: None)
+    monkeypatch.setattr(_descriptors, "read_nowait", lambda fd, size, offset=-1, is_polled=False: None)
     monkeypatch.setattr(_descriptors._originals, "os_read", hang)
     before = descriptors()
     fd = os.open(path, os.O_RDONLY)

@@ -31,7 +31,7 @@ def pipe():
 def kernel(request, monkeypatch):
     """With what this kernel can do, and as on one that cannot tell of pipes whether a call would wait (before 6.4)."""
     if request.param == "old kernel":
-        monkeypatch.setattr(_descriptors, "read_nowait", lambda fd, size, offset=-1: NotImplemented)
+        monkeypatch.setattr(_descriptors, "read_nowait", lambda fd, size, offset=-1, is_polled=False: NotImplemented)
         monkeypatch.setattr(_descriptors, "write_nowait", lambda fd, data, start=0: NotImplemented)
     return request.param
 
@@ -347,7 +347,7 @@ def test_sendfile_in_non_blocking_mode_of_what_is_not_in_memory(file, monkeypatc
 
     monkeypatch.setattr(_originals, "os_pread", watched)
     monkeypatch.setattr(_originals, "os_sendfile", None)
-    monkeypatch.setattr(_descriptors, "read_nowait", lambda fd, size, offset=-1: None)
+    monkeypatch.setattr(_descriptors, "read_nowait", lambda fd, size, offset=-1, is_polled=False: None)
     near, far = os.pipe()[::-1] if kind == "pipe" else (end.detach() for end in socket.socketpair())
     try:
         os.set_blocking(near, False)

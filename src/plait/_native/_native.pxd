@@ -165,3 +165,7 @@ cdef class Ready:
     cpdef unsigned int events(self, int place) noexcept
     cpdef collect(self, int epoll, double timeout)
     cpdef nap(self, int epoll, double timeout)
+
+cpdef poller_order(int epoll, int fd, unsigned int events, bint is_known)
+cpdef bint poller_renew(int epoll, int fd, unsigned int events) noexcept
+cpdef void poller_forget(int epoll, int fd) noexcept

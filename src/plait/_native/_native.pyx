@@ -20,7 +20,7 @@ from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno, PyErr_SetObject
 from cpython.list cimport PyList_GET_SIZE
 from cpython.ref cimport Py_INCREF, PyObject, PyTypeObject
 from cpython.weakref cimport PyWeakref_NewRef
-from libc.errno cimport EACCES, EAGAIN, EBADF, EINTR, ENOSYS, ENOTSOCK, EOPNOTSUPP, ETIMEDOUT, errno
+from libc.errno cimport EACCES, EAGAIN, EBADF, EEXIST, EINTR, ENOENT, ENOSYS, ENOTSOCK, EOPNOTSUPP, ETIMEDOUT, errno
 from libc.math cimport ceil
 from libc.string cimport memset, strerror
 from posix.signal cimport sigaddset, sigemptyset, sigset_t
@@ -230,6 +230,8 @@ cdef extern from *:
 
 cdef extern from "<sys/epoll.h>" nogil:
     int c_epoll_wait "epoll_wait"(int epfd, epoll_event *events, int most, int milliseconds)
+    int c_epoll_ctl "epoll_ctl"(int epfd, int operation, int fd, epoll_event *event)
+    enum: EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
 
 cdef extern from "<sys/stat.h>" nogil:
     ctypedef struct stat_t "struct stat":
@@ -554,6 +556,38 @@ cdef class Ready:
         with nogil:
             ppoll(&one, 1, &span, NULL)
         self.collect(epoll, 0.0)
+
+
+# ---- what a poller is asked to report ------------------------------------------------------------------------------
+
+cpdef poller_order(int epoll, int fd, unsigned int events, bint is_known):
+    """Have `events` of `fd` reported, in place of what was ordered before. `is_known`: there is an order, as far as one can
+    tell; either way it is changed if there is one, and given if there is none, for the number may be another file by now."""
+    cdef epoll_event order
+    cdef int operation = EPOLL_CTL_MOD if is_known else EPOLL_CTL_ADD
+    order.events = events
+    order.data.fd = fd
+    while c_epoll_ctl(epoll, operation, fd, &order) < 0:
+        if errno == EEXIST and operation == EPOLL_CTL_ADD:
+            operation = EPOLL_CTL_MOD
+        elif errno == ENOENT and operation == EPOLL_CTL_MOD:
+            operation = EPOLL_CTL_ADD
+        else:
+            fail()
+
+
+cpdef bint poller_renew(int epoll, int fd, unsigned int events) noexcept:
+    """The same for a file that is known: False if it is closed, or the number another file's by now."""
+    cdef epoll_event order
+    order.events = events
+    order.data.fd = fd
+    return c_epoll_ctl(epoll, EPOLL_CTL_MOD, fd, &order) == 0
+
+
+cpdef void poller_forget(int epoll, int fd) noexcept:
+    """Have nothing more reported of `fd`. It may be closed, or another file by now, even one that cannot be polled."""
+    cdef epoll_event none
+    c_epoll_ctl(epoll, EPOLL_CTL_DEL, fd, &none)
 
 
 include "calls.pxi"

@@ -165,11 +165,14 @@ cdef ssize_t move_nowait(int fd, const iovec *part, long long offset, bint is_wr
     return moved
 
 
-def read_nowait(int fd, Py_ssize_t size, long long offset=-1):
-    """read(2), or pread(2), without waiting: bytes, None if it would wait, or NotImplemented if this file cannot tell."""
+def read_nowait(int fd, Py_ssize_t size, long long offset=-1, bint is_polled=False):
+    """read(2), or pread(2), without waiting: bytes, None if it would wait, or NotImplemented if this file cannot tell.
+
+    `is_polled`: the caller knows that it is no file of a disk.
+    """
     if size < 0:
         raise OSError(22, "Invalid argument")
-    if waits_for_disk(fd, O_DIRECT):
+    if not is_polled and waits_for_disk(fd, O_DIRECT):
         return NotImplemented
     data = PyBytes_FromStringAndSize(NULL, size)
     cdef iovec part
@@ -192,9 +195,9 @@ def read_nowait(int fd, Py_ssize_t size, long long offset=-1):
     return data
 
 
-def read_into_nowait(int fd, buffer, Py_ssize_t start=0, long long offset=-1):
+def read_into_nowait(int fd, buffer, Py_ssize_t start=0, long long offset=-1, bint is_polled=False):
     """read(2), or pread(2), into buffer[start:] without waiting: the number of bytes, None or NotImplemented as above."""
-    if waits_for_disk(fd, O_DIRECT):
+    if not is_polled and waits_for_disk(fd, O_DIRECT):
         return NotImplemented
     cdef Py_buffer view
     PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
@@ -250,6 +253,14 @@ def file_type(int fd):
     if c_fstat(fd, &status) < 0:
         fail()
     return status.st_mode & S_IFMT
+
+
+def file_at(int fd):
+    """Which file `fd` leads to, as its device and inode; None if to none."""
+    cdef stat_t status
+    if c_fstat(fd, &status) < 0:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def status_flags(int fd):

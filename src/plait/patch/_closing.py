@@ -56,6 +56,7 @@ from plait._native import (
     closing_leave,
     closings,
     cooperative,
+    file_at,
     held,
     original,
     reset_holds,
@@ -121,7 +122,7 @@ class Wait:
 
     def remember(self) -> None:
         """What the numbers lead to now is what it waits for."""
-        self._files = [_file_at(number) for number in self._numbers]
+        self._files = [file_at(number) for number in self._numbers]
 
     def check(self) -> None:
         """Raise OSError (EBADF) if one of the numbers was closed meanwhile, or leads to another file than remembered."""
@@ -129,7 +130,7 @@ class Wait:
         if is_told:
             self.is_over = False  # before it looks: who closes the next one says so again
         is_begun = closings(*self._numbers) != self._began
-        if (is_told and is_begun) or ((is_told or is_begun) and self._files != list(map(_file_at, self._numbers))):
+        if (is_told and is_begun) or ((is_told or is_begun) and self._files != list(map(file_at, self._numbers))):
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
     def wait_ready(self, fd: int, events: int, deadline: float | None = None) -> bool:
@@ -140,14 +141,6 @@ class Wait:
         is_ready = wait_descriptor(self.who, fd, events, deadline, publish=self.publish)
         self.check()
         return is_ready
-
-
-def _file_at(number: int) -> tuple[int, int] | None:
-    try:
-        found = os.fstat(number)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def wait_open(me: Parker, fd: int, events: int) -> None:

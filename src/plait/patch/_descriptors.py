@@ -84,15 +84,16 @@ def read_some(me: Parker, fd: int, length: int) -> bytes | None:
     """What one read of at most `length` bytes gives; None if there is nothing, in non-blocking mode. A cancel point."""
     if me.scope is not None:
         check_entry(me)
+    is_polled = False  # it was waited for: then it is no file of a disk
     while True:
-        data = read_nowait(fd, length)
+        data = read_nowait(fd, length, -1, is_polled)
         if data is None:
-            if not is_pollable(fd):  # not in the page cache
+            if not is_polled and not is_pollable(fd):  # not in the page cache
                 return _read_on_worker(me, fd, length)
             if not os.get_blocking(fd):
                 return None
         elif data is not NotImplemented:
-            if data and len(data) < length and not is_pollable(fd):
+            if data and len(data) < length and not is_polled and not is_pollable(fd):
                 return _read_rest(me, fd, data, length)
             return data  # type: ignore[no-any-return]
         elif not is_pollable(fd):
@@ -104,6 +105,7 @@ def read_some(me: Parker, fd: int, length: int) -> bytes | None:
         elif poll_now(fd, READ):
             return _originals.os_read(fd, length)
         wait_open(me, fd, READ)
+        is_polled = True
 
 
 def _read_rest(me: Parker, fd: int, data: bytes, length: int) -> bytes:
@@ -142,15 +144,16 @@ def read_into(me: Parker, fd: int, view: memoryview) -> int | None:
     """As `read_some`, into `view`: how much it was."""
     if me.scope is not None:
         check_entry(me)
+    is_polled = False
     while True:
-        got = read_into_nowait(fd, view)
+        got = read_into_nowait(fd, view, 0, -1, is_polled)
         if got is None:
-            if not is_pollable(fd):
+            if not is_polled and not is_pollable(fd):
                 return _filled(view, _read_on_worker(me, fd, view.nbytes))
             if not os.get_blocking(fd):
                 return None
         elif got is not NotImplemented:
-            if 0 < got < view.nbytes and not is_pollable(fd):
+            if 0 < got < view.nbytes and not is_polled and not is_pollable(fd):
                 with keeping(me), view[got:] as rest:
                     return int(got + (read_into(me, fd, rest) or 0))
             return int(got)
@@ -165,6 +168,7 @@ def read_into(me: Parker, fd: int, view: memoryview) -> int | None:
         elif poll_now(fd, READ):
             return _filled(view, _originals.os_read(fd, view.nbytes))
         wait_open(me, fd, READ)
+        is_polled = True
 
 
 def _filled(view: memoryview, data: bytes | None) -> int | None:

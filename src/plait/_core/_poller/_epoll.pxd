@@ -1,4 +1,6 @@
-from plait._native._native cimport Ready
+from plait._native._native cimport Ready, poller_forget, poller_order, poller_renew
+
+cdef unsigned int _EVERYTHING, _EPOLLET, _EPOLLONESHOT
 
 cdef class Epoll:
     cdef object _epoll
@@ -6,6 +8,10 @@ cdef class Epoll:
     cdef int _wakeup
     cdef Ready _ready
     cdef readonly object wake
-    cdef _order(self, int fd, unsigned int mask)
+    cpdef watch(self, int fd)
+    cpdef bint is_watched(self, int fd) noexcept
+    cpdef watch_once(self, int fd, unsigned int events)
+    cpdef watch_changes(self, int fd, unsigned int events)
+    cpdef forget(self, int fd)
     cpdef wait(self, double timeout)
     cpdef nap(self, double timeout)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from functools import partial
 from select import EPOLLET, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from typing import TYPE_CHECKING
 
 from plait import _originals
-from plait._native._native import Ready
+from plait._native._native import Ready, poller_forget, poller_order, poller_renew
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_EPOLLET, _EPOLLONESHOT = EPOLLET, EPOLLONESHOT  # for every wait: a name that others import costs a look-up each time
 _EVERYTHING = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET
 
 
@@ -21,8 +21,8 @@ class Epoll:
     """See `Poller`.
 
     Facts that matter here. The kernel drops a descriptor from the set when its last duplicate is closed, so an order
-    for a closed number is never seen again, and a number that comes back is not in the set: `register` and `modify`
-    each fall back to the other. Adding a descriptor reports its present state as a first edge, so nothing that happened
+    for a closed number is never seen again, and a number that comes back is not in the set: an order is given or changed,
+    whichever the kernel takes. Adding a descriptor reports its present state as a first edge, so nothing that happened
     before is missed. Each write to an eventfd is an edge, so the one to wake by is never read.
     """
 
@@ -40,38 +40,23 @@ class Epoll:
 
     def watch(self, fd: int) -> None:
         """Report every change of `fd`."""
-        self._order(fd, _EVERYTHING)
+        poller_order(self._fd, fd, _EVERYTHING, False)
 
     def is_watched(self, fd: int) -> bool:
         """Whether `fd` is still what it was."""
-        try:
-            self._epoll.modify(fd, _EVERYTHING)
-        except OSError:  # closed (EBADF), or another file by now (ENOENT)
-            return False
-        return True
+        return poller_renew(self._fd, fd, _EVERYTHING)
 
     def watch_once(self, fd: int, events: int) -> None:
-        """Report the next readiness of `fd` for `events`."""
-        self._order(fd, events | EPOLLONESHOT)
+        """Report the next readiness of `fd` for `events`. Who waits for a number once does it again, mostly."""
+        poller_order(self._fd, fd, events | _EPOLLONESHOT, True)
 
     def watch_changes(self, fd: int, events: int) -> None:
         """Report the changes of `fd` with respect to `events`."""
-        self._order(fd, events | EPOLLET)
-
-    def _order(self, fd: int, mask: int) -> None:
-        try:
-            self._epoll.register(fd, mask)
-        except FileExistsError:
-            try:
-                self._epoll.modify(fd, mask)
-            except FileNotFoundError:  # closed, and reopened, in between
-                self._epoll.register(fd, mask)
+        poller_order(self._fd, fd, events | _EPOLLET, True)
 
     def forget(self, fd: int) -> None:
         """Report nothing more of `fd`."""
-        # The number may be closed, or be another file by now, even one that epoll does not take: all the same to us.
-        with suppress(OSError, ValueError):
-            self._epoll.unregister(fd)
+        poller_forget(self._fd, fd)
 
     def wait(self, timeout: float) -> Ready:
         """Block until something happens."""
