@@ -29,6 +29,7 @@ cdef class Carrier:
     cdef public Backlog _backlog
     cdef public Watcher _watcher
     cdef public list _idle
+    cdef public int _idle_count
     cdef public Queue _spares
     cdef public VirtualThread _handoff
     cdef public object _root
@@ -48,6 +49,7 @@ cdef class Carrier:
     cpdef _live(self, stack)
     cdef _let_go(self, VirtualThread thread)
     cdef VirtualThread _take(self, stack)
+    cdef _pop_idle(self)
     cdef VirtualThread _take_handoff(self)
     @cython.locals(turn=cython.longlong, thread=VirtualThread)
     cdef VirtualThread _choose(self)

@@ -90,7 +90,9 @@ class Carrier:
         self.reactor = Reactor(self.poller)  # the carrier's alone
         self.idler = Idler(self.poller.wake)  # any thread notifies
         self._join(watch)
-        self._idle: list[Stack] = []  # stacks without a thread, suspended; the carrier's alone
+        # Stacks without a thread, suspended, and how many; the carrier's alone. There is room for all: memory may be out.
+        self._idle: list[Stack | None] = [None] * _MOST_IDLE
+        self._idle_count = 0
         self._spares: Queue[VirtualThread] = Queue()  # threads that have ended; the carrier puts, any thread takes
         self._handoff: VirtualThread | None = None  # what the stack that is switched to shall take
         self._root: Stack | None = None  # set when the kernel thread runs
@@ -206,7 +208,7 @@ class Carrier:
         if chosen.stack is not None:
             return chosen.stack
         self._handoff = chosen
-        return self._idle.pop() if self._idle else self._root
+        return self._pop_idle() if self._idle_count else self._root
 
     def next_after(self, me: VirtualThread) -> Stack | None:
         """As `next_stack`, for a thread that can go on at once, but lets others go first. Nobody needs to be notified."""
@@ -261,15 +263,23 @@ class Carrier:
         """The next unstarted thread, for a stack that has none; None ends the stack."""
         chosen = self._take_handoff() if self._handoff is not None else self._choose()
         while (target := chosen.stack) is not None:
-            if len(self._idle) >= _MOST_IDLE:
+            if self._idle_count == _MOST_IDLE:
                 end_into(target)
                 return None
-            self._idle.append(stack)
+            self._idle[self._idle_count] = stack
+            self._idle_count += 1
             del chosen  # as in _live
             switch_to(target)
             chosen = self._take_handoff()
         chosen.carrier = self
         return chosen
+
+    def _pop_idle(self) -> Stack | None:
+        """The one that was last at work."""
+        self._idle_count -= 1
+        stack = self._idle[self._idle_count]
+        self._idle[self._idle_count] = None
+        return stack
 
     def _take_handoff(self) -> VirtualThread:
         thread = self._handoff

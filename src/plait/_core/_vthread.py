@@ -437,7 +437,12 @@ class VirtualThread(Parker):
             self.status = _CANCELLED
             return True
         handle(error)
-        is_over = self._conclude(error)
+        try:
+            is_over = self._conclude(error)
+        except BaseException:  # noqa: BLE001 - memory is out, for saying so, too; it ends nevertheless
+            self._release()
+            self.status, self._error = FAILED, error
+            is_over = True
         handle(None)
         return is_over
 
@@ -508,7 +513,10 @@ class VirtualThread(Parker):
             return None
         if self.delivery is None or self.delivery.alive() is None:
             begin_clean_up(self)
-        return self.group.judge(self, error)
+        try:
+            return self.group.judge(self, error)
+        except BaseException:  # noqa: BLE001 - memory is out: nobody could be asked
+            return None
 
     def _fail(self, error: BaseException, verdict: Verdict | None) -> None:
         """`error` is its outcome."""
