@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Never, ParamSpec, 
 from plait._arguments import exact, refused
 from plait._core import (
     GRACE,
-    Lock,
     Parker,
     Verdict,
     VirtualThread,
@@ -135,7 +134,6 @@ class ThreadGroup(Container):
         "__weakref__",
         "_failures",
         "_is_body_over",
-        "_lock",
         "_name",
         "_on_error",
         "_scope",
@@ -173,8 +171,7 @@ class ThreadGroup(Container):
         self._scope.is_time_limit = timeout is not None
         self._name = name
         self._is_body_over = False  # written by the owner
-        self._lock = Lock()
-        self._failures: dict[int, BaseException] = {}  # each once, in the order they came. Written under _lock
+        self._failures: dict[int, BaseException] | None = None  # each once, in the order they came. Under _members_lock
 
     def __repr__(self) -> str:
         return f"<ThreadGroup {self.name!r}>"
@@ -201,8 +198,8 @@ class ThreadGroup(Container):
         """The first failure, once the group is cancelled for it (at once where failures are collected)."""
         if self.scope.cancelled_at is None and self._on_error != "collect":
             return None
-        with self._lock:
-            return next(iter(self._failures.values()), None)
+        with self._members_lock:
+            return next(iter(self._failures.values())) if self._failures else None
 
     def __len__(self) -> int:
         """How many children are unfinished now."""
@@ -236,7 +233,7 @@ class ThreadGroup(Container):
             limit=self.limit,
             available=self.available,
             waiting=None if self.slots is None else self.slots.count_waiting(),
-            failures=len(self._failures),
+            failures=len(self._failures or ()),
             is_cancelled=pending(self.scope) is not None,
         )
 
@@ -441,7 +438,9 @@ class ThreadGroup(Container):
 
     def keep_failure(self, error: BaseException) -> None:
         """It is to leave the block."""
-        with self._lock:
+        with self._members_lock:
+            if self._failures is None:
+                self._failures = {}
             self._failures.setdefault(id(error), error)
 
     def has_failures(self) -> bool:
@@ -553,7 +552,7 @@ class ThreadGroup(Container):
         `is_cut`: a scope further out was cancelled. Where the block was opened in clean-up, the grace of that is over: the
         children may not have done what they were to do.
         """
-        failures = list(self._failures.values())
+        failures = list(self._failures.values()) if self._failures else []
         bare = error if isinstance(error, KeyboardInterrupt) else interrupt  # the first Ctrl-C
         bare = bare or next((e for e in failures if isinstance(e, BARE)), None)
         if error is not bare and (bare is not None or failures):

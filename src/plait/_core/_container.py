@@ -61,8 +61,10 @@ class Container:
         self.joining = 0  # the epoch of its wait for the children; 0 before that. Written by the owner
         self._members_lock = Lock()
         self._listed: dict[VirtualThread, None] = {}  # in the order in which they came. Under _members_lock
-        self._daemons: set[VirtualThread] = set()  # likewise
-        self._undismissed: set[VirtualThread] = set()  # those that were not told yet that all others are done. Likewise
+        self._daemons: set[VirtualThread] | None = None  # made for the first. Likewise
+        self._undismissed: set[VirtualThread] | None = (
+            None  # those that do not know yet that all others are done. Likewise
+        )
         self._outsiders: dict[SlotWaiter, None] | None = None  # made for the first. Likewise
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
@@ -116,7 +118,7 @@ class Container:
     def count_daemons(self) -> int:
         """How many daemons are unfinished now. Any thread."""
         with self._members_lock:
-            return len(self._daemons)
+            return len(self._daemons or ())
 
     def abandon(self) -> None:
         """After fork, in the child: none of them exists here but the thread that has forked, if that is below this scope."""
@@ -124,14 +126,14 @@ class Container:
         is_below = me is not None and me.owner is me and is_under(me, self.scope)  # a virtual one: it owns itself
         self._listed = {me: None} if is_below else {}  # type: ignore[dict-item]
         self.joining = 0
-        self._daemons = set()
-        self._undismissed = set()
-        self._outsiders = None
+        self._daemons = self._undismissed = self._outsiders = None
         self.inside.reset()
 
     def adopt_daemon(self, thread: VirtualThread) -> None:
         """`thread`, which is counted in and not queued yet, is a daemon. Its spawner."""
         with self._members_lock:
+            if self._daemons is None or self._undismissed is None:
+                self._daemons, self._undismissed = set(), set()
             self._daemons.add(thread)
             self._undismissed.add(thread)
         self.dismiss_daemons()  # it may be a daemon that spawns another, with nobody else left to wait for
@@ -141,7 +143,7 @@ class Container:
         if not self._undismissed:
             return
         with self._members_lock:
-            if self.inside.count() != len(self._daemons):
+            if self._daemons is None or self._undismissed is None or self.inside.count() != len(self._daemons):
                 return
             daemons = list(self._undismissed)
             self._undismissed.clear()  # each once: there may be many, and each that leaves comes here
@@ -168,8 +170,9 @@ class Container:
         """Nothing of a child is left to run: its slot goes on, and the last tells the owner. Must not park."""
         if thread.is_daemon:
             with self._members_lock:
-                self._daemons.discard(thread)
-                self._undismissed.discard(thread)
+                if self._daemons is not None and self._undismissed is not None:  # they are, in a forked child
+                    self._daemons.discard(thread)
+                    self._undismissed.discard(thread)
         elif self.slots is not None:
             Slots.give(self.slots)
         if Rundown.leave(self.inside):
