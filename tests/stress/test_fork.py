@@ -302,7 +302,8 @@ def test_cancel_in_the_child_wakes_nobody_of_the_parent(carriers, whom):
             for _ in range(200):
                 time.sleep(0)
             os._exit(0)
-        parked, forker = None, plait.spawn(fork)
+        parked = None
+        forker = plait.spawn(fork)
         with plait.ThreadGroup() as group:
             parked = group.spawn(park)
             print(os.getpid(), *forker.result())
