@@ -335,7 +335,8 @@ def test_group_of_the_parents_in_the_child(carriers):
             except plait.Cancelled as told:
                 os._exit("ZeroDivisionError" not in told.reason)
         with plait.ThreadGroup(max_concurrency=2) as group:
-            parked, forker = group.spawn(time.sleep, 3600), group.spawn(fork)
+            parked = group.spawn(time.sleep, 3600)
+            forker = group.spawn(fork)
             print(forker.result())
             group.cancel()
         """,
