@@ -1,9 +1,11 @@
 """instructions: how many instructions an operation takes, which a noisy machine cannot disturb.
 
-    python -m bench.instructions                 # count, and compare with bench/instructions.json; 1 if one has grown
+    python -m bench.instructions                 # count, and compare with bench/instructions.json
     python -m bench.instructions --allow 2       # by more than 2 percent, instead of 5
     python -m bench.instructions --record        # write what was counted to bench/instructions.json
     python -m bench.instructions --json counts.json
+
+It ends with 1 if a count has grown, and with 2 if there is no valgrind, or no record of this Python's minor version.
 
 Counted are spawn (and finish), switch (a yield to another thread), echo (a round trip of 1 KiB between two virtual threads, both
 sides of it) and cancel (of a thread that sleeps, with its spawn and its stack), on one carrier. The programs are in ``_counted``.
@@ -13,8 +15,6 @@ more, so a count is kept for each minor version with the build that it came from
 
 What callgrind counts is the user's part: interpreter, greenlet (the switch), plait, and the rest (the C library, the loader).
 Beside it stands the kernel's share of the processor time, of the same programs without callgrind.
-
-It needs valgrind.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Count:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line asks for; return 1 if a count has grown, 2 if nothing can be counted."""
+    """Do what the command line asks for; return 1 if a count has grown, 2 if there is nothing to compare with."""
     parser = argparse.ArgumentParser(prog="python -m bench.instructions", description="Count instructions.")
     parser.add_argument(
         "--allow", type=float, default=ALLOWED, metavar="PERCENT", help=f"growth allowed (default: {ALLOWED:g})"
@@ -103,7 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     if grown:
         sys.stdout.write("\n" + "\n".join(grown) + f"\nallowed are {options.allow:g} %\n")
-    return 1 if grown else 0
+        return 1
+    unknown = [name for name in counts if not before["counts"].get(name)]
+    if unknown:
+        sys.stderr.write(f"nothing is recorded of {', '.join(unknown)} on {version()}: count with --record first\n")
+        return 2
+    return 0
 
 
 def version() -> str:

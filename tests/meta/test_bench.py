@@ -176,3 +176,26 @@ summary: 5127""".splitlines()
 
     counts = {name: Count(110.0, {}, 0.0) for name in ("spawn", "switch")}
     assert growths(counts, {"spawn": 100}) == {"spawn": pytest.approx(10.0)}
+
+
+@pytest.mark.parametrize(
+    ("counted", "recorded", "status", "said"),
+    [
+        (104, {"spawn": 100}, 0, "+4.0 %"),
+        (106, {"spawn": 100}, 1, "spawn has grown by 6.0 %"),
+        (100, {}, 2, "nothing is recorded of spawn"),
+    ],
+)
+def test_instructions_tell_by_their_status(counted, recorded, status, said, monkeypatch, tmp_path, capsys):
+    """A growth beyond what is allowed is 1, and so little as a missing record is no success."""
+    from bench import instructions
+
+    record = tmp_path / "instructions.json"
+    record.write_text(json.dumps({instructions.version(): {"build": instructions.build(), "counts": recorded}}))
+    monkeypatch.setattr(instructions, "RECORD", record)
+    monkeypatch.setattr(instructions, "OPERATIONS", ("spawn",))
+    parts = dict.fromkeys((*instructions.PARTS, instructions.REST), 0.0)
+    monkeypatch.setattr(instructions, "count", lambda _: instructions.Count(counted, parts, 0.0))
+    monkeypatch.setattr(instructions.shutil, "which", lambda _: "/usr/bin/valgrind")
+    assert instructions.main([]) == status
+    assert said in "".join(capsys.readouterr())
