@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
 import threading
 import time
 
+import greenlet
 import pytest
 from support import run_in_vthread, run_program, until, wait_parked
 
@@ -341,3 +343,22 @@ def test_started_by_a_handler_in_the_middle_of_the_start():
         PLAIT_CARRIERS=2,
     )
     assert out == "['PLAIT_CARRIERS', 8] True 2\n"
+
+
+def test_stacks_that_have_ended_do_not_keep_each_other():
+    """Each ends into the next, and the first is known to a stack that is kept: in the end all would be freed in one go.
+
+    A hundred thousand overflowed the C stack. A stack that waits keeps the one that was gone to then, and no more.
+    """
+    event = threading.Event()
+
+    def wave():
+        with ThreadGroup() as group:
+            for waiter in [group.spawn(event.wait) for _ in range(1_000 * len(runtime.carriers))]:
+                wait_parked(waiter)
+            event.set()
+
+    run_in_vthread(wave)
+    gc.collect()
+    ended = [each for each in gc.get_objects() if type(each) is greenlet.greenlet and each.dead]
+    assert len(ended) <= 300 * len(runtime.carriers)

@@ -1,6 +1,8 @@
 /* What plait knows of the kernel thread that is running: one thread-local record, read by every leaf.
  *
  *   running      the stack of ours on which this kernel thread executes; NULL outside the carriers.
+ *   root         of a carrier: the kernel thread's own stack.
+ *   ended        the greenlet of a stack that has ended, or is about to, until who runs next has parted with it (stack.c).
  *   current      the parker at work here: the virtual thread mounted on `running`, or the record of a platform thread
  *                that has a scope open; NULL otherwise. Borrowed: the stack, or the scope, keeps it alive.
  *   armed        the current parker has announced a wait, or a scheduler runs on its stack: nothing may park here.
@@ -23,6 +25,8 @@
 
 typedef struct {
     struct Stack *running;
+    struct Stack *root;
+    PyObject *ended;
     PyObject *current;
     PyObject *cooperative;
     PyObject *spare;

@@ -274,7 +274,7 @@ stack_root(PyObject *Py_UNUSED(type), PyObject *Py_UNUSED(ignored))
         Py_DECREF(self);
         return NULL;
     }
-    plait_here.running = self;
+    plait_here.running = plait_here.root = self;
     plait_here.current = NULL;
     plait_arm();
     return (PyObject *)self;
@@ -299,6 +299,19 @@ put_loop_back(Stack *self)
     Py_DECREF(state);
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;
+}
+
+/* A stack has ended to come here. Its greenlet's parent is the one that runs, and keeps it. If that ends likewise, and so on,
+ * whoever still knows the first keeps them all, and frees them one inside the other: a hundred thousand are more than the C
+ * stack holds. So they part. */
+static void
+part_with_ended(void)
+{
+    PyObject *ended = plait_here.ended;
+    plait_here.ended = NULL;
+    if (PyGreenlet_SetParent((PyGreenlet *)ended, plait_here.root->greenlet) < 0)
+        PyErr_WriteUnraisable(ended);
+    Py_DECREF(ended);
 }
 
 PyObject *
@@ -342,6 +355,8 @@ plait_switch_to(PyObject *op)
         return NULL;
     }
     Py_DECREF(arrived);
+    if (plait_here.ended != NULL)
+        part_with_ended();
     if (self->loop != NULL && put_loop_back(self) < 0) {
         Py_DECREF(self);
         return NULL;
@@ -361,7 +376,10 @@ plait_end_into(PyObject *op)
     if (here == NULL)
         return -1;
     int failed = PyGreenlet_SetParent(here, target->greenlet);
-    Py_DECREF(here);
+    if (failed)
+        Py_DECREF(here);
+    else
+        Py_XSETREF(plait_here.ended, (PyObject *)here);
     return failed;
 }
 
