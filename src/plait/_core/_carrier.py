@@ -212,7 +212,8 @@ class Carrier:
 
     def next_after(self, me: VirtualThread) -> Stack | None:
         """As `next_stack`, for a thread that can go on at once, but lets others go first. Nobody needs to be notified."""
-        self.runnable.put(me)
+        if not self.runnable.offer(me):
+            raise MemoryError
         return self.next_stack(me)
 
     def next_in_turn(self, me: VirtualThread) -> Stack | None:

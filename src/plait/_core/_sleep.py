@@ -22,23 +22,34 @@ def sleep(seconds: float, /) -> None:
 
 
 def slept(seconds: float, /) -> None:
-    """As `sleep`, for the leaf."""
+    """As `sleep`, for the leaf. `sleep(0)`, which is how programs yield, has no more below it than it needs."""
+    if type(seconds) is int and seconds == 0 and _let_others_run():
+        return None
     told = _sleep(seconds)
     if told is not None:
         return raising(told)  # type: ignore[no-any-return]
     return None
 
 
+def _let_others_run() -> bool:
+    """`sleep(0)` on a virtual thread; False on any other, which waits for no time."""
+    me = cooperative()
+    if not isinstance(me, VirtualThread):
+        return False
+    thread = me
+    if thread.scope is not None:
+        check_entry(thread)
+    VirtualThread.yield_now(thread)
+    return True
+
+
 def _sleep(seconds: float) -> Cancelled | None:
     """Park for so many seconds; what is to be raised after it. Not raised here: see `check_park`."""
     if type(seconds) is not int and type(seconds) is not float:
         seconds = _number_of(seconds)
-    me: Parker = cooperative()
-    if not seconds and isinstance(me, VirtualThread):
-        if me.scope is not None:
-            check_entry(me)
-        VirtualThread.yield_now(me)
+    if not seconds and _let_others_run():
         return None
+    me: Parker = cooperative()
     span = seconds
     if not 0 <= span <= 9e9:  # more than this CPython may refuse, and says so itself
         _originals.sleep(seconds)  # refuses it

@@ -533,4 +533,4 @@ class VirtualThread(Parker):
                 patiently(self, write_unraisable, failure, self)
 
 
-set_give_way(VirtualThread.give_way)
+set_give_way(VirtualThread.__dict__["give_way"])
