@@ -35,7 +35,6 @@ cdef class VirtualThread(Parker):
     cpdef yield_now(self)
     cpdef give_way(self)
     cpdef run(self, stack)
-    cdef bint _begin(self, stack) except -1
     cdef bint _take_outcome(self, result) except -1
     cdef _end(self, stack)
     @cython.locals(scope=Scope)

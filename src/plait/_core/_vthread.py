@@ -342,23 +342,18 @@ class VirtualThread(Parker):
     def run(self, stack: Stack) -> None:
         """Call the function on `stack`, which runs, and settle the outcome. The carrier's; never raises.
 
-        This and no more is below the function: a frame here is a part of every parked stack.
+        What comes after the function has a frame of its own: this one is a part of every parked stack.
         """
-        if self._begin(stack):
-            while not self._take_outcome(attempt(self._fn, self._args, self._kwargs)):
-                pass
-        self._end(stack)
-
-    def _begin(self, stack: Stack) -> bool:
-        """Mount it; whether its function is to be called: not if it was cancelled before."""
         if not mount(stack, self, self.context):  # type: ignore[arg-type]
             mount(stack, self, self._refuse_context())
         self.stack = stack
-        if self.cancelled_at is None and pending(self.parent) is None:
-            return True
-        self._release()
-        self.status = _CANCELLED
-        return False
+        if self.cancelled_at is not None or pending(self.parent) is not None:
+            self._release()
+            self.status = _CANCELLED
+        else:
+            while not self._take_outcome(attempt(self._fn, self._args, self._kwargs)):
+                pass
+        self._end(stack)
 
     def _take_outcome(self, result: Any) -> bool:
         """Its function has given `result`: store the outcome, unless it is called once more; whether it is stored."""
