@@ -438,9 +438,10 @@ class ThreadGroup(Container):
 
     def keep_failure(self, error: BaseException) -> None:
         """It is to leave the block."""
+        first: dict[int, BaseException] = {}  # not under the lock: the collector may run where it is made
         with self._members_lock:
             if self._failures is None:
-                self._failures = {}
+                self._failures = first
             self._failures.setdefault(id(error), error)
 
     def has_failures(self) -> bool:

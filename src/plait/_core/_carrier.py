@@ -70,9 +70,8 @@ _FAIR = 7  # every 8th turn an unstarted thread goes first
 _POLL = 63  # every 64th turn the poller is asked, and a spawner goes first
 _MOST_IDLE = 256  # idle stacks kept
 _MOST_SPARE = 16_384  # threads that have ended kept: 9 MB
-_IS_COMPILED = not isinstance(
-    VirtualThread.__dict__["begin"], FunctionType
-)  # then a new object is blank: all None, 0 or false
+# Then a new object is blank: all None, 0 or false.
+_IS_COMPILED = not isinstance(VirtualThread.__dict__["begin"], FunctionType)
 _LONGEST_WAIT = LONGEST_WAIT  # compiled, a name that others import costs a look-up each time
 
 

@@ -62,9 +62,7 @@ class Container:
         self._members_lock = Lock()
         self._listed: dict[VirtualThread, None] = {}  # in the order in which they came. Under _members_lock
         self._daemons: set[VirtualThread] | None = None  # made for the first. Likewise
-        self._undismissed: set[VirtualThread] | None = (
-            None  # those that do not know yet that all others are done. Likewise
-        )
+        self._undismissed: set[VirtualThread] | None = None  # who does not know yet that all others are done. Likewise
         self._outsiders: dict[SlotWaiter, None] | None = None  # made for the first. Likewise
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
@@ -131,9 +129,10 @@ class Container:
 
     def adopt_daemon(self, thread: VirtualThread) -> None:
         """`thread`, which is counted in and not queued yet, is a daemon. Its spawner."""
+        daemons, undismissed = set(), set()  # type: ignore[var-annotated]  # the collector may run where they are made
         with self._members_lock:
             if self._daemons is None or self._undismissed is None:
-                self._daemons, self._undismissed = set(), set()
+                self._daemons, self._undismissed = daemons, undismissed
             self._daemons.add(thread)
             self._undismissed.add(thread)
         self.dismiss_daemons()  # it may be a daemon that spawns another, with nobody else left to wait for
