@@ -1544,6 +1544,89 @@ def test_connect_to_a_port_that_nobody_listens_on(timeout):
         assert on_virtual(attempt, method) == attempt(method)
 
 
+ADDRESSES = {
+    socket.AF_INET: [
+        ("127.0.0.1", 9),
+        (b"127.0.0.1", 9),
+        ("", 9),
+        ("127.1", 9),
+        ("127.0.0.1\0", 9),
+        ("127.0.0.1", 0),
+        ("127.0.0.1", True),
+        ("127.0.0.1", -1),
+        ("127.0.0.1", 1 << 16),
+        ("127.0.0.1", 1 << 70),
+        ("127.0.0.1", "9"),
+        ("127.0.0.1", 9.0),
+        ("127.0.0.1",),
+        ("127.0.0.1", 9, 0),
+        ["127.0.0.1", 9],
+        ("::1", 9),
+        "127.0.0.1",
+        None,
+    ],
+    socket.AF_INET6: [
+        ("::1", 9),
+        ("::1", 9, 5),
+        ("::1", 9, 5, 1),
+        ("::1", 9, 0, 1, 1),
+        ("::1", 9, 1 << 20),
+        ("::1", 9, -1),
+        ("::1", 9, 0, 1 << 32),
+        ("::1%lo", 9),
+        ("::1%1", 9),
+        ("127.0.0.1", 9),
+        ("::ffff:127.0.0.1", 9),
+    ],
+    socket.AF_UNIX: [
+        "\0plait-" + "n" * 101,
+        b"\0plait-" + b"n" * 101,
+        "\0plait-" + "n" * 102,
+        "",
+        b"",
+        bytearray(b"\0plait-nobody"),
+        "/no/such/" + "n" * 98,
+        "/no/such/" + "n" * 99,
+        "/no/such/\0name",
+        "/no/such/\udcff",
+        "/no/such/\ud800",
+        ("path",),
+    ],
+}
+
+
+@pytest.mark.parametrize("timeout", [None, 10])
+@pytest.mark.parametrize(
+    ("family", "address"), [(family, address) for family, addresses in ADDRESSES.items() for address in addresses]
+)
+def test_address_to_connect_to(family, address, timeout):
+    """Every kind of address leads to where it leads on a platform thread, or is refused in the same words."""
+
+    def run():
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(timeout)
+            return [described(sock.connect, address), described(sock.getpeername), described(sock.connect_ex, address)]
+
+    assert on_virtual(run) == run()
+
+
+@pytest.mark.parametrize("method", ["connect", "connect_ex"])
+@pytest.mark.parametrize("timeout", [None, 10])
+def test_audit_hooks_hear_of_connect(method, timeout):
+    """Once, with the socket and the address that were given."""
+    hooked = f"""
+        import socket, sys, plait
+        heard = []
+        with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as sock:
+            sock.settimeout({timeout})
+            sys.addaudithook(lambda name, args: name == "socket.connect" and heard.append(args))
+            with plait.ThreadGroup() as group:
+                group.spawn(sock.{method}, listener.getsockname())
+            assert heard == [(sock, listener.getsockname())] and heard[0][0] is sock, heard
+    """
+    run_python(hooked)
+
+
 @pytest.mark.parametrize("is_listening", [True, False])
 def test_state_of_a_socket_after_connect(is_listening):
     """A second attempt, and a read after a refusal, say what they say on a platform thread."""

@@ -1,17 +1,19 @@
 # cython: language_level=3, freethreading_compatible=True, binding=False, embedsignature=False, auto_pickle=False
 """The native package: atomics, system calls, and the doors of the C sources beside this file.
 
-atomics.pxi  wait words, counts, locks and queues, included here
-calls.pxi    the system calls, likewise
-modes.pxi    those for which a descriptor leaves blocking mode, likewise
-timers.pxi   the heap of deadlines, likewise
-stack.c      Stack, the switch
-leaf.c       the method tables
-holds.c      numbers of descriptors that workers use
-words.c      RLock, poll objects, sockets and SemLock, opened
-tls.c        TLS connections, opened
-frames.c     suspended frames for the collector of free-threaded 3.14
-here.h       the thread-local record that they share
+atomics.pxi    wait words, counts, locks and queues, included here
+timers.pxi     the heap of deadlines, likewise
+poller.pxi     the poller's calls, likewise
+calls.pxi      the other system calls, likewise
+addresses.pxi  addresses of sockets, likewise
+modes.pxi      the calls for which a descriptor leaves blocking mode, likewise
+stack.c        Stack, the switch
+leaf.c         the method tables
+holds.c        numbers of descriptors that workers use
+words.c        RLock, poll objects, sockets and SemLock, opened
+tls.c          TLS connections, opened
+frames.c       suspended frames for the collector of free-threaded 3.14
+here.h         the thread-local record that they share
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -22,7 +24,7 @@ from cpython.ref cimport Py_INCREF, PyObject, PyTypeObject
 from cpython.weakref cimport PyWeakref_NewRef
 from libc.errno cimport EACCES, EAGAIN, EBADF, EEXIST, EINTR, ENOENT, ENOSYS, ENOTSOCK, EOPNOTSUPP, ETIMEDOUT, errno
 from libc.math cimport ceil
-from libc.string cimport memset, strerror
+from libc.string cimport memcpy, memset, strerror
 from posix.signal cimport sigaddset, sigemptyset, sigset_t
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, clockid_t, timespec
 
@@ -181,7 +183,9 @@ cdef extern from "here.h":
 
 cdef extern from "Python.h":
     void PyObject_GC_UnTrack(object thing)
+    const char *PyUnicode_AsUTF8(object text) except NULL
     object PyUnicode_DecodeFSDefault(const char *text)
+    object PyUnicode_EncodeFSDefault(object text)
     object PyUnicode_FromString(const char *text)
     void PyObject_GC_Track(object thing)
     Py_ssize_t Py_REFCNT(object thing)
@@ -517,6 +521,7 @@ include "atomics.pxi"
 include "timers.pxi"
 include "poller.pxi"
 include "calls.pxi"
+include "addresses.pxi"
 include "modes.pxi"
 
 

@@ -15,30 +15,9 @@
 # Either the mode of `settimeout` comes second and stays, or its timeout is seen here.
 
 cdef extern from "<sys/socket.h>" nogil:
-    ctypedef unsigned int socklen_t
-    ctypedef struct sockaddr_storage "struct sockaddr_storage":
-        unsigned short ss_family
-    ctypedef struct sockaddr "struct sockaddr":
-        pass
     int c_accept "accept4"(int fd, sockaddr *address, socklen_t *size, int flags)
-    int AF_INET, AF_INET6, AF_UNIX, SOCK_CLOEXEC
-
-cdef extern from "<netinet/in.h>" nogil:
-    ctypedef struct sockaddr_in "struct sockaddr_in":
-        unsigned short sin_port
-        unsigned int sin_addr
-    ctypedef struct sockaddr_in6 "struct sockaddr_in6":
-        unsigned short sin6_port
-        unsigned int sin6_flowinfo, sin6_addr, sin6_scope_id
-
-cdef extern from "<sys/un.h>" nogil:
-    ctypedef struct sockaddr_un "struct sockaddr_un":
-        char *sun_path
-
-cdef extern from "<arpa/inet.h>" nogil:
-    const char *inet_ntop(int family, const void *address, char *text, socklen_t size)
-    unsigned short ntohs(unsigned short number)
-    unsigned int ntohl(unsigned int number)
+    int c_connect "connect"(int fd, const sockaddr *address, socklen_t size)
+    int SOCK_CLOEXEC
 
 cdef Lock modes = Lock()
 
@@ -126,6 +105,7 @@ cdef int leave_nonblocking(int fd, sock) except -1:
 
 def is_in_blocking_mode(int fd):
     """Whether the file behind `fd` is in blocking mode, but for a moment in which somebody has left it for a call."""
+    cdef int mode = -1
     with modes:
         if not lock_record(fd):
             return False
@@ -149,7 +129,7 @@ cpdef accept(sock, int fd):
     """
     cdef sockaddr_storage address
     cdef socklen_t size = sizeof(address)
-    cdef int taken, failed, mode
+    cdef int taken = -1, failed = EBADF, mode
     memset(&address, 0, sizeof(address))
     if has_timeout(sock) and c_fcntl(fd, F_GETFL) & O_NONBLOCK:  # for good; or `settimeout` is just about to set that
         taken = c_accept(fd, <sockaddr *>&address, &size, SOCK_CLOEXEC)
@@ -183,18 +163,31 @@ cdef whom(int taken, int failed, const sockaddr_storage *address, socklen_t size
     fail()
 
 
-cdef named(const sockaddr_storage *address, socklen_t size):
-    """An address as the `socket` module writes it."""
-    cdef const sockaddr_in *four = <const sockaddr_in *>address
-    cdef const sockaddr_in6 *six = <const sockaddr_in6 *>address
-    cdef const char *path = (<sockaddr_un *>address).sun_path
-    cdef char text[46]  # INET6_ADDRSTRLEN
-    if address.ss_family == AF_INET:
-        inet_ntop(AF_INET, &four.sin_addr, text, sizeof(text))
-        return PyUnicode_FromString(text), ntohs(four.sin_port)
-    if address.ss_family == AF_INET6:
-        inet_ntop(AF_INET6, &six.sin6_addr, text, sizeof(text))
-        return PyUnicode_FromString(text), ntohs(six.sin6_port), ntohl(six.sin6_flowinfo), six.sin6_scope_id
-    if size > sizeof(address.ss_family) and not path[0]:  # in Linux' name space of its own
-        return PyBytes_FromStringAndSize(path, size - sizeof(address.ss_family))
-    return PyUnicode_DecodeFSDefault(path)
+# ---- connect ----
+
+cdef inline int try_to_connect(int fd, bytes peer) noexcept:
+    return errno if c_connect(fd, <const sockaddr *>PyBytes_AS_STRING(peer), <socklen_t>len(peer)) < 0 else 0
+
+
+cpdef int connect(sock, int fd, bytes peer) except -1:
+    """connect(2) without waiting: the number of the error, 0 if `sock` is connected. `peer` is from `packed_address`."""
+    cdef int failed = EBADF, mode
+    if has_timeout(sock) and c_fcntl(fd, F_GETFL) & O_NONBLOCK:  # as in `accept`
+        return try_to_connect(fd, peer)
+    with modes:
+        if plait_socket_fd(sock) != fd or not lock_record(fd):
+            return EBADF
+        mode = c_fcntl(fd, F_GETFL)
+        if not mode & O_NONBLOCK:
+            c_fcntl(fd, F_SETFL, mode | O_NONBLOCK)
+        failed = try_to_connect(fd, peer)
+        if plait_socket_fd(sock) == fd:
+            if not mode & O_NONBLOCK:
+                leave_nonblocking(fd, sock)
+            unlock_record(fd)
+    return failed
+
+
+cpdef int connect_again(sock, int fd, bytes peer) except -1:
+    """connect(2) of one whose attempt is over, which does not wait in blocking mode either: the number of the error."""
+    return try_to_connect(fd, peer) if plait_socket_fd(sock) == fd else EBADF

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import sys
 from typing import TYPE_CHECKING, Any
 
 from plait import _originals
@@ -32,13 +33,16 @@ from plait._native import accept as take_one
 from plait._native import (
     closing_begin,
     closing_is_awaited,
+    connect_again,
     cooperative,
     is_in_blocking_mode,
     lingers,
     outside_blocking_mode,
+    packed_address,
     poll_now,
     reset_modes,
 )
+from plait._native import connect as begin_to_connect
 from plait._native import socket_fd as _fileno
 from plait._native import socket_timeout as _gettimeout
 from plait._originals import Socket, make_poll, poll_poll
@@ -131,15 +135,21 @@ def _connect(sock: Any, address: Any, timeout: float | None, original: Callable[
     if me.scope is not None:
         check_entry(me)
     deadline = None if timeout is None else now() + timeout
-    address = numeric(_family(sock), address)
+    family: int = _family(sock)
+    peer = packed_address(family, address)
+    if peer is None:
+        address = numeric(family, address)
+        peer = packed_address(family, address)
+    if peer is not None:
+        sys.audit("socket.connect", sock, address)  # CPython's own call does, which takes the others
     fd = _fileno(sock)
     try:
-        failed: int = _attempt(sock, fd, timeout, _originals.sock_connect_ex, address)
+        failed = _attempt_to_connect(sock, fd, timeout, peer, address)
     except (TypeError, OverflowError):
         failed = original(sock, address)
     if timeout is None:
-        if failed == errno.EAGAIN and _family(sock) == _AF_UNIX:  # a full backlog, which cannot be polled for
-            return _connect_with_pauses(sock, fd, address)
+        if failed == errno.EAGAIN and family == _AF_UNIX:  # a full backlog, which cannot be polled for
+            return _connect_with_pauses(sock, fd, peer, address)
         if failed == errno.EALREADY:  # an attempt that was cancelled goes on in the kernel: wait for that
             failed = errno.EINPROGRESS
     if failed != errno.EINPROGRESS:
@@ -148,23 +158,30 @@ def _connect(sock: Any, address: Any, timeout: float | None, original: Callable[
         await_socket(me, sock, fd, WRITE, deadline)
     if timeout is None and _is_tcp(sock):
         # The kernel keeps the attempt open until somebody asks connect(2) itself how it went. It waits no more.
-        failed = _originals.sock_connect_ex(sock, address)
+        failed = _originals.sock_connect_ex(sock, address) if peer is None else connect_again(sock, fd, peer)
         return 0 if failed == errno.EISCONN else failed
     return int(sock.getsockopt(_SOL_SOCKET, _SO_ERROR))
+
+
+def _attempt_to_connect(sock: Any, fd: int, timeout: float | None, peer: bytes | None, address: Any) -> int:
+    if peer is not None:
+        return begin_to_connect(sock, fd, peer)
+    failed: int = _attempt(sock, fd, timeout, _originals.sock_connect_ex, address)
+    return failed
 
 
 def _is_tcp(sock: Any) -> bool:
     return _family(sock) in (_AF_INET, _AF_INET6) and _type(sock) & 0xF == _SOCK_STREAM and _proto(sock) in (0, _TCP)
 
 
-def _connect_with_pauses(sock: Any, fd: int, address: Any) -> int:
+def _connect_with_pauses(sock: Any, fd: int, peer: bytes | None, address: Any) -> int:
     """Until a Unix listener has room: that cannot be polled for, and who waits in connect(2) cannot be called off."""
     pause = _FIRST_PAUSE
     while True:
         sleep(pause)
         if _fileno(sock) != fd:
             return errno.EBADF
-        failed: int = _attempt(sock, fd, None, _originals.sock_connect_ex, address)
+        failed = _attempt_to_connect(sock, fd, None, peer, address)
         if failed != errno.EAGAIN:
             return failed
         pause = min(2 * pause, _LONGEST_PAUSE)
