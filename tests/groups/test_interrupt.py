@@ -143,7 +143,7 @@ def test_second_interrupt_has_no_patience(where):
                 with plait.shield(timeout=3600):
                     while True:
                         try:
-                            print("patient", flush=True)
+                            print("patient\\n", end="", flush=True)  # in one piece, beside another
                             time.sleep(3600)
                         except plait.Cancelled:
                             print("hurried", flush=True)
@@ -269,7 +269,7 @@ PATIENT = """
         def work(number):
             if number:
                 with plait.shield(timeout=3600):
-                    print("patient", flush=True)
+                    print("patient\\n", end="", flush=True)  # in one piece, beside another
                     time.sleep(3600)
             return 1
 """

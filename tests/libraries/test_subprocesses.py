@@ -178,7 +178,6 @@ def _square(number):
     return number * number
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_process_pools():
     """`ProcessPoolExecutor` and `multiprocessing.Pool`, used by many threads at a time; a cancel leaves them usable."""
     context = multiprocessing.get_context("fork")

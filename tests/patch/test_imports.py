@@ -1,5 +1,7 @@
 """Import is no cancel point, and is not torn apart; what a module does in its own scopes while it loads is as ever."""
 
+import sys
+
 import pytest
 from patch.helpers import run_python
 
@@ -176,3 +178,20 @@ def test_what_is_around_a_call_may_fail():
         assert steps == ["call", "begun"]
         assert around(int, lambda: None, steps.append)("11", base=2) == 3
     assert around(int, fail, fail)("11", base=2) == 3
+
+
+@pytest.mark.skipif(sys.version_info < (3, 15), reason="nothing is imported lazily before 3.15")
+def test_name_that_many_come_to_while_it_loads(modules, tmp_path):
+    """A module that is imported lazily, and takes long to load, is there for all who use its name meanwhile."""
+    (tmp_path / "long.py").write_text(
+        'import os, time\nend = time.monotonic() + 0.1\nwhile time.monotonic() < end: os.write(out, b".")\nvalue = 5\n'
+    )
+    code = f"""{BEGIN}
+    import builtins
+    builtins.out = os.open(os.devnull, os.O_WRONLY)
+    lazy import long
+    with plait.ThreadGroup() as group:
+        futures = [group.spawn(lambda: long.value) for _ in range(50)]
+    print({{future.result() for future in futures}})
+    """
+    assert run_python(code, MODULES=modules) == "{5}\n"

@@ -585,9 +585,15 @@ def test_notification_after_a_refused_limit():
     """It goes to who waits, not to the one whose limit was refused."""
     condition = threading.Condition()
 
+    class Long:
+        """More than zero, and no number."""
+
+        def __gt__(self, other):
+            return True
+
     def refused():
         with condition:
-            condition.wait(Decimal("0.5"))
+            condition.wait(Long())
 
     def wait():
         with condition:

@@ -318,10 +318,10 @@ def test_unix_datagrams_to_a_peer_whose_queue_is_full(method, timeout):
         arguments = (b"hello", address) if method == "sendto" else ([b"hello"], (), 0, address)
         with ThreadGroup() as group:
             future = group.spawn(described, getattr(near, method), *arguments)
-            wait_parked(future)
             if timeout == 0.05:
                 assert future.result() == ("raised", "TimeoutError", "timed out")
             else:
+                wait_parked(future)
                 while far.recv(10) != b"hello":
                     pass
                 assert future.result() == ("returned", 5)
@@ -766,7 +766,7 @@ _ODD_FLAGS = [1.5, Index(), "x", None, True, float("nan"), 1 << 31, 1 << 32, 1 <
 @pytest.mark.parametrize("flags", _ODD_FLAGS, ids=repr)
 @pytest.mark.parametrize("timeout", [None, 10])
 def test_odd_flags(flags, timeout):
-    """Flags are ints, and what is like one; what else there is is refused in the same words."""
+    """Flags are ints, and what is like one; what else there is is refused in the same words, if it is not just too large."""
     calls = {
         "recv": (1, flags),
         "recv_into": (bytearray(1), 1, flags),
@@ -780,7 +780,8 @@ def test_odd_flags(flags, timeout):
             far.send(b"xxx")
             expected = described(getattr(near, name), *arguments)
             got = on_virtual(described, getattr(near, name), *arguments)
-            assert got == expected or got[0] == expected[0] == "returned"
+            words = slice(0, 2) if expected[1] == "OverflowError" else slice(3)  # two parsers word it from 3.15 on
+            assert got[words] == expected[words] or got[0] == expected[0] == "returned"
 
 
 @pytest.mark.parametrize("method", ["connect", "connect_ex"])

@@ -541,14 +541,11 @@ def test_locks(where, grace, kind):
 
 # ---- processes
 
-FORKS = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-
 
 def check_no_process_is_left():
     until(lambda: not multiprocessing.active_children())
 
 
-@FORKS
 @WHERE
 def test_process(where):
     """A process that shares a lock and a queue with who waits for it runs to its end, and is joined in clean-up."""
@@ -575,7 +572,6 @@ def test_process(where):
     assert sweep(where, load, check_no_process_is_left) > 1
 
 
-@FORKS
 @WHERE
 def test_pool_of_processes(where):
     """A pool of processes leaves none behind. Its end must not be torn apart, as `multiprocessing` has it."""

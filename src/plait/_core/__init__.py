@@ -40,7 +40,7 @@ from plait._core._lot import wait_shielded as lot_wait_shielded
 from plait._core._lot import wake_all as lot_wake_all
 from plait._core._lot import wake_one as lot_wake_one
 from plait._core._misuse import check_reach
-from plait._core._number import check_seconds, real_number, whole_number
+from plait._core._number import check_seconds, real_number, time_number, whole_number
 from plait._core._offload import Offload, OffloadJob
 from plait._core._operations import (
     await_socket,
@@ -207,6 +207,7 @@ __all__ = (
     "stack_of_kernel_thread",
     "start_child",
     "take_snapshot",
+    "time_number",
     "unobserve_parks",
     "unpark_all",
     "wait_descriptor",

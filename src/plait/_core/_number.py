@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from math import inf
 from operator import index
 
@@ -21,6 +22,17 @@ def whole_number(thing: object) -> int | None:
 def real_number(thing: object) -> float | None:
     """`thing` as `time.sleep` takes a number: a float, or what `whole_number` knows; None if it is none."""
     return thing if isinstance(thing, float) else whole_number(thing)
+
+
+def time_number(thing: object) -> float | None:
+    """What CPython's own functions take `thing` for where they take a time; None if they refuse it, in their own words."""
+    if isinstance(thing, (int, float)):
+        return thing
+    if hasattr(type(thing), "__index__"):
+        return index(thing)  # type: ignore[arg-type]
+    if sys.version_info >= (3, 15) and hasattr(type(thing), "__float__"):
+        return float(thing)  # type: ignore[arg-type]
+    return None
 
 
 def check_seconds(seconds: object, what: str, *, may_be_past: bool = False) -> float:

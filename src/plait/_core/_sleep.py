@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 from plait import _originals
 from plait._core._cancel import check_entry, check_park
+from plait._core._number import time_number
 from plait._core._parking import INTERRUPTED, Parker, WaitReason, park
 from plait._core._vthread import VirtualThread
 from plait._errors import Cancelled
@@ -46,7 +45,11 @@ def _let_others_run() -> bool:
 def _sleep(seconds: float) -> Cancelled | None:
     """Park for so many seconds; what is to be raised after it. Not raised here: see `check_park`."""
     if type(seconds) is not int and type(seconds) is not float:
-        seconds = _number_of(seconds)
+        number = time_number(seconds)
+        if number is None:
+            _originals.sleep(seconds)  # refuses it
+            return None
+        seconds = number
     if not seconds and _let_others_run():
         return None
     me: Parker = cooperative()
@@ -65,15 +68,3 @@ def _sleep(seconds: float) -> Cancelled | None:
                 return told
         if now() >= until:
             return None
-
-
-def _number_of(seconds: object) -> float:
-    """What CPython would take `seconds` for."""
-    if isinstance(seconds, (int, float)):
-        return float(seconds)
-    if hasattr(type(seconds), "__index__"):
-        return type(seconds).__index__(seconds)  # type: ignore[attr-defined, no-any-return]
-    if sys.version_info >= (3, 15) and hasattr(type(seconds), "__float__"):
-        return float(seconds)  # type: ignore[arg-type]
-    _originals.sleep(seconds)  # type: ignore[arg-type]  # refuses it
-    raise TypeError(f"{seconds!r} is no number of seconds")

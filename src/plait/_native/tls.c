@@ -13,9 +13,11 @@
  *   ctx          the context; may be replaced during a handshake, so the stand-in holds the one it began with
  *   shutdown_seen_zero, socket_type
  *   owner, server_hostname
+ *   got_eof_error  (from 3.15 on, in place of the next two) the stream has broken off, and every call says so from then on
  *   err          of the last call
  *   exc          (3.11: three words) what a callback has raised. OpenSSL leads callbacks to the connection's own object,
- *                not to the stand-in: it is fetched there, once the operation is over
+ *                not to the stand-in: it is fetched there, once the operation is over. From 3.15 on the call ends with it,
+ *                or, where it would have waited, with an error that says so and has it for its context
  *   tstate_mutex (some releases of 3.13 and 3.14) held for the length of a call, even if that waits. The stand-in's is free
  * tls_prepare() looks at a fresh object, and plait.patch leaves the leaves alone if it looks different.
  */
@@ -32,8 +34,12 @@ typedef struct {
     int side;
     PyObject *owner;
     PyObject *hostname;
+#if PY_VERSION_HEX >= 0x030F0000
+    int is_broken_off;
+#else
     int error[2];
     PyObject *raised;
+#endif
 #if PY_VERSION_HEX < 0x030C0000
     PyObject *raised_value;
     PyObject *raised_traceback;
@@ -60,9 +66,14 @@ tls_prepare(PyObject *Py_UNUSED(module), PyObject *args)
     Py_ssize_t size = Py_TYPE(tls)->tp_basicsize;
     if (size != sizeof(TlsWords) && size != sizeof(TlsWords) + sizeof(void *))
         Py_RETURN_FALSE;
-    if (words->socket != NULL || words->context != context || words->raised != NULL || words->error[0] ||
-        words->has_seen_zero || words->owner == NULL || !PyWeakref_CheckRef(words->owner) ||
-        words->hostname == NULL || !PyUnicode_Check(words->hostname))
+#if PY_VERSION_HEX >= 0x030F0000
+    int has_failed = words->is_broken_off;
+#else
+    int has_failed = words->raised != NULL || words->error[0];
+#endif
+    if (words->socket != NULL || words->context != context || has_failed || words->has_seen_zero ||
+        words->owner == NULL || !PyWeakref_CheckRef(words->owner) || words->hostname == NULL ||
+        !PyUnicode_Check(words->hostname))
         Py_RETURN_FALSE;
     PyObject *same = PyObject_CallNoArgs(words->owner);
     if (same == NULL)
@@ -92,11 +103,33 @@ tls_socket(PyObject *Py_UNUSED(module), PyObject *tls)
     return reference == NULL ? Py_NewRef(Py_None) : PyObject_CallNoArgs(reference);
 }
 
-/* What a callback has raised belongs to `result`, which is final: it takes its place, or becomes its context. */
+#if PY_VERSION_HEX >= 0x030F0000
+
+/* What a callback has raised ends an attempt that would have waited. */
+static PyObject *
+with_raised(TlsWords *Py_UNUSED(tls), PyObject *result)
+{
+    if (result != NULL || !PyErr_ExceptionMatches(wants))
+        return result;
+    PyObject *error = PyErr_GetRaisedException(), *handled = PyErr_GetHandledException();
+    PyObject *raised = PyException_GetContext(error); /* or what is being handled here anyway */
+    if (raised != NULL && raised != handled)
+        Py_SETREF(error, Py_NewRef(raised));
+    Py_XDECREF(raised);
+    Py_XDECREF(handled);
+    PyErr_SetRaisedException(error);
+    return NULL;
+}
+
+#else
+
+/* What a callback has raised belongs to `result`, if that is final: it takes its place, or becomes its context. */
 static PyObject *
 with_raised(TlsWords *tls, PyObject *result)
 {
     PyObject *raised;
+    if (result == NULL && PyErr_ExceptionMatches(wants))
+        return NULL;
     Py_BEGIN_CRITICAL_SECTION((PyObject *)tls);
     raised = tls->raised;
     tls->raised = NULL;
@@ -122,6 +155,8 @@ with_raised(TlsWords *tls, PyObject *result)
     Py_XDECREF(result);
     return NULL;
 }
+
+#endif
 
 #define MOST_ARGUMENTS 2
 
@@ -150,6 +185,9 @@ tls_attempt(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count
     stand_in->side = tls->side;
     stand_in->owner = Py_XNewRef(tls->owner);
     stand_in->hostname = Py_XNewRef(tls->hostname);
+#if PY_VERSION_HEX >= 0x030F0000
+    stand_in->is_broken_off = tls->is_broken_off;
+#endif
     Py_END_CRITICAL_SECTION();
 
     PyObject *all[1 + MOST_ARGUMENTS];
@@ -165,9 +203,12 @@ tls_attempt(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count
 
     if (stand_in->has_seen_zero)
         tls->has_seen_zero = 1;
+#if PY_VERSION_HEX >= 0x030F0000
+    if (stand_in->is_broken_off)
+        tls->is_broken_off = 1;
+#endif
     stand_in->ssl = NULL;
-    if (result != NULL || !PyErr_ExceptionMatches(wants))
-        result = with_raised(tls, result);
+    result = with_raised(tls, result);
     Py_DECREF(stand_in);
     return result;
 }

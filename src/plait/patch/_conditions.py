@@ -22,13 +22,13 @@ import threading
 from math import ldexp
 from typing import TYPE_CHECKING, Any
 
-from plait._core import Counter, call_deaf
+from plait._core import Counter, call_deaf, time_number
 from plait._core._cancel import check_entry, retract
 from plait._core._waiters import Waiter
 from plait._errors import Cancelled
 from plait._native import cooperative, raising, rlock_owner, rlock_write
 from plait._originals import Lock, RLock, take_lock
-from plait.patch._locks import enter, number, restore
+from plait.patch._locks import enter, restore
 from plait.patch._registry import ClassPatch, beneath
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _span(timeout: Any) -> float:
     """
     seconds: Any = timeout
     if type(timeout) is not float and type(timeout) is not int:
-        seconds = number(timeout) if timeout > 0 else 0  # compared as CPython does it, whose words a TypeError has
+        seconds = time_number(timeout) if timeout > 0 else 0  # compared as CPython does it, whose words a TypeError has
         if seconds is None:
             return 0
     return ldexp(seconds, 0) if 0 < seconds <= threading.TIMEOUT_MAX else 0

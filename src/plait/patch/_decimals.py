@@ -6,7 +6,9 @@ has the same object: `getcontext().prec = 3` in a child would be the parent's pr
 
 from __future__ import annotations
 
+import sys
 from contextvars import Context
+from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Any
 
 from plait._native import set_copied_variable
@@ -55,4 +57,6 @@ def _inheritance(module: Any) -> Sequence[Patch]:
 
 def leaves() -> Sequence[Patch]:
     """What this file changes."""
-    return late_leaves("decimal", [_NAME], _inheritance)
+    # Where there is no `_decimal`, `decimal` becomes another name of the module that is written in Python.
+    has_c = "_decimal" in sys.builtin_module_names or PathFinder.find_spec("_decimal") is not None
+    return late_leaves("decimal" if has_c else "_pydecimal", [_NAME], _inheritance)

@@ -12,10 +12,9 @@ from __future__ import annotations
 import sys
 import threading
 from functools import partial
-from operator import index
 from typing import TYPE_CHECKING, Any
 
-from plait._core import Parker, WaitReason, check_entry, lot_wait, lot_wait_shielded, lot_wake_one, now
+from plait._core import Parker, WaitReason, check_entry, lot_wait, lot_wait_shielded, lot_wake_one, now, time_number
 from plait._native import cooperative
 from plait._originals import Lock, lock_acquire, take_lock
 from plait.patch._registry import ClassPatch, Leaf, beneath, method
@@ -31,7 +30,7 @@ _condition_restore = threading.Condition._acquire_restore.__code__  # type: igno
 
 def acquire(lock: Any, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - CPython's
     """`lock.acquire`."""
-    seconds = number(timeout)
+    seconds = time_number(timeout)
     if seconds is None or not blocking or (seconds != -1 and not 0 <= seconds <= threading.TIMEOUT_MAX):
         return lock_acquire(lock, blocking, timeout if seconds is None else seconds)  # does not wait, or refuses
     if take_lock(lock):
@@ -48,13 +47,6 @@ def acquire(lock: Any, blocking: bool = True, timeout: float = -1) -> bool:  # n
         restore(me, lock)
         return True
     return lot_wait(me, id(lock), attempt, WaitReason.LOCK, deadline, patient=True)
-
-
-def number(timeout: Any) -> float | None:
-    """Seconds, as C takes them: also of what is only like an int. None: C refuses it, in its own words."""
-    if isinstance(timeout, (int, float)):
-        return timeout
-    return index(timeout) if hasattr(type(timeout), "__index__") else None
 
 
 def _caller() -> object:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import errno
 import select
-from operator import index
+import sys
 from typing import TYPE_CHECKING, Any
 
-from plait._core import BROKEN, READ, URGENT, WRITE, Parker, WaitReason, check_entry, now, wait_descriptors
+from plait._core import BROKEN, READ, URGENT, WRITE, Parker, WaitReason, check_entry, now, time_number, wait_descriptors
 from plait._errors import InternalError
 from plait._native import builtin, cooperative, poll_registered
 from plait._originals import Epoll, Poll, epoll_poll, make_poll, poll_poll, select_select
@@ -28,6 +28,7 @@ _ERROR = 0x008  # POLLERR
 _SHORT = 0x7FFF  # the kernel has no other events
 _LEAST_INT, _MOST_INT = -(1 << 31), (1 << 31) - 1  # poll(2) and epoll_wait(2) take milliseconds in an int
 _MOST_SECONDS = (1 << 63) // 10**9  # CPython keeps time in nanoseconds, in 64 bits
+_POLL_LIMITS = (_LEAST_INT, _MOST_INT) if sys.version_info < (3, 15) else (-1000 * _MOST_SECONDS, 1000 * _MOST_SECONDS)
 
 
 def _repeat(
@@ -71,12 +72,8 @@ def _listed(things: Any) -> Any:
 
 def _limit(timeout: Any) -> Any:
     """A limit as a number. What C would refuse is given back as it is."""
-    if timeout is None or isinstance(timeout, (int, float)):
-        return timeout
-    try:
-        return index(timeout)
-    except TypeError:
-        return timeout
+    limit = None if timeout is None else time_number(timeout)
+    return timeout if limit is None else limit
 
 
 def _look_on_entry() -> None:
@@ -116,7 +113,9 @@ def _ready(wanted: list[list[tuple[int, Any]]]) -> tuple[list[Any], ...]:
 def poll_leaf(poll: Any, timeout: float | None = None, /) -> Any:
     """`select.poll().poll`."""
     timeout = _limit(timeout)
-    if timeout is not None and not (isinstance(timeout, (int, float)) and _LEAST_INT <= timeout <= _MOST_INT):
+    if timeout is not None and not (
+        isinstance(timeout, (int, float)) and _POLL_LIMITS[0] <= timeout <= _POLL_LIMITS[1]
+    ):
         return poll_poll(poll, timeout)  # refuses
     if timeout != 0:
         _look_on_entry()

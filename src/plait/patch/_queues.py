@@ -6,10 +6,9 @@ import _queue
 from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any
 
-from plait._core import Parker, WaitReason, check_entry, lot_wait, lot_wake_one, now
+from plait._core import Parker, WaitReason, check_entry, lot_wait, lot_wake_one, now, time_number
 from plait._native import cooperative
 from plait._originals import queue_get
-from plait.patch._locks import number
 from plait.patch._registry import ClassPatch, Leaf, method
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ _Empty = _queue.Empty
 def get(queue: Any, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002 - CPython's
     """`SimpleQueue.get`."""
     if timeout is not None and block:
-        seconds = number(timeout)
+        seconds = time_number(timeout)
         if seconds is None:
             return queue_get(queue, block, timeout)  # refuses, in its own words
         timeout = seconds

@@ -18,7 +18,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from plait._core import Parker, VirtualThread, WaitReason, lot_wait, lot_wait_shielded, lot_wake_one, now
+from plait._core import Parker, VirtualThread, WaitReason, lot_wait, lot_wait_shielded, lot_wake_one, now, time_number
 from plait._errors import InternalError
 from plait._native import (
     cooperative,
@@ -41,7 +41,6 @@ from plait._originals import (
     rlock_release,
     rlock_release_save,
 )
-from plait.patch._locks import number
 from plait.patch._registry import IDENTITY, ClassPatch, Leaf, method
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ _LONGEST = threading.TIMEOUT_MAX
 
 def acquire(lock: Any, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - CPython's
     """`RLock.acquire`."""
-    seconds = number(timeout)
+    seconds = time_number(timeout)
     if seconds is None:
         return rlock_acquire(lock, blocking, timeout)  # refuses, in its own words
     timeout = seconds

@@ -24,7 +24,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from plait import _originals
-from plait._core import READ, Parker, VirtualThread, WaitReason, check_entry, now, wait_descriptor
+from plait._core import READ, Parker, VirtualThread, WaitReason, check_entry, now, time_number, wait_descriptor
 from plait._native import (
     await_signal,
     builtin,
@@ -35,7 +35,7 @@ from plait._native import (
     poll_now,
     signal_descriptor,
 )
-from plait.patch._locks import TOO_LONG, number
+from plait.patch._locks import TOO_LONG
 from plait.patch._registry import Leaf
 from plait.patch._watches import wait_watching
 
@@ -78,7 +78,7 @@ def sigwaitinfo(signals: Iterable[int], /) -> Any:
 
 def sigtimedwait(signals: Iterable[int], timeout: float, /) -> Any:
     """`signal.sigtimedwait`."""
-    seconds = number(timeout)
+    seconds = time_number(timeout)
     if seconds is None or not 0 < seconds < TOO_LONG:
         return _sigtimedwait(signals, timeout)  # does not wait, or refuses
     return _await(signals, now() + seconds)

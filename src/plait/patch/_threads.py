@@ -25,10 +25,10 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from plait._core import Counter, Parker, WaitReason, call_deaf, check_entry, lot_wait, lot_wake_all, now
+from plait._core import Counter, Parker, WaitReason, call_deaf, check_entry, lot_wait, lot_wake_all, now, time_number
 from plait._native import cooperative, lot_is_busy, original
 from plait._originals import ThreadHandle
-from plait.patch._locks import TOO_LONG, number
+from plait.patch._locks import TOO_LONG
 from plait.patch._registry import ALWAYS, ClassPatch, Leaf, beneath, method
 from plait.patch._watches import wait_watching
 
@@ -49,7 +49,7 @@ def join_handle(handle: Any, timeout: float | None = None) -> None:
     me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
-    seconds = None if timeout is None else number(timeout)
+    seconds = None if timeout is None else time_number(timeout)
     if timeout is not None and (seconds is None or not 0 < seconds < TOO_LONG):
         _join_handle(handle, timeout)  # does not wait, or refuses
         return
@@ -73,7 +73,7 @@ def _thread_of(handle: Any) -> threading.Thread | None:
 def wait_for_tstate_lock(thread: threading.Thread, block: bool = True, timeout: float = -1) -> None:  # noqa: FBT001, FBT002 - CPython's
     """`threading.Thread._wait_for_tstate_lock`."""
     me: Parker | None = cooperative()
-    seconds = number(timeout)
+    seconds = time_number(timeout)
     if me is None or not block or seconds is None or seconds == 0 or seconds > threading.TIMEOUT_MAX:
         _wait(thread, block, timeout)
         return
