@@ -33,6 +33,7 @@ def machine_facts() -> dict[str, str]:
     return {
         "cpu": _cpu_model(),
         "cores": f"{cores} (load average {load} at the start)",
+        "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB, caches {_caches()}",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": f"{platform.python_version()} ({build}, {platform.python_compiler()})",
         "packages": ", ".join(f"{package} {version}" for package, version in versions.items()),
@@ -108,6 +109,20 @@ def _git(*arguments: str) -> str:
     except OSError:
         return ""
     return said.stdout.strip() if said.returncode == 0 else ""
+
+
+def _caches() -> str:
+    """The sizes of one core's caches, from the nearest on; those of other cores may be the same ones."""
+    sizes = []
+    for place in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            level, kind, size = (
+                (place / name).read_text(encoding="ascii").strip() for name in ("level", "type", "size")
+            )
+        except OSError:
+            continue
+        sizes.append(f"L{level}{'' if kind == 'Unified' else kind[0].lower()} {size}")
+    return ", ".join(sizes) or "not told"
 
 
 def _cpu_model() -> str:
