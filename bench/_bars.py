@@ -76,6 +76,7 @@ BARS = (
     Bar("parked", "sleep", "memory", at_most=6 * KIB),
     Bar("parked", "a million", "memory", at_most=7 * GIB / 1_000_000),
     Bar("waves", "event", "again", at_most=1.05),
+    Bar("waves", "a million", "again", at_most=1.05),
     Bar("cancel", "sleep", "many", "asyncio", at_least=4),
     Bar("cancel", "event", "many", "asyncio", at_least=4),
     Bar("limited", "return", "most", "asyncio", at_least=2),
@@ -89,6 +90,8 @@ BARS = (
     Bar("neutral_files", "calls", "more", at_most=NEUTRAL, ours="plait-write"),
     Bar("neutral_files", "calls", "more", at_most=NEUTRAL, ours="plait-line"),
     Bar("scale_spawn", "groups of 1,000", "time", "plait-one", at_least=1),
+    Bar("scale_spawn", "from the main thread", "time", "plait-one", at_least=1),
+    Bar("scale_spawn", "one group of 100,000", "time", "plait-one", at_least=1),
     Bar("scale", "150 us", "speed-up", "threads", at_least=0.95),
 )
 

@@ -1,7 +1,8 @@
 """parked: how much memory a thread holds that does nothing but wait.
 
 100,000 threads are started inside one group and wait: in one case for an event that is never set, in another in a
-sleep of an hour. In a third case they are 1,000,000 that wait for the event. Each counts itself just before it waits, so that memory is read only when all have started and
+sleep of an hour. In a third case they wait for the event below 30 more functions, or coroutines that await each other: their frames
+are a part of what is held. In a fourth they are 1,000,000 that wait for the event. Each counts itself just before it waits, so that memory is read only when all have started and
 parked; a thread that was spawned but never ran would look very cheap. Then the process ends without ceremony.
 
 The figure is the growth of the resident set by /proc/self/statm, divided by the number of threads: all that the
@@ -13,13 +14,14 @@ for a million of them, 100,000 in every case. What is left when the threads have
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import itertools
 import os
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench._loops import on_asyncio, on_uvloop
 from bench._model import Benchmark, Case, Contender, Metric, Params, Report
@@ -73,6 +75,28 @@ class Meter:
         os._exit(0)
 
 
+def at_depth(depth: int, call: Callable[[], object]) -> Callable[[], object]:
+    """Return what calls ``call`` below so many functions of Python."""
+    return functools.partial(descend, depth, call) if depth else call
+
+
+def descend(depth: int, call: Callable[[], object]) -> object:
+    """Call ``call`` below ``depth`` functions, this one among them."""
+    return descend(depth - 1, call) if depth > 1 else call()
+
+
+async def descend_async(depth: int, call: Callable[[], Awaitable[object]]) -> object:
+    """Do as ``descend`` does, where each awaits the next."""
+    return await (descend_async(depth - 1, call) if depth > 1 else call())
+
+
+def at_depth_async(
+    depth: int, call: Callable[[], Coroutine[Any, Any, object]]
+) -> Callable[[], Coroutine[Any, Any, object]]:
+    """Do as ``at_depth`` does, for coroutines."""
+    return functools.partial(descend_async, depth, call) if depth else call
+
+
 def watch(meter: Meter, report: Report, pause: Callable[[float], object]) -> None:
     """Wait until all are parked, and weigh them."""
     while not meter.is_complete():
@@ -103,10 +127,12 @@ def run_plait(params: Params, report: Report) -> None:
         meter.arrive()
         event.wait()
 
+    park = at_depth(params["depth"], sleep if seconds else wait)
+
     def body() -> None:
         with ThreadGroup() as group:
             for _ in range(meter.threads):
-                group.spawn(sleep if seconds else wait)
+                group.spawn(park)
             watch(meter, report, time.sleep)
 
     with ThreadGroup() as group:  # the runtime has started before the first look at the memory
@@ -128,7 +154,7 @@ async def park_tasks(params: Params, report: Report) -> None:
         meter.arrive()
         await loop.create_future()
 
-    park: Callable[[], Coroutine[object, object, None]] = sleep if seconds else wait
+    park = at_depth_async(params["depth"], sleep if seconds else wait)
     meter = Meter(params["threads"])
     async with asyncio.TaskGroup() as group:
         for _ in range(meter.threads):
@@ -152,10 +178,11 @@ def run_gevent(params: Params, report: Report) -> None:
         meter.arrive()
         event.wait()
 
+    park = at_depth(params["depth"], sleep if seconds else wait)
     gevent.spawn(gevent.sleep, 0).join()
     meter = Meter(params["greenlets"])
     for _ in range(meter.threads):
-        group.spawn(sleep if seconds else wait)
+        group.spawn(park)
     watch(meter, report, gevent.sleep)
 
 
@@ -174,11 +201,12 @@ def run_eventlet(params: Params, report: Report) -> None:
         meter.arrive()
         event.wait()
 
+    park = at_depth(params["depth"], sleep if seconds else wait)
     eventlet.sleep(0)
     meter = Meter(params["greenlets"])
     pool = eventlet.GreenPool(meter.threads)
     for _ in range(meter.threads):
-        pool.spawn_n(sleep if seconds else wait)
+        pool.spawn_n(park)
     watch(meter, report, eventlet.sleep)
 
 
@@ -199,10 +227,11 @@ def run_trio(params: Params, report: Report) -> None:
             meter.arrive()
             await event.wait()
 
+        park = at_depth_async(params["depth"], sleep if seconds else wait)
         meter = Meter(params["threads"])
         async with trio.open_nursery() as nursery:
             for _ in range(meter.threads):
-                nursery.start_soon(sleep if seconds else wait)
+                nursery.start_soon(park)
             await watch_async(meter, report, trio.sleep)
 
     trio.run(body)
@@ -220,9 +249,10 @@ def run_threads(params: Params, report: Report) -> None:
         meter.arrive()
         event.wait()
 
+    park = at_depth(params["depth"], sleep if seconds else wait)
     meter = Meter(params["os_threads"])
     for _ in range(meter.threads):
-        threading.Thread(target=sleep if seconds else wait, daemon=True).start()
+        threading.Thread(target=park, daemon=True).start()
     watch(meter, report, time.sleep)
 
 
@@ -232,19 +262,25 @@ BENCHMARK = Benchmark(
         Case(
             name="event",
             title="{threads:,} threads wait for an event",
-            params={"threads": 100_000, "greenlets": 100_000, "os_threads": 2_000, "sleep": 0},
+            params={"threads": 100_000, "greenlets": 100_000, "os_threads": 2_000, "sleep": 0, "depth": 0},
             quick={"threads": 1_000, "greenlets": 1_000, "os_threads": 100},
         ),
         Case(
             name="sleep",
             title="{threads:,} threads sleep for an hour",
-            params={"threads": 100_000, "greenlets": 100_000, "os_threads": 2_000, "sleep": 3_600},
+            params={"threads": 100_000, "greenlets": 100_000, "os_threads": 2_000, "sleep": 3_600, "depth": 0},
+            quick={"threads": 1_000, "greenlets": 1_000, "os_threads": 100},
+        ),
+        Case(
+            name="at depth 30",
+            title="{threads:,} threads wait for an event, each below {depth} functions",
+            params={"threads": 100_000, "greenlets": 100_000, "os_threads": 2_000, "sleep": 0, "depth": 30},
             quick={"threads": 1_000, "greenlets": 1_000, "os_threads": 100},
         ),
         Case(
             name="a million",
             title="{threads:,} threads wait for an event",
-            params={"threads": 1_000_000, "greenlets": 100_000, "os_threads": 2_000, "sleep": 0},
+            params={"threads": 1_000_000, "greenlets": 100_000, "os_threads": 2_000, "sleep": 0, "depth": 0},
             quick={"threads": 1_000, "greenlets": 1_000, "os_threads": 100},
         ),
     ),

@@ -2,7 +2,7 @@
 
 So many threads sleep again and again, a million times together, for times that are all different and far shorter than it
 takes to serve all of them once: the time that passes is the work, not the sleep. Each sleep puts a timer among all the
-others and takes it out. Starting the threads counts: it is done once for a hundred sleeps, or for ten.
+others and takes it out. Starting the threads counts: it is done once for a hundred sleeps, for ten, or for one.
 
 OS threads sleep in the kernel, and their number is another: they are few here, and do as many sleeps together.
 """
@@ -134,6 +134,12 @@ BENCHMARK = Benchmark(
             title="{threads:,} threads sleep {times} times each, for 0.1 to 1 ms",
             params={"threads": 100_000, "times": 10, "os_threads": 500},
             quick={"threads": 500, "times": 5, "os_threads": 50},
+        ),
+        Case(
+            name="1,000,000 at a time",
+            title="{threads:,} threads sleep once, for 0.1 to 1 ms",
+            params={"threads": 1_000_000, "times": 1, "os_threads": 500},
+            quick={"threads": 1_000, "times": 1, "os_threads": 50},
         ),
     ),
     metrics=(Metric("time", "ns per sleep"),),

@@ -59,9 +59,39 @@ def test_decimal_imported_later():
         with ThreadGroup() as group:
             group.spawn(change)
         assert decimal.getcontext().prec == 20
-        assert patch.status()["decimal.getcontext"].is_patched
+        status = patch.status()
+        assert any(status[f"{module}.getcontext"].is_patched for module in ("decimal", "_pydecimal"))
         patch.uninstall()
         with ThreadGroup() as group:
             group.spawn(change)
         assert decimal.getcontext().prec == 3
+        """)
+
+
+def test_decimal_without_its_part_in_c():
+    """It is the module in Python then, under another name; and where there are both, both are copied."""
+    run_program("""
+        import sys
+        from plait import ThreadGroup, patch
+        sys.modules["_decimal"] = None
+        import decimal
+        del sys.modules["_decimal"]
+        del sys.modules["decimal"]
+        with ThreadGroup() as group:
+            group.spawn(int)
+        both = [sys.modules["_pydecimal"]]
+        try:
+            import _decimal, decimal
+            both.append(decimal)
+        except ImportError:
+            pass
+        def change():
+            for module in both:
+                assert module.getcontext().prec == 20
+                module.getcontext().prec = 3
+        for module in both:
+            module.getcontext().prec = 20
+        with ThreadGroup() as group:
+            group.spawn(change)
+        assert [module.getcontext().prec for module in both] == [20] * len(both)
         """)

@@ -25,7 +25,10 @@ def real_number(thing: object) -> float | None:
 
 
 def time_number(thing: object) -> float | None:
-    """What CPython's own functions take `thing` for where they take a time; None if they refuse it, in their own words."""
+    """What CPython's own functions take `thing` for where they take a time; None if they refuse its kind, in their own words.
+
+    Raises what `thing` raises when it is made a number.
+    """
     if isinstance(thing, (int, float)):
         return thing
     if hasattr(type(thing), "__index__"):

@@ -89,6 +89,7 @@ class PlatformThread(Parker):
         self.is_deaf = False
         self.patient_since = 0.0
         self.patient_for = None
+        self.loads_locked = False
         self.waits_for = None
         self.holds = 0
         self.has_lent = False

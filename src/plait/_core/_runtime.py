@@ -420,6 +420,7 @@ def leave_all_scopes() -> None:
     me.delivery = None
     me.patient_since = 0.0  # as it has been while it was started
     me.patient_for = None
+    me.loads_locked = False
     if isinstance(me, PlatformThread):
         me.unbind_all()
 

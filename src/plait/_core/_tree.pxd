@@ -26,6 +26,7 @@ cdef class Victim(Scope):
     cdef public bint is_deaf
     cdef public double patient_since
     cdef public Scope patient_for
+    cdef public bint loads_locked
     cpdef set_scope(self, Scope scope)
     cdef resume(self)
     cpdef Scope innermost(self)

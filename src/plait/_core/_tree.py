@@ -173,13 +173,14 @@ class Scope(WaitWord):
 class Victim(Scope):
     """A thread as cancellation sees it: it has an innermost scope, and may have been told."""
 
-    __slots__ = ("delivery", "is_deaf", "patient_for", "patient_since", "scope")
+    __slots__ = ("delivery", "is_deaf", "loads_locked", "patient_for", "patient_since", "scope")
 
     scope: Scope | None  # the innermost. Written by the owner, read by cancellers: both under the latch
     delivery: Delivery | None  # what it was told of its cancellation. The owner's alone
     is_deaf: bool  # it hears of no cancel now: it takes back a lock that its caller counts on. Likewise
     patient_since: float  # since when it does what must not be left half done; 0.0: it does not. Likewise
     patient_for: Scope | None  # below this scope it hears of cancels as ever meanwhile; None: nowhere. Likewise
+    loads_locked: bool  # it loads a module while the import lock is held: it waits for no file, and gives way to nobody
 
     def set_scope(self, scope: Scope | None) -> None:
         """Make `scope` the innermost. Owner only."""

@@ -21,7 +21,6 @@ is the subclass that people see: one object for thread and future, since every s
 from __future__ import annotations
 
 import enum
-from _imp import lock_held as import_is_locked
 from contextvars import Context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
@@ -221,6 +220,7 @@ class VirtualThread(Parker):
         self.is_deaf = False
         self.patient_since = 0.0
         self.patient_for = None
+        self.loads_locked = False
         self.waits_for = None
         self.holds = 0
         self.has_lent = False
@@ -331,7 +331,7 @@ class VirtualThread(Parker):
 
     def give_way(self) -> None:
         """It has gone from leaf to leaf for a whole turn: let all who are due by now go first. Itself only."""
-        if import_is_locked():  # perhaps by this one: see `_native/turns.c`
+        if self.loads_locked:
             return
         assert self.carrier is not None
         if not self._is_listed:

@@ -54,7 +54,7 @@ cpdef int caller_offset() noexcept
 cpdef int line_at(code, int offset) except? -1
 cpdef accept(sock, int fd)
 cpdef int connect(sock, int fd, bytes peer) except -1
-cpdef int connect_again(sock, int fd, bytes peer) except -1
+cpdef int connected(sock, int fd) except -1
 cpdef bytes packed_address(int family, address)
 cpdef int socket_fd(sock) except -2
 cpdef socket_timeout(sock)

@@ -1,12 +1,14 @@
 # cython: language_level=3, freethreading_compatible=True, binding=False, embedsignature=False, auto_pickle=False
 """The native package: atomics, system calls, and the doors of the C sources beside this file.
 
-atomics.pxi    wait words, counts, locks and queues, included here
-timers.pxi     the heap of deadlines, likewise
-poller.pxi     the poller's calls, likewise
-calls.pxi      the other system calls, likewise
-addresses.pxi  addresses of sockets, likewise
-modes.pxi      the calls for which a descriptor leaves blocking mode, likewise
+included here:
+atomics.pxi    wait words, counts, locks and queues
+timers.pxi     the heap of deadlines
+poller.pxi     the poller's calls
+calls.pxi      the other system calls
+addresses.pxi  addresses of sockets
+modes.pxi      the calls for which a descriptor leaves blocking mode
+and beside:
 stack.c        Stack, the switch
 leaf.c         the method tables
 holds.c        numbers of descriptors that workers use
@@ -22,7 +24,7 @@ from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno, PyErr_SetObject
 from cpython.list cimport PyList_GET_SIZE
 from cpython.ref cimport Py_INCREF, PyObject, PyTypeObject
 from cpython.weakref cimport PyWeakref_NewRef
-from libc.errno cimport EACCES, EAGAIN, EBADF, EEXIST, EINTR, ENOENT, ENOSYS, ENOTSOCK, EOPNOTSUPP, ETIMEDOUT, errno
+from libc.errno cimport EACCES, EAGAIN, EBADF, ECONNABORTED, EEXIST, EINTR, EISCONN, ENOENT, ENOSYS, ENOTSOCK, EOPNOTSUPP, ETIMEDOUT, errno
 from libc.math cimport ceil
 from libc.string cimport memcpy, memset, strerror
 from posix.signal cimport sigaddset, sigemptyset, sigset_t
@@ -180,6 +182,7 @@ cdef extern from "here.h":
     void plait_take_positionals(object method, positional_t function)
     int plait_socket_fd(object sock) except -2
     object plait_socket_timeout(object sock)
+    bint plait_socket_has_timeout(object sock) except -1
 
 cdef extern from "Python.h":
     void PyObject_GC_UnTrack(object thing)
@@ -210,7 +213,7 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t c_recv "recv"(int fd, void *buffer, size_t size, int flags)
     ssize_t c_send "send"(int fd, const void *buffer, size_t size, int flags)
     int getsockopt(int fd, int level, int name, void *value, unsigned int *size)
-    int MSG_DONTWAIT, SOL_SOCKET, SO_LINGER, SO_TYPE
+    int MSG_DONTWAIT, SOL_SOCKET, SO_ERROR, SO_LINGER, SO_TYPE
     ctypedef struct c_linger "struct linger":
         int l_onoff, l_linger
 
@@ -292,20 +295,21 @@ cpdef current():
 cpdef copied_context(spare=None):
     """As `contextvars.copy_context()`. `spare` is an empty context that nobody knows, to be used if it will do."""
     context = plait_copied_context(spare)
-    if copied_variable is not None and context is not spare:
-        value = copied_variable.get(None)
-        if value is not None:
-            context.run(copied_variable.set, value.copy())
+    if copied_variables and context is not spare:
+        for variable in copied_variables:
+            value = variable.get(None)
+            if value is not None:
+                context.run(variable.set, value.copy())
     return context
 
 
-cdef object copied_variable = None
+cdef tuple copied_variables = ()
 
 
-def set_copied_variable(variable):
-    """The values of this context variable can be changed in place: whoever inherits one gets a copy. None: of none."""
-    global copied_variable
-    copied_variable = variable
+def set_copied_variables(tuple variables):
+    """The values of these context variables can be changed in place: whoever inherits one gets a copy."""
+    global copied_variables
+    copied_variables = variables
 
 
 cpdef cooperative():

@@ -7,8 +7,8 @@ cdef extern from "<sys/socket.h>" nogil:
     ctypedef struct sockaddr_storage "struct sockaddr_storage":
         unsigned short ss_family
     ctypedef struct sockaddr "struct sockaddr":
-        pass
-    int AF_INET, AF_INET6, AF_UNIX
+        unsigned short sa_family
+    int AF_INET, AF_INET6, AF_UNIX, AF_UNSPEC
 
 cdef extern from "<netinet/in.h>" nogil:
     ctypedef struct sockaddr_in "struct sockaddr_in":

@@ -216,6 +216,7 @@ PyCFunction plait_leaf_before(PyMethodDef *def); /* what the entry of a leaf hel
 int plait_is_home(void);                        /* this is the interpreter that plait is imported in */
 int plait_socket_fd(PyObject *sock);            /* -2 with an exception */
 PyObject *plait_socket_timeout(PyObject *sock); /* as gettimeout() */
+int plait_socket_has_timeout(PyObject *sock);   /* whether that is a number; -1: failed */
 int plait_socket_quieten(PyObject *sock);       /* give it a timeout of 0 and a descriptor that is none; 0: cannot */
 int plait_take_lock(PyObject *lock);            /* 1: taken; 0: it is held; -1: it looks different */
 int plait_socket_blocks(PyObject *sock, int fd); /* whether it still has this descriptor, and no timeout */

@@ -17,6 +17,7 @@
 cdef extern from "<sys/socket.h>" nogil:
     int c_accept "accept4"(int fd, sockaddr *address, socklen_t *size, int flags)
     int c_connect "connect"(int fd, const sockaddr *address, socklen_t size)
+    int c_getpeername "getpeername"(int fd, sockaddr *address, socklen_t *size)
     int SOCK_CLOEXEC
 
 cdef Lock modes = Lock()
@@ -83,7 +84,7 @@ def outside_blocking_mode(int fd, sock, call, *args):
 
 
 cdef bint has_timeout(sock) except -1:
-    return plait_socket_timeout(sock) is not None
+    return plait_socket_has_timeout(sock)
 
 
 cdef bint is_timed(int fd, sock) except -1:
@@ -165,22 +166,27 @@ cdef whom(int taken, int failed, const sockaddr_storage *address, socklen_t size
 
 # ---- connect ----
 
-cdef inline int try_to_connect(int fd, bytes peer) noexcept:
-    return errno if c_connect(fd, <const sockaddr *>PyBytes_AS_STRING(peer), <socklen_t>len(peer)) < 0 else 0
+cdef int try_to_connect(int fd, const sockaddr *peer, socklen_t size) noexcept:
+    """connect(2): the number of the error, or 0. To find a path may take long, whatever the mode."""
+    cdef int failed
+    if peer.sa_family != AF_UNIX:
+        return errno if c_connect(fd, peer, size) < 0 else 0
+    with nogil:
+        failed = errno if c_connect(fd, peer, size) < 0 else 0
+    return failed
 
 
-cpdef int connect(sock, int fd, bytes peer) except -1:
-    """connect(2) without waiting: the number of the error, 0 if `sock` is connected. `peer` is from `packed_address`."""
+cdef int connect_nowait(sock, int fd, const sockaddr *peer, socklen_t size) except -1:
     cdef int failed = EBADF, mode
     if has_timeout(sock) and c_fcntl(fd, F_GETFL) & O_NONBLOCK:  # as in `accept`
-        return try_to_connect(fd, peer)
+        return try_to_connect(fd, peer, size)
     with modes:
         if plait_socket_fd(sock) != fd or not lock_record(fd):
             return EBADF
         mode = c_fcntl(fd, F_GETFL)
         if not mode & O_NONBLOCK:
             c_fcntl(fd, F_SETFL, mode | O_NONBLOCK)
-        failed = try_to_connect(fd, peer)
+        failed = try_to_connect(fd, peer, size)
         if plait_socket_fd(sock) == fd:
             if not mode & O_NONBLOCK:
                 leave_nonblocking(fd, sock)
@@ -188,6 +194,30 @@ cpdef int connect(sock, int fd, bytes peer) except -1:
     return failed
 
 
-cpdef int connect_again(sock, int fd, bytes peer) except -1:
-    """connect(2) of one whose attempt is over, which does not wait in blocking mode either: the number of the error."""
-    return try_to_connect(fd, peer) if plait_socket_fd(sock) == fd else EBADF
+cpdef int connect(sock, int fd, bytes peer) except -1:
+    """connect(2) without waiting: the number of the error, 0 if `sock` is connected. `peer` is from `packed_address`."""
+    return connect_nowait(sock, fd, <const sockaddr *>PyBytes_AS_STRING(peer), <socklen_t>len(peer))
+
+
+cpdef int connected(sock, int fd) except -1:
+    """How the attempt of a TCP socket went, which is over: the number of the error, 0 if `sock` is connected.
+
+    The kernel keeps an attempt open until connect(2) is asked once more, and closes it with that answer. Where it has
+    failed, or somebody has ended it, that would begin another one, so there it is closed by a disconnect.
+    """
+    cdef sockaddr_storage peer
+    cdef sockaddr none
+    cdef socklen_t size = sizeof(peer)
+    cdef int failed = 0
+    if plait_socket_fd(sock) != fd:
+        return EBADF
+    if c_getpeername(fd, <sockaddr *>&peer, &size) == 0:
+        failed = connect_nowait(sock, fd, <sockaddr *>&peer, size)
+        return 0 if failed == EISCONN else failed
+    size = sizeof(failed)
+    if getsockopt(fd, SOL_SOCKET, SO_ERROR, &failed, &size) < 0:
+        return errno
+    memset(&none, 0, sizeof(none))
+    none.sa_family = AF_UNSPEC
+    c_connect(fd, &none, sizeof(none))
+    return failed or ECONNABORTED  # which is the kernel's word where another has been told the reason

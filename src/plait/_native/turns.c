@@ -8,10 +8,8 @@
  *
  * A thread's turn begins at its first look; whoever is switched to begins afresh (`turn_end`). So who has to wait now and
  * then comes to the clock now and then, and never gives way. Nothing is counted, and nobody gives way, where nothing may
- * park: under a lock of the core, in a collection, while a wait is announced. And nobody gives way while the import lock
- * is held: from 3.15 on CPython holds it for as long as a name that was imported lazily becomes a module, and it belongs to
- * the kernel thread. The next thread of the carrier to come to the same name would own it, too, and be told of a circular
- * import. (For the same reason files are read where the caller is; what a module waits for else may still come to that.)
+ * park: under a lock of the core, in a collection, while a wait is announced. Nor does a thread that loads a
+ * module while the import lock is held (patch/_imports.py).
  *
  * Not covered: what calls no leaf. Python's own switches between kernel threads go on meanwhile, but a carrier is one.
  */

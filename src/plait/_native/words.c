@@ -291,6 +291,19 @@ plait_socket_timeout(PyObject *sock)
     return PyFloat_FromDouble((double)timeout * 1e-9);
 }
 
+/* Of CPython's own sockets without a failure: no object is made. */
+int
+plait_socket_has_timeout(PyObject *sock)
+{
+    if (is_known_socket(sock))
+        return __atomic_load_n(&((SocketWords *)sock)->timeout, __ATOMIC_RELAXED) >= 0;
+    PyObject *timeout = plait_socket_timeout(sock);
+    if (timeout == NULL)
+        return -1;
+    Py_DECREF(timeout);
+    return timeout != Py_None;
+}
+
 int
 plait_socket_quieten(PyObject *sock)
 {

@@ -5,7 +5,7 @@ from plait._core._operations cimport await_socket, let_go, listens, pass_turn
 from plait._core._parking cimport Parker
 from plait._native._native cimport accept as take_one
 from plait._native._native cimport connect as begin_to_connect
-from plait._native._native cimport connect_again, cooperative, now, packed_address
+from plait._native._native cimport connected, cooperative, now, packed_address
 from plait._native._native cimport socket_fd as _fileno
 from plait._native._native cimport socket_timeout as _gettimeout
 

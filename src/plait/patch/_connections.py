@@ -33,7 +33,7 @@ from plait._native import accept as take_one
 from plait._native import (
     closing_begin,
     closing_is_awaited,
-    connect_again,
+    connected,
     cooperative,
     is_in_blocking_mode,
     lingers,
@@ -134,7 +134,6 @@ def _connect(sock: Any, address: Any, timeout: float | None, original: Callable[
     me: Parker = cooperative()
     if me.scope is not None:
         check_entry(me)
-    deadline = None if timeout is None else now() + timeout
     family: int = _family(sock)
     peer = packed_address(family, address)
     if peer is None:
@@ -142,6 +141,7 @@ def _connect(sock: Any, address: Any, timeout: float | None, original: Callable[
         peer = packed_address(family, address)
     if peer is not None:
         sys.audit("socket.connect", sock, address)  # CPython's own call does, which takes the others
+    deadline = None if timeout is None else now() + timeout
     fd = _fileno(sock)
     try:
         failed = _attempt_to_connect(sock, fd, timeout, peer, address)
@@ -157,9 +157,7 @@ def _connect(sock: Any, address: Any, timeout: float | None, original: Callable[
     while not poll_now(fd, WRITE):
         await_socket(me, sock, fd, WRITE, deadline)
     if timeout is None and _is_tcp(sock):
-        # The kernel keeps the attempt open until somebody asks connect(2) itself how it went. It waits no more.
-        failed = _originals.sock_connect_ex(sock, address) if peer is None else connect_again(sock, fd, peer)
-        return 0 if failed == errno.EISCONN else failed
+        return connected(sock, fd)
     return int(sock.getsockopt(_SOL_SOCKET, _SO_ERROR))
 
 

@@ -6,12 +6,11 @@ has the same object: `getcontext().prec = 3` in a child would be the parent's pr
 
 from __future__ import annotations
 
-import sys
 from contextvars import Context
-from importlib.machinery import PathFinder
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from plait._native import set_copied_variable
+from plait._native import set_copied_variables
 from plait.patch._late import late_leaves
 
 if TYPE_CHECKING:
@@ -20,43 +19,47 @@ if TYPE_CHECKING:
 
     from plait.patch._registry import Patch
 
-_NAME = "decimal.getcontext"
+_copied: list[ContextVar[Any]] = []  # whose values a spawn copies. Under the install lock
 
 
 class _Inheritance:
     """A patch: what a spawn does with the variable."""
 
-    name = _NAME
     parks = None  # it never waits
 
-    def __init__(self, variable: ContextVar[Any]) -> None:
+    def __init__(self, name: str, variable: ContextVar[Any]) -> None:
+        self.name = name
         self._variable = variable
-        self._is_in_place = False
 
     def put(self) -> None:
         """See `Patch`."""
-        set_copied_variable(self._variable)
-        self._is_in_place = True
+        if not self.is_in_place:
+            _copied.append(self._variable)
+            set_copied_variables(tuple(_copied))
 
     def take(self) -> None:
         """See `Patch`."""
-        set_copied_variable(None)
-        self._is_in_place = False
+        if self.is_in_place:
+            _copied.remove(self._variable)
+            set_copied_variables(tuple(_copied))
 
     @property
     def is_in_place(self) -> bool:
         """See `Patch`."""
-        return self._is_in_place
+        return self._variable in _copied
 
 
-def _inheritance(module: Any) -> Sequence[Patch]:
+def _inheritance(name: str, module: Any) -> Sequence[Patch]:
     context = Context()
     context.run(module.getcontext)
-    return [_Inheritance(variable) for variable in context if variable.name == "decimal_context"]
+    return [_Inheritance(name, variable) for variable in context if variable.name == "decimal_context"]
 
 
 def leaves() -> Sequence[Patch]:
-    """What this file changes."""
-    # Where there is no `_decimal`, `decimal` becomes another name of the module that is written in Python.
-    has_c = "_decimal" in sys.builtin_module_names or PathFinder.find_spec("_decimal") is not None
-    return late_leaves("decimal" if has_c else "_pydecimal", [_NAME], _inheritance)
+    """What this file changes: of `_decimal`, and of the module in Python, which `decimal` is where that cannot be imported."""
+    return [
+        leaf
+        for module in ("decimal", "_pydecimal")
+        for name in [f"{module}.getcontext"]
+        for leaf in late_leaves(module, [name], partial(_inheritance, name))
+    ]

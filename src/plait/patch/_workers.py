@@ -9,7 +9,7 @@ its caller say: what has been written is counted, and nothing is written behind 
 next point. Whatever else was begun can be left, and goes on by itself. What waits for somebody at the other end, as a
 write to a terminal does, does not count against the limit of workers (`_core/_offload.py`).
 
-While the import lock is held, files are read and written where the caller is: `_native/turns.c` has the reason.
+Who loads a module while the import lock is held reads and writes files by itself (`_imports.py`).
 
 Files opened with O_DIRECT are particular about the address of a worker's memory: there it is as aligned as the caller's
 buffer is, so what fails for its alignment fails here, too.
@@ -21,7 +21,6 @@ import mmap
 import os
 import posix
 import stat
-from _imp import lock_held as import_is_locked
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from plait import _originals
@@ -112,14 +111,14 @@ class Held:
 
 def on_worker(me: Parker, fds: Sequence[int], fn: Callable[..., Any], *args: Any, is_apart: bool = False) -> Any:
     """`fn(*fds, *args)` on a worker, where it goes on by itself if its caller is cancelled. A cancel point."""
-    if import_is_locked() and not is_apart:
+    if me.loads_locked and not is_apart:
         return fn(*fds, *args)
     return runtime.offload.call(me, Held(*fds).call, fn, args, is_apart=is_apart)
 
 
 def change_on_worker(me: Parker, fds: Sequence[int], fn: Callable[..., Any], *args: Any) -> Any:
     """As `on_worker`, for what changes files, and waits for nobody at the other end: waited for, if it ends by itself."""
-    if import_is_locked():
+    if me.loads_locked:
         return fn(*fds, *args)
     if not all(map(_ends_by_itself, fds)):
         return on_worker(me, fds, fn, *args)
