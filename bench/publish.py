@@ -48,6 +48,9 @@ in alternating order, and a ratio is one between two contenders of the same roun
 largest; a ratio above 1 means that plait is better. Compare ratios, and only within a run: machines differ, and one machine
 differs from hour to hour.
 
+plait is measured as it is installed. Nothing of it is switched off for a benchmark, no path in it is there for one, and nothing is
+set but the number of carriers (`PLAIT_CARRIERS`: one, where its peers have one kernel thread).
+
 This page is written by `python -m bench.publish`, all but the notes, which are in [`notes/`](notes)."""
 
 

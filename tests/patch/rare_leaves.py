@@ -153,6 +153,7 @@ NEVER = {
     "threading._DummyThread.__init__": _IDENTITY,
     "asyncio running loop": _IDENTITY,
     "asyncio.futures._copy_future_state": "asks for an outcome that is there: tests/groups/test_futures.py",
+    "_pydecimal.getcontext": "no wait",
     "decimal.getcontext": "no wait",
     "types.BuiltinFunctionType.__hash__": "no wait",
     "multiprocessing.managers.BaseProxy._callmethod": "sends and receives, by leaves of their own: test_managers.py",

@@ -1788,23 +1788,35 @@ def test_two_that_connect_one_socket(full):
         assert sorted(future.result() for future in futures) == [errno.ECONNABORTED, errno.ECONNRESET]
 
 
-def test_connect_by_name_takes_its_time_for_the_connection_alone(monkeypatch):
-    """The timeout of a socket does not count how long its peer's name is looked up."""
+def test_timeout_of_connect_begins_after_the_look_up(monkeypatch, full):
+    """How long the peer's name is looked up does not count."""
     original = _originals.getaddrinfo
 
     def look_up(*args):
         _originals.sleep(0.2)
         return original(*args)
 
+    def visit():
+        began = time.monotonic()
+        with socket.socket() as visitor:
+            visitor.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                visitor.connect(("localhost", full[1]))
+        return time.monotonic() - began
+
     monkeypatch.setattr(_originals, "getaddrinfo", look_up)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    assert on_virtual(visit) >= 0.3
 
-        def visit():
-            with socket.socket() as visitor:
-                visitor.settimeout(0.1)
-                visitor.connect(("localhost", listener.getsockname()[1]))
 
-        assert described(on_virtual, visit) == ("returned", None)
+def test_connect_after_a_shutdown(full):
+    """A socket that was shut down before it was connected hangs up at once, and the attempt goes on all the same."""
+    with socket.socket() as sock, ThreadGroup() as group:
+        with pytest.raises(OSError, match="not connected"):
+            sock.shutdown(socket.SHUT_RDWR)
+        future = group.spawn(sock.connect_ex, full)
+        wait_until(lambda: future.waits_for is WaitReason.SLEEP)
+        future.cancel()
+    assert future.cancelled()
 
 
 def test_connect_goes_on_after_a_cancel():

@@ -180,7 +180,7 @@ class Victim(Scope):
     is_deaf: bool  # it hears of no cancel now: it takes back a lock that its caller counts on. Likewise
     patient_since: float  # since when it does what must not be left half done; 0.0: it does not. Likewise
     patient_for: Scope | None  # below this scope it hears of cancels as ever meanwhile; None: nowhere. Likewise
-    loads_locked: bool  # it loads a module while the import lock is held: it waits for no file, and gives way to nobody
+    loads_locked: bool  # it loads a module, and when it began the import lock was held: see patch/_imports.py. Likewise
 
     def set_scope(self, scope: Scope | None) -> None:
         """Make `scope` the innermost. Owner only."""

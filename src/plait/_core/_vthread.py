@@ -21,6 +21,7 @@ is the subclass that people see: one object for thread and future, since every s
 from __future__ import annotations
 
 import enum
+from _imp import lock_held as import_is_locked
 from contextvars import Context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
@@ -331,7 +332,7 @@ class VirtualThread(Parker):
 
     def give_way(self) -> None:
         """It has gone from leaf to leaf for a whole turn: let all who are due by now go first. Itself only."""
-        if self.loads_locked:
+        if self.loads_locked and import_is_locked():
             return
         assert self.carrier is not None
         if not self._is_listed:

@@ -24,7 +24,7 @@ from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno, PyErr_SetObject
 from cpython.list cimport PyList_GET_SIZE
 from cpython.ref cimport Py_INCREF, PyObject, PyTypeObject
 from cpython.weakref cimport PyWeakref_NewRef
-from libc.errno cimport EACCES, EAGAIN, EBADF, ECONNABORTED, EEXIST, EINTR, EISCONN, ENOENT, ENOSYS, ENOTSOCK, EOPNOTSUPP, ETIMEDOUT, errno
+from libc.errno cimport EACCES, EAGAIN, EALREADY, EBADF, ECONNABORTED, EEXIST, EINPROGRESS, EINTR, EISCONN, ENOENT, ENOSYS, ENOTSOCK, EOPNOTSUPP, ETIMEDOUT, errno
 from libc.math cimport ceil
 from libc.string cimport memcpy, memset, strerror
 from posix.signal cimport sigaddset, sigemptyset, sigset_t
@@ -304,11 +304,13 @@ cpdef copied_context(spare=None):
 
 
 cdef tuple copied_variables = ()
+cdef list former_copied = []
 
 
 def set_copied_variables(tuple variables):
     """The values of these context variables can be changed in place: whoever inherits one gets a copy."""
     global copied_variables
+    former_copied.append(copied_variables)  # a spawn may be reading it, on builds without a GIL
     copied_variables = variables
 
 

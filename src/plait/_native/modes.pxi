@@ -14,6 +14,9 @@
 #
 # Either the mode of `settimeout` comes second and stays, or its timeout is seen here.
 
+cdef extern from "<netinet/tcp.h>" nogil:
+    int IPPROTO_TCP, TCP_INFO, TCP_SYN_SENT, TCP_SYN_RECV, TCP_CLOSE
+
 cdef extern from "<sys/socket.h>" nogil:
     int c_accept "accept4"(int fd, sockaddr *address, socklen_t *size, int flags)
     int c_connect "connect"(int fd, const sockaddr *address, socklen_t size)
@@ -167,7 +170,7 @@ cdef whom(int taken, int failed, const sockaddr_storage *address, socklen_t size
 # ---- connect ----
 
 cdef int try_to_connect(int fd, const sockaddr *peer, socklen_t size) noexcept:
-    """connect(2): the number of the error, or 0. To find a path may take long, whatever the mode."""
+    """connect(2): the number of the error, or 0. To find a path may take long, whatever the mode, and others wait for `modes`."""
     cdef int failed
     if peer.sa_family != AF_UNIX:
         return errno if c_connect(fd, peer, size) < 0 else 0
@@ -176,48 +179,66 @@ cdef int try_to_connect(int fd, const sockaddr *peer, socklen_t size) noexcept:
     return failed
 
 
-cdef int connect_nowait(sock, int fd, const sockaddr *peer, socklen_t size) except -1:
-    cdef int failed = EBADF, mode
-    if has_timeout(sock) and c_fcntl(fd, F_GETFL) & O_NONBLOCK:  # as in `accept`
-        return try_to_connect(fd, peer, size)
-    with modes:
-        if plait_socket_fd(sock) != fd or not lock_record(fd):
-            return EBADF
-        mode = c_fcntl(fd, F_GETFL)
+cdef int connect_in_turn(sock, int fd, const sockaddr *peer, socklen_t size) except -1:
+    """Outside blocking mode. With `modes` held."""
+    cdef int failed, mode
+    if plait_socket_fd(sock) != fd or not lock_record(fd):
+        return EBADF
+    mode = c_fcntl(fd, F_GETFL)
+    if not mode & O_NONBLOCK:
+        c_fcntl(fd, F_SETFL, mode | O_NONBLOCK)
+    failed = try_to_connect(fd, peer, size)
+    if plait_socket_fd(sock) == fd:
         if not mode & O_NONBLOCK:
-            c_fcntl(fd, F_SETFL, mode | O_NONBLOCK)
-        failed = try_to_connect(fd, peer, size)
-        if plait_socket_fd(sock) == fd:
-            if not mode & O_NONBLOCK:
-                leave_nonblocking(fd, sock)
-            unlock_record(fd)
+            leave_nonblocking(fd, sock)
+        unlock_record(fd)
     return failed
 
 
 cpdef int connect(sock, int fd, bytes peer) except -1:
     """connect(2) without waiting: the number of the error, 0 if `sock` is connected. `peer` is from `packed_address`."""
-    return connect_nowait(sock, fd, <const sockaddr *>PyBytes_AS_STRING(peer), <socklen_t>len(peer))
+    cdef const sockaddr *address = <const sockaddr *>PyBytes_AS_STRING(peer)
+    cdef socklen_t size = <socklen_t>len(peer)
+    cdef int failed = EBADF
+    if has_timeout(sock) and c_fcntl(fd, F_GETFL) & O_NONBLOCK:  # as in `accept`
+        return try_to_connect(fd, address, size)
+    with modes:
+        failed = connect_in_turn(sock, fd, address, size)
+    return failed
 
 
 cpdef int connected(sock, int fd) except -1:
-    """How the attempt of a TCP socket went, which is over: the number of the error, 0 if `sock` is connected.
+    """How the attempt of a TCP socket went: the number of the error, 0 if `sock` is connected, EINPROGRESS if it goes on.
 
     The kernel keeps an attempt open until connect(2) is asked once more, and closes it with that answer. Where it has
-    failed, or somebody has ended it, that would begin another one, so there it is closed by a disconnect.
+    failed, or somebody has ended it, that would begin another one, so there it is closed by a disconnect. One thread at
+    a time looks and does it: the next attempt of another would be disconnected else.
     """
+    cdef int failed = EBADF
+    with modes:
+        if plait_socket_fd(sock) == fd:
+            failed = outcome_of_connect(sock, fd)
+    return failed
+
+
+cdef int outcome_of_connect(sock, int fd) except -1:
     cdef sockaddr_storage peer
     cdef sockaddr none
-    cdef socklen_t size = sizeof(peer)
+    cdef unsigned char state = 0  # the first byte of a tcp_info
     cdef int failed = 0
-    if plait_socket_fd(sock) != fd:
-        return EBADF
-    if c_getpeername(fd, <sockaddr *>&peer, &size) == 0:
-        failed = connect_nowait(sock, fd, <sockaddr *>&peer, size)
-        return 0 if failed == EISCONN else failed
+    cdef socklen_t size = sizeof(state)
+    if getsockopt(fd, IPPROTO_TCP, TCP_INFO, &state, &size) < 0:
+        return errno
+    if state == TCP_SYN_SENT or state == TCP_SYN_RECV:
+        return EINPROGRESS
+    size = sizeof(peer)
+    if state != TCP_CLOSE and c_getpeername(fd, <sockaddr *>&peer, &size) == 0:
+        failed = connect_in_turn(sock, fd, <sockaddr *>&peer, size)
+        return 0 if failed == EISCONN else EINPROGRESS if failed == EALREADY else failed
     size = sizeof(failed)
     if getsockopt(fd, SOL_SOCKET, SO_ERROR, &failed, &size) < 0:
         return errno
     memset(&none, 0, sizeof(none))
     none.sa_family = AF_UNSPEC
     c_connect(fd, &none, sizeof(none))
-    return failed or ECONNABORTED  # which is the kernel's word where another has been told the reason
+    return failed or ECONNABORTED  # another has been told the reason

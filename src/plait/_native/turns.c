@@ -8,8 +8,8 @@
  *
  * A thread's turn begins at its first look; whoever is switched to begins afresh (`turn_end`). So who has to wait now and
  * then comes to the clock now and then, and never gives way. Nothing is counted, and nobody gives way, where nothing may
- * park: under a lock of the core, in a collection, while a wait is announced. Nor does a thread that loads a
- * module while the import lock is held (patch/_imports.py).
+ * park: under a lock of the core, in a collection, while a wait is announced. Nor does a thread give
+ * way that loads a module while the import lock is held (patch/_imports.py).
  *
  * Not covered: what calls no leaf. Python's own switches between kernel threads go on meanwhile, but a carrier is one.
  */

@@ -291,7 +291,7 @@ plait_socket_timeout(PyObject *sock)
     return PyFloat_FromDouble((double)timeout * 1e-9);
 }
 
-/* Of CPython's own sockets without a failure: no object is made. */
+/* Cannot fail for CPython's own sockets, and makes no object. */
 int
 plait_socket_has_timeout(PyObject *sock)
 {

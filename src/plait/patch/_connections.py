@@ -63,7 +63,7 @@ _AF_UNIX, _AF_INET, _AF_INET6, _AF_ALG = 1, 2, 10, 38
 _SOCK_STREAM = 1
 _TCP = 6
 _SOL_SOCKET, _SO_ERROR, _SO_RCVTIMEO = 1, 4, 20
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between attempts to connect to a Unix listener that is full
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between two looks where nothing can be polled for
 
 
 def accept(sock: Any) -> tuple[int, Any]:
@@ -154,10 +154,17 @@ def _connect(sock: Any, address: Any, timeout: float | None, original: Callable[
             failed = errno.EINPROGRESS
     if failed != errno.EINPROGRESS:
         return failed
-    while not poll_now(fd, WRITE):
-        await_socket(me, sock, fd, WRITE, deadline)
-    if timeout is None and _is_tcp(sock):
-        return connected(sock, fd)
+    pause = _FIRST_PAUSE
+    while True:
+        while not poll_now(fd, WRITE):
+            await_socket(me, sock, fd, WRITE, deadline)
+        if timeout is not None or not _is_tcp(sock):
+            break
+        failed = connected(sock, fd)
+        if failed != errno.EINPROGRESS:
+            return failed
+        sleep(pause)  # it was shut down before it was connected, and hangs up whatever becomes of it
+        pause = min(2 * pause, _LONGEST_PAUSE)
     return int(sock.getsockopt(_SOL_SOCKET, _SO_ERROR))
 
 

@@ -9,7 +9,8 @@ so what stands there must have no frame. What is imported already is not seen he
 From 3.15 on a name may be imported lazily. While it becomes a module CPython holds its import lock, which belongs to the
 kernel thread: the next thread of the carrier to come to the same name would own it, too, and be told of a circular import.
 So who loads a module while the lock is held reads files by itself, as on a kernel thread, and gives way to nobody
-(`_native/turns.c`). What else the module waits for while it loads may still come to that: docs/leaves.md says so.
+(`_native/turns.c`); he may be taken for the holder for a moment, which does no harm. What else the module waits for while
+it loads may still come to that, and so may a `__import__` or a module's `__getattr__` that waits: docs/leaves.md says so.
 """
 
 from __future__ import annotations

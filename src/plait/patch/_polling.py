@@ -28,7 +28,7 @@ _ERROR = 0x008  # POLLERR
 _SHORT = 0x7FFF  # the kernel has no other events
 _LEAST_INT, _MOST_INT = -(1 << 31), (1 << 31) - 1  # poll(2) and epoll_wait(2) take milliseconds in an int
 _MOST_SECONDS = (1 << 63) // 10**9  # CPython keeps time in nanoseconds, in 64 bits
-_POLL_LIMITS = (_LEAST_INT, _MOST_INT) if sys.version_info < (3, 15) else (-(1 << 63) // 10**6, (1 << 63) // 10**6)
+_POLL_LIMITS = (_LEAST_INT, _MOST_INT) if sys.version_info < (3, 15) else (-(2**63) / 1e6, 2**63 / 1e6)
 
 
 def _repeat(

@@ -21,6 +21,7 @@ import mmap
 import os
 import posix
 import stat
+from _imp import lock_held as import_is_locked
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from plait import _originals
@@ -111,18 +112,22 @@ class Held:
 
 def on_worker(me: Parker, fds: Sequence[int], fn: Callable[..., Any], *args: Any, is_apart: bool = False) -> Any:
     """`fn(*fds, *args)` on a worker, where it goes on by itself if its caller is cancelled. A cancel point."""
-    if me.loads_locked and not is_apart:
+    if not is_apart and _loads_locked(me):
         return fn(*fds, *args)
     return runtime.offload.call(me, Held(*fds).call, fn, args, is_apart=is_apart)
 
 
 def change_on_worker(me: Parker, fds: Sequence[int], fn: Callable[..., Any], *args: Any) -> Any:
     """As `on_worker`, for what changes files, and waits for nobody at the other end: waited for, if it ends by itself."""
-    if me.loads_locked:
+    if _loads_locked(me):
         return fn(*fds, *args)
     if not all(map(_ends_by_itself, fds)):
         return on_worker(me, fds, fn, *args)
     return runtime.offload.call_whole(me, Held(*fds).call, fn, args)
+
+
+def _loads_locked(me: Parker) -> bool:
+    return me.loads_locked and import_is_locked()
 
 
 def _ends_by_itself(fd: int) -> bool:
