@@ -1460,11 +1460,11 @@ def test_connection_for_one_whose_socket_object_is_gone(line):
     with socket.socket(fileno=listener.fileno()) as other, ThreadGroup() as group:
         other.settimeout(30)
         try:
-            first = next(wait for _ in range(40) if (wait := _parked_on(carrier, group, other)) is not None)
+            first = _parked_on(carrier, group, other)
             for server in servers:
                 server.cancel()
                 wait_until(server.done)
-            second = next(wait for _ in range(40) if (wait := _parked_on(carrier, group, listener)) is not None)
+            second = _parked_on(carrier, group, listener)
 
             steps = (lambda: _visit(listener), lambda: _hear([first]), other.detach)
             assert _on_carrier([first, second], *steps) == 1
@@ -1474,14 +1474,19 @@ def test_connection_for_one_whose_socket_object_is_gone(line):
 
 
 def _parked_on(carrier, group, listener):
-    """A thread of `carrier` that waits to accept; None if it has come to another carrier."""
-    server = group.spawn(_served, listener)
-    wait_parked(server)
-    if server.carrier is carrier:
-        return server
-    server.cancel()
-    wait_until(server.done)
-    return None
+    """A thread of `carrier` that waits to accept. Those of other carriers stay until there is one: so they go in turn."""
+    servers = []
+    for _ in range(40):
+        servers.append(group.spawn(_served, listener))
+        wait_parked(servers[-1])
+        if servers[-1].carrier is carrier:
+            break
+    else:
+        pytest.fail(f"nobody waits on {carrier!r}")
+    for server in servers[:-1]:
+        server.cancel()
+        wait_until(server.done)
+    return servers[-1]
 
 
 def test_close_of_a_listener_on_which_many_accept(line):

@@ -6,7 +6,7 @@ From the bottom up:
     _timers _continuation _poller _idle    deadlines; stacks; the kernel's events; sleep and wake of a carrier
     _misuse _tree _cancel      the traps of scopes; their tree; what a cancel does at a cancel point
     _parking                   park and unpark, one winner a wait
-    _slots                     how many may be at work
+    _slots _placement          how many may be at work; the carrier for what platform threads spawn
     _platform _lot             platform threads as parkers; waiting for objects in memory
     _container _vthread        who owns which threads; the scheduled unit
     _reactor _operations       who waits for which descriptor; what stream sockets do

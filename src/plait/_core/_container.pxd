@@ -1,7 +1,8 @@
 from plait._core._tree cimport Scope, pending
+from plait._core._placement cimport Placement
 from plait._core._slots cimport Slots
 from plait._core._vthread cimport VirtualThread
-from plait._native._native cimport Lock, Rundown, current, uint64_t
+from plait._native._native cimport Counter, Lock, Rundown, current, uint64_t
 
 cdef class Container:
     cdef public Rundown inside
@@ -9,12 +10,15 @@ cdef class Container:
     cdef public Slots slots
     cdef public bint is_supervised
     cdef public object owner
+    cdef readonly Placement placement
     cdef public uint64_t joining
     cdef public Lock _members_lock
     cdef public dict _listed
+    cdef readonly Py_ssize_t ever_listed
     cdef public set _daemons
     cdef public set _undismissed
     cdef public dict _outsiders
+    cpdef Placement make_placement(self, Counter turns, Py_ssize_t carriers)
     cpdef enlist(self, thread)
     cpdef discharge(self, thread)
     cpdef child_ended(self, VirtualThread thread)

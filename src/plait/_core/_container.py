@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
+from plait._core._placement import Placement
 from plait._core._slots import Slots
 from plait._core._tree import is_under, pending
 from plait._errors import not_copied
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from plait._core._slots import SlotWaiter
     from plait._core._tree import Scope
     from plait._core._vthread import Verdict, VirtualThread
+    from plait._native._native import Counter
 
 
 class Container:
@@ -44,10 +46,12 @@ class Container:
         "_members_lock",
         "_outsiders",
         "_undismissed",
+        "ever_listed",
         "inside",
         "is_supervised",
         "joining",
         "owner",
+        "placement",
         "scope",
         "slots",
     )
@@ -59,8 +63,10 @@ class Container:
         self.is_supervised = False  # somebody wants to `judge` the failures of children. Written before the first
         self.owner: Parker | None = None  # the thread that runs the body; written on entry
         self.joining = 0  # the epoch of its wait for the children; 0 before that. Written by the owner
+        self.placement: Placement | None = None  # made for the first child that needs one; then never changes
         self._members_lock = Lock()
         self._listed: dict[VirtualThread, None] = {}  # in the order in which they came. Under _members_lock
+        self.ever_listed = 0  # how many there have been. Written under it
         self._daemons: set[VirtualThread] | None = None  # made for the first. Likewise
         self._undismissed: set[VirtualThread] | None = None  # who does not know yet that all others are done. Likewise
         self._outsiders: dict[SlotWaiter, None] | None = None  # made for the first. Likewise
@@ -73,6 +79,7 @@ class Container:
         self._members_lock.acquire()
         try:
             self._listed[thread] = None
+            self.ever_listed += 1
         finally:
             self._members_lock.release()
 
@@ -87,6 +94,17 @@ class Container:
     def is_shut(self) -> bool:
         """Whether nothing can be spawned any more: cancelled, or closed. A full fence before it looks. Any thread."""
         return not self.inside.count() or pending(self.scope) is not None
+
+    def make_placement(self, turns: Counter, carriers: int) -> Placement:
+        """What says on which of so many carriers children from platform threads go. Any thread.
+
+        Once: who reads it while another replaces it would find it freed.
+        """
+        made = Placement(turns, carriers)
+        with self._members_lock:
+            if self.placement is None:
+                self.placement = made
+            return self.placement
 
     def add_outsider(self, waiter: SlotWaiter) -> None:
         """`waiter` shall be woken if the group is shut. Its own thread, armed."""

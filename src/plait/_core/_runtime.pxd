@@ -3,9 +3,10 @@ from plait._core._tree cimport Scope, pending
 from plait._core._carrier cimport Carrier
 from plait._core._container cimport Container
 from plait._core._parking cimport Parker
+from plait._core._placement cimport Placement
 from plait._core._slots cimport Slots
 from plait._core._vthread cimport VirtualThread
-from plait._native._native cimport Counter, Lock, Rundown, caller_code, caller_offset, copied_context, current, now
+from plait._native._native cimport Counter, Lock, Rundown, caller_code, caller_offset, copied_context, current, kernel_ident, now
 
 cimport cython
 
@@ -15,13 +16,13 @@ cdef class Runtime:
     cdef public list _carriers
     cdef public bint _is_over
     cdef public list _kept
-    cdef public Counter _next
+    cdef public Counter _turns
     cdef public object _wanted
     cdef public object offload
     cdef public object offload_for_programs
     cdef public list on_start
-    @cython.locals(carriers=list, spawner=VirtualThread)
-    cpdef Carrier carrier_for(self, Parker me)
+    @cython.locals(carriers=list, spawner=VirtualThread, count=Py_ssize_t, placement=Placement)
+    cpdef Carrier carrier_for(self, Parker me, Container group)
 
 cdef Runtime _runtime
 

@@ -31,6 +31,7 @@ from plait._native._native import (
     caller_offset,
     copied_context,
     current,
+    kernel_ident,
     now,
     write_unraisable,
 )
@@ -59,7 +60,7 @@ class Runtime:
         self._carriers: list[Carrier] = []  # empty until started; then never changes
         self._is_over = False  # the process is ending. Under _lock
         self._kept: list[Timer] = []  # deadlines for the first carrier, where there is none yet. Under _lock
-        self._next = Counter()
+        self._turns = Counter()  # of the carriers, with platform threads that spawn
         self._wanted: int | None = None  # carriers asked for by configure()
         self.offload = Offload()  # for plait's own calls
         self.offload_for_programs = Offload()  # for calls of others, which may wait for what makes calls of plait's own
@@ -82,7 +83,7 @@ class Runtime:
 
     def is_carrier(self) -> bool:
         """Whether the calling kernel thread is one of the carriers."""
-        ident = _native.kernel_ident()
+        ident = kernel_ident()
         return any(carrier.ident == ident for carrier in self._carriers)
 
     def configure_carriers(self, count: int) -> None:
@@ -142,16 +143,20 @@ class Runtime:
         self._carriers = carriers
         at_the_very_end(self.halt)
 
-    def carrier_for(self, me: Parker | None) -> Carrier:
-        """Where a thread spawned by `me` is queued: with its spawner; for platform threads, in turn."""
+    def carrier_for(self, me: Parker, group: Container) -> Carrier:
+        """Where a child of `group` spawned by `me` is queued: with its spawner; for platform threads, see `_placement`."""
         if isinstance(me, VirtualThread):
             spawner: VirtualThread = me
             assert spawner.carrier is not None
             return spawner.carrier
         carriers = self._carriers or self.start()
-        if len(carriers) == 1:
+        count = len(carriers)
+        if count == 1:
             return carriers[0]
-        return carriers[self._next.add(1) % len(carriers)]
+        placement = group.placement
+        if placement is None:
+            placement = group.make_placement(self._turns, count)
+        return carriers[placement.next_turn(group.inside.count(), group.ever_listed, kernel_ident(), now()) % count]
 
     def queue_spawner(self, me: Parker) -> bool:
         """Have a platform thread that may spawn again told in its turn, behind what it has spawned; whether it will be.
@@ -191,7 +196,7 @@ class Runtime:
         with self._lock:
             carriers, self._carriers = self._carriers, []
             self._is_over = True
-        me = _native.kernel_ident()
+        me = kernel_ident()
         answers = [carrier.halt() for carrier in carriers if carrier.ident != me]
         until = now() + _PATIENCE
         for answered in answers:
@@ -330,11 +335,11 @@ def start_child(
     # Whatever can fail comes before the count: a child that is counted in and never queued would hang its group.
     slots = None if is_daemon else group.slots
     if slots is None:  # a `try` costs, even where nothing is raised
-        carrier = _runtime.carrier_for(me)
+        carrier = _runtime.carrier_for(me, group)
         thread = _prepared(group, carrier, make, fn, args, kwargs, label, context)
     else:
         try:
-            carrier = _runtime.carrier_for(me)
+            carrier = _runtime.carrier_for(me, group)
             thread = _prepared(group, carrier, make, fn, args, kwargs, label, context)
         except BaseException:
             slots.give()

@@ -20,6 +20,7 @@ ctypedef object (*positional_t)(object, object, tuple)
 
 cpdef current()
 cpdef double now() noexcept
+cpdef unsigned long kernel_ident() noexcept
 cpdef double processor_time(unsigned long ident) noexcept
 cpdef switch_to(stack)
 cpdef end_into(stack)

@@ -201,6 +201,7 @@ cdef extern from "pythread.h":
     PyThread_type_lock PyThread_allocate_lock()
     void PyThread_free_lock(PyThread_type_lock) nogil
     int PyThread_acquire_lock(PyThread_type_lock, int) nogil
+    unsigned long PyThread_get_thread_ident() nogil
     void PyThread_release_lock(PyThread_type_lock) nogil
 
 cdef extern from "<pthread.h>" nogil:
@@ -448,6 +449,11 @@ cpdef double now() noexcept:
     cdef timespec moment
     clock_gettime(CLOCK_MONOTONIC, &moment)
     return <double>(moment.tv_sec * 1_000_000_000 + moment.tv_nsec) / 1e9
+
+
+cpdef unsigned long kernel_ident() noexcept:
+    """The identity of the calling kernel thread."""
+    return PyThread_get_thread_ident()
 
 
 cpdef double processor_time(unsigned long ident) noexcept:

@@ -232,12 +232,6 @@ rlock_quick(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 static PyObject *
-kernel_ident(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
-{
-    return PyLong_FromUnsignedLong(PyThread_get_thread_ident());
-}
-
-static PyObject *
 poll_registered(PyObject *Py_UNUSED(module), PyObject *poll)
 {
     PyObject *dict = *(PyObject **)((char *)poll + sizeof(PyObject));
@@ -540,7 +534,6 @@ static PyMethodDef word_functions[] = {
      PyDoc_STR("rlock_quick(name, slow): what does as `slow`, a method of RLock, where that need not wait, in C.")},
     {"lock_taker", lock_taker, METH_O,
      PyDoc_STR("lock_taker(slow): take_lock(); where a lock looks different, that is slow(lock, False).")},
-    {"kernel_ident", kernel_ident, METH_NOARGS, PyDoc_STR("The identity of the calling kernel thread.")},
     {"poll_registered", poll_registered, METH_O, PyDoc_STR("poll_registered(poll): {descriptor: events}.")},
     {"semlock_is_known", semlock_is_known, METH_O,
      PyDoc_STR("semlock_is_known(type): whether the words of a SemLock are where the others count on them.")},
