@@ -195,3 +195,22 @@ def test_name_that_many_come_to_while_it_loads(modules, tmp_path):
     print({{future.result() for future in futures}})
     """
     assert run_python(code, MODULES=modules) == "{5}\n"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 15), reason="nothing is imported lazily before 3.15")
+def test_files_that_a_name_uses_while_it_loads(modules, tmp_path):
+    """Who loads it under the import lock has no worker wait for the disk; who imports, as ever, has."""
+    for name in ("lazily", "at_once"):
+        (tmp_path / f"{name}.py").write_text("import os\nwith open(__file__) as file: os.fsync(file.fileno())")
+    code = f"""{BEGIN}
+    from plait._core import runtime
+    lazy import lazily
+    def body():
+        with plait.ThreadGroup() as group:
+            group.spawn(lambda: lazily).result()
+            before = runtime.offload.counts().workers
+            import at_once
+            print(before, runtime.offload.counts().workers)
+    plait.spawn(body).result()
+    """
+    assert run_python(code, MODULES=modules) == "0 1\n"
