@@ -27,8 +27,8 @@ A map of the package, each module using only those above it:
     peers/      servers in C, Go and Java
     _sizes      the same work at growing sizes: the cost per thread, and its growth
     _switch     a bare PyGreenlet_Switch, the yardstick of switch (_switch.c)
-    spawn limited cancel switch deep depths parked waves timers locks hops echo churn fanout http wsgi files scale
-    scale_spawn neutral neutral_files
+    spawn limited cancel switch deep depths parked waves timers locks hops echo shares churn fanout http wsgi files
+    scale scale_spawn neutral neutral_files
                 the benchmarks: one function per contender
     _runner     rounds in alternating order
     _stats      medians, spreads, ratios

@@ -21,6 +21,8 @@ from bench._process import ROOT, ContenderError, processor_seconds
 from bench._programs import MissingError, command
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from bench._model import Params, Sample
     from bench._process import Child
 
@@ -34,17 +36,20 @@ ADDRESSES = 64
 REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 
 
-def drive(child: Child, params: Params, kind: str) -> Sample:
+def drive(child: Child, params: Params, kind: str, watched: AbstractContextManager[object] | None = None) -> Sample:
     """Let the clients loose on the server in ``child``, once it has told its port, and return what they and its clock say.
 
-    What the clients do is told by ``kind``: ``echo``, ``churn`` or ``get`` (see ``_load.c``).
+    What the clients do is told by ``kind``: ``echo``, ``churn`` or ``get`` (see ``_load.c``). They do it inside ``watched``.
     """
     port = int(child.read_report()["port"])
     # The clients end themselves when the limit is over, as every child does.
     limit = PATIENCE + (params["warm_up_ms"] + params["duration_ms"]) // 1000 + 1
     sizes = [params[name] for name in ("connections", "size", "warm_up_ms", "duration_ms")]
     arguments = [kind, *(str(number) for number in (port, *sizes, child.pid, limit))]
-    clients = subprocess.run([*clients_command(), *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    with contextlib.nullcontext() if watched is None else watched:
+        clients = subprocess.run(
+            [*clients_command(), *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        )
     if clients.returncode != 0:
         said = clients.stderr.strip().splitlines() or [f"the clients ended with {clients.returncode}"]
         raise ContenderError(f"{said[-1]}; {child.state()}", child.said())

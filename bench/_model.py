@@ -24,6 +24,7 @@ BENCHMARKS = (
     "locks",
     "hops",
     "echo",
+    "shares",
     "churn",
     "fanout",
     "http",

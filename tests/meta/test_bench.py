@@ -147,6 +147,28 @@ def test_a_run_is_read_back_as_it_was(tmp_path):
         read_run(path)
 
 
+def test_samples_are_shared_out_by_the_object_file():
+    """What is none of the known parts is the server's own code."""
+    from bench.shares import REST, shared_out
+
+    lines = """\
+ ffffffff9a1 ([kernel.kallsyms])
+ ffffffffc01 (/lib/modules/6.1/kernel/net/netfilter/nf_tables.ko.xz)
+ ffffffffc02 (bpf_prog_6deef7357e7b4530)
+ 5555555 (/usr/bin/python3.13)
+ 5555556 (/usr/lib/libpython3.14t.so.1.0)
+ 7777777 (/venv/lib/python3.13/lib-dynload/_socket.cpython-313-x86_64-linux-gnu.so)
+ 7777778 (/venv/lib/python3.13/site-packages/greenlet/_greenlet.cpython-313-x86_64-linux-gnu.so)
+ 7777779 (/venv/lib/python3.13/site-packages/plait/_core/_reactor.cpython-313-x86_64-linux-gnu.so)
+ 777777a (/usr/lib/x86_64-linux-gnu/libc.so.6)
+ 777777b ([vdso])
+
+ 777777c (/tmp/a server (in C))
+ 777777d ([unknown])
+""".splitlines()
+    assert shared_out(lines) == {"kernel": 3, "interpreter": 3, "greenlet": 1, "C library": 2, REST: 3}
+
+
 def test_instructions_are_counted_where_they_are_spent():
     """A line of costs after calls= is what the callee spent, which is counted at the callee's own lines."""
     from bench.instructions import Count, _costs, growths
