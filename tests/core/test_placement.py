@@ -79,14 +79,13 @@ def test_those_that_were_there_before_are_no_backlog():
     assert changes(group.spawn_many(10_000, waits=False, ends=True)) == FEW - 1
 
 
-@pytest.mark.parametrize("how", [{"every": 0.002}, {"spawner": 8}])
-def test_another_burst(how):
+@pytest.mark.parametrize(("pause", "spawner"), [(0.002, 7), (SPAWN, 8)])
+def test_another_burst(pause, spawner):
     """After a pause, or of another platform thread: few workers after many that were gone at once are spread."""
     group = Group()
     group.spawn_many(1_000, waits=False, ends=True)
-    turns = [group.spawn(waits=False, ends=False, **how)]
-    how.pop("every", None)
-    turns += group.spawn_many(FEW - 1, waits=False, ends=False, **how)
+    turns = [group.spawn(waits=False, ends=False, spawner=spawner, every=pause)]
+    turns += group.spawn_many(FEW - 1, waits=False, ends=False, spawner=spawner)
     assert changes(turns) == FEW - 1
 
 

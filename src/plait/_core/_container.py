@@ -98,9 +98,10 @@ class Container:
     def make_placement(self, turns: Counter, carriers: int) -> Placement:
         """What says on which of so many carriers children from platform threads go. Any thread.
 
-        Once: who reads it while another replaces it would find it freed.
+        Once: who reads it while another replaces it would find it freed. And whole: spawners read it without the lock.
         """
         made = Placement(turns, carriers)
+        turns.add(0)  # a full fence, before anybody can see it
         with self._members_lock:
             if self.placement is None:
                 self.placement = made
