@@ -4,12 +4,15 @@ A thread that has begun stays on its carrier, so what lives (workers, connection
 as soon as it is there gains nothing by that: every carrier falls asleep and is woken again and again, where one would be kept
 at work. And what computes for long is helped before it begins, wherever it is queued: `_watch.py`.
 
-So the first of a burst go in turn, and each one that comes after somebody of its group has waited for the first time: that is
-who lives. Others go where the last one went, as long as no more are inside the group than a carrier finds when it has been
-woken: it keeps up with them.
+So the first of a burst go in turn: as many as are spawned before a carrier has been woken, and more. Others go where the last
+one went, as long as no more have come together in the group than a carrier may find: it keeps up with them. A burst is that of
+one platform thread in one group. It ends with a pause, and when somebody of the group has waited for the first time, for that
+is who lives: where all wait, all go in turn.
 
-A burst ends with a pause, and is that of one platform thread in one group. What comes within one is taken to be of one kind:
-a few that live, spawned in a moment after many that did not, and before the first of them has waited, are all on one carrier.
+What comes within a burst is taken to be of one kind: a few that live, spawned in a moment after many that did not, and before
+the first of them has waited, are all on one carrier.
+
+With a GIL all go in turn, and nothing here is asked: who spawns keeps the others from showing what they are.
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from plait._native._native import Counter
 
-_FEW = 8  # threads of a burst for each carrier
-_MANY = 1_000  # inside the group: a carrier takes 50 us to be woken, and its spawner spawns as many meanwhile
+_FEW = 64  # threads of a burst for each carrier: to be woken takes 50 us, to be spawned one
+_MANY = 1_000  # inside the group
 _PAUSE = 0.001  # seconds without a spawn
 
 
@@ -34,10 +37,10 @@ class Placement:
         self._few = _FEW * carriers
         self._turn = 0  # of the last thread that was spawned
         self._last = 0.0  # when that was
-        self._waited = 0  # how many of the group had waited by then
         self._spawner = 0  # who has spawned it, by the number of the kernel thread: whose burst it is
         self._spawned = 0  # in this burst
-        self._before = 0  # how many were inside the group when that began
+        self._before = 0  # how many were inside the group when that began,
+        self._waited = 0  # and how many had waited by then
 
     def next_turn(self, inside: int, waited: int, spawner: int, moment: float) -> int:
         """Whose turn it is to take the next thread: the carriers are counted round and round.
@@ -45,13 +48,13 @@ class Placement:
         `inside` are in the group now, and so many have `waited` since it was made; `spawner` is the kernel thread that calls,
         `moment` is now.
         """
-        if spawner != self._spawner or moment - self._last > _PAUSE:
+        if waited != self._waited or spawner != self._spawner or moment - self._last > _PAUSE:
             self._spawner = spawner
             self._spawned = 0
             self._before = inside
-        self._last = moment
-        if self._spawned < self._few or waited != self._waited or inside - self._before > _MANY:
             self._waited = waited
+        self._last = moment
+        if self._spawned < self._few or inside - self._before > _MANY:
             self._turn = self._turns.add(1)
         self._spawned += 1
         return self._turn

@@ -17,6 +17,7 @@ cdef class Runtime:
     cdef public bint _is_over
     cdef public list _kept
     cdef public Counter _turns
+    cdef public bint _has_gil
     cdef public object _wanted
     cdef public object offload
     cdef public object offload_for_programs

@@ -61,6 +61,7 @@ class Runtime:
         self._is_over = False  # the process is ending. Under _lock
         self._kept: list[Timer] = []  # deadlines for the first carrier, where there is none yet. Under _lock
         self._turns = Counter()  # of the carriers, with platform threads that spawn
+        self._has_gil = True  # as it is when the carriers start
         self._wanted: int | None = None  # carriers asked for by configure()
         self.offload = Offload()  # for plait's own calls
         self.offload_for_programs = Offload()  # for calls of others, which may wait for what makes calls of plait's own
@@ -135,6 +136,7 @@ class Runtime:
         """Start `carriers`, and let them be seen."""
         if _native.gc_gate not in gc.callbacks:
             gc.callbacks.append(_native.gc_gate)
+        self._has_gil = has_gil()
         kept, self._kept = self._kept, []
         for timer in kept:
             carriers[0].timers.push(timer)
@@ -144,7 +146,7 @@ class Runtime:
         at_the_very_end(self.halt)
 
     def carrier_for(self, me: Parker, group: Container) -> Carrier:
-        """Where a child of `group` spawned by `me` is queued: with its spawner; for platform threads, see `_placement`."""
+        """Where a child of `group` spawned by `me` is queued: with its spawner; of platform threads in turn, or see `_placement`."""
         if isinstance(me, VirtualThread):
             spawner: VirtualThread = me
             assert spawner.carrier is not None
@@ -153,6 +155,8 @@ class Runtime:
         count = len(carriers)
         if count == 1:
             return carriers[0]
+        if self._has_gil:
+            return carriers[self._turns.add(1) % count]
         placement = group.placement
         if placement is None:
             placement = group.make_placement(self._turns, count)
@@ -238,8 +242,12 @@ def default_carriers() -> int:
         if not text.isdecimal() or int(text) < 1:
             raise ValueError(f"PLAIT_CARRIERS must be a whole number from 1 up, not {text!r}")
         return int(text)
-    is_gil_enabled = getattr(sys, "_is_gil_enabled", lambda: True)
-    return 1 if is_gil_enabled() else max(1, len(os.sched_getaffinity(0)))
+    return 1 if has_gil() else max(1, len(os.sched_getaffinity(0)))
+
+
+def has_gil() -> bool:
+    """Whether one kernel thread at a time runs Python now."""
+    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 
 
 def open_scope(scope: CancelScope, shelter: float = 0.0) -> Parker:
