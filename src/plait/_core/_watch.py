@@ -44,7 +44,7 @@ _QUIET = 4  # looks in a row at no backlog, until the watch ends
 # In seconds:
 _WORTH = 10e-6  # work in a thread that makes up for taking it over
 _SHORTEST_NAP = 50e-6  # between two looks; each nap is twice as long as the last
-_LONGEST_NAP = 500e-6
+_LONGEST_NAP = 0.002
 _PATIENCE = 0.005  # time that counts as work, whether or not a processor was busy
 _FRESH = 0.001  # what was found out about a backlog holds for so long
 
