@@ -89,6 +89,15 @@ def test_those_that_were_there_before_are_no_backlog():
     assert changes(group.spawn_many(10_000, waits=False, ends=True)) == FEW - 1
 
 
+def test_those_that_were_there_before_and_have_left_are_none_either():
+    group = Group()
+    group.inside = 100_000
+    group.spawn_many(FEW, waits=False, ends=True)
+    group.inside = 0
+    turns = group.spawn_many(10_000, waits=False, ends=False)
+    assert changes(turns[1_002:]) == len(turns[1_002:]) - 1
+
+
 @pytest.mark.parametrize(("pause", "spawner"), [(0.002, 7), (SPAWN, 8)])
 def test_another_burst(pause, spawner):
     """After a pause, or of another platform thread: few workers after many that were gone at once are spread."""

@@ -10,7 +10,8 @@ one platform thread in one group. It ends with a pause, and when somebody of the
 is who lives: where all wait, all go in turn.
 
 What comes within a burst is taken to be of one kind: a few that live, spawned in a moment after many that did not, and before
-the first of them has waited, are all on one carrier.
+the first of them has waited, are all on one carrier. And where several spawn into one group at a time, each ends the burst of
+the other: all go in turn, as if they waited.
 
 With a GIL all go in turn, and nothing here is asked: who spawns keeps the others from showing what they are.
 """
@@ -39,8 +40,8 @@ class Placement:
         self._last = 0.0  # when that was
         self._spawner = 0  # who has spawned it, by the number of the kernel thread: whose burst it is
         self._spawned = 0  # in this burst
-        self._before = 0  # how many were inside the group when that began,
-        self._waited = 0  # and how many had waited by then
+        self._before = 0  # the fewest that were inside the group since that began,
+        self._waited = 0  # and how many had waited when it did
 
     def next_turn(self, inside: int, waited: int, spawner: int, moment: float) -> int:
         """Whose turn it is to take the next thread: the carriers are counted round and round.
@@ -53,6 +54,8 @@ class Placement:
             self._spawned = 0
             self._before = inside
             self._waited = waited
+        elif inside < self._before:
+            self._before = inside
         self._last = moment
         if self._spawned < self._few or inside - self._before > _MANY:
             self._turn = self._turns.add(1)

@@ -14,6 +14,7 @@ cimport cython
 cdef class Runtime:
     cdef public Lock _lock
     cdef public list _carriers
+    cdef public list _shown
     cdef public bint _is_over
     cdef public list _kept
     cdef public Counter _turns

@@ -57,7 +57,8 @@ class Runtime:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._carriers: list[Carrier] = []  # empty until started; then never changes
+        self._carriers: list[Carrier] = []  # empty until started, and when the process ends; `_show` replaces it
+        self._shown = [self._carriers]  # all that it has been
         self._is_over = False  # the process is ending. Under _lock
         self._kept: list[Timer] = []  # deadlines for the first carrier, where there is none yet. Under _lock
         self._turns = Counter()  # of the carriers, with platform threads that spawn
@@ -142,8 +143,13 @@ class Runtime:
             carriers[0].timers.push(timer)
         for carrier in carriers:
             carrier.start()
-        self._carriers = carriers
+        self._show(carriers)
         at_the_very_end(self.halt)
+
+    def _show(self, carriers: list[Carrier]) -> None:
+        """Let these be seen, by all threads. What was seen before is kept: who reads it just now would find it freed."""
+        self._shown.append(carriers)
+        self._carriers = carriers
 
     def carrier_for(self, me: Parker, group: Container) -> Carrier:
         """Where a child of `group` spawned by `me` is queued: with its spawner; of platform threads in turn, or see `_placement`."""
@@ -198,7 +204,8 @@ class Runtime:
         All but the one that asks, if that is one: it has forked this process, and ends it.
         """
         with self._lock:
-            carriers, self._carriers = self._carriers, []
+            carriers = self._carriers
+            self._show([])
             self._is_over = True
         me = kernel_ident()
         answers = [carrier.halt() for carrier in carriers if carrier.ident != me]
@@ -217,14 +224,14 @@ class Runtime:
         self.offload_for_programs = Offload()
         _lot.reset()
         me: Parker | None = current() or known_platform_thread()
-        self._carriers = []
+        self._show([])
         self._kept = []
         if me is None:
             return
         me.survive_fork()
         if isinstance(me, VirtualThread) and me.carrier is not None:
             me.carrier.survive_fork(me)
-            self._carriers = [me.carrier]
+            self._show([me.carrier])
         scope = me.scope
         while scope is not None:
             if scope.owner is not None:  # else it is the default group's, which nobody opens

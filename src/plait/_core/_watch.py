@@ -206,7 +206,9 @@ class Watcher:
             thread = backlog.unstarted.take()
             if thread is None:
                 break
-            self._mine.unstarted.put(thread)
+            if not self._mine.unstarted.offer(thread):  # no memory
+                backlog.unstarted.put(thread)  # in the cell that it has just left
+                break
             count += 1
         if count:
             self._source = backlog
