@@ -4,7 +4,7 @@
     python -m bench all                      # every benchmark, five rounds, some hours
     python -m bench spawn --rounds 9         # or another of those listed below
     python -m bench echo --contenders plait,uvloop --cases '1 KiB x 100'
-    python -m bench echo --retries 3         # repeat the turns that other processes disturb
+    python -m bench echo --retries 3         # repeat the turns that others disturb
     python -m bench all --json results.json
     python -m bench all --quick              # does it run at all? Its figures mean nothing.
 
@@ -21,6 +21,8 @@ A map of the package, each module using only those above it:
     _process    the parent's side of a child: started with its environment, bounded in time, always ended
     _programs   programs in other languages, compiled once in a run
     _facts      the machine and the versions, for the header
+    _disturbance
+                what disturbs a turn: other processes, and neighbours on a core
     _load       the clients of servers (_load.c, or Python where there is no C compiler)
     _loops      how the loops of others are started
     _server     the servers of clients (peers/*.c)

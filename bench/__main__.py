@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench._disturbance import DISTURBED, SLOWED
 from bench._facts import machine_facts
 from bench._model import BENCHMARKS, load_benchmark
 from bench._report import as_json, header, losses, tables
-from bench._runner import DISTURBED, run_case
+from bench._runner import run_case
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -39,8 +40,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         type=int,
         default=0,
         metavar="N",
-        help=f"repeat a turn up to N times while other processes keep more than {DISTURBED} of a core busy; the least "
-        "disturbed turn counts (default: 0)",
+        help=f"repeat a turn up to N times while others disturb it: keep more than {DISTURBED} of a core busy, or make a "
+        f"processor {SLOWED * 100:.0f} %% slower; the least disturbed turn counts (default: 0)",
     )
     parser.add_argument(
         "--contenders",

@@ -6,9 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import resource
 import subprocess
-import time
 import tomllib
 from pathlib import Path
 
@@ -39,40 +37,6 @@ def machine_facts() -> dict[str, str]:
         "packages": ", ".join(f"{package} {version}" for package, version in versions.items()),
         "PLAIT_CARRIERS": child_environment({}).get("PLAIT_CARRIERS", "not set: plait's own choice"),
     }
-
-
-class Bystanders:
-    """Tells how much of the machine others used since it was made: processes not ours, and the host's other guests."""
-
-    def __init__(self) -> None:
-        self._start, self._machine, self._own = time.monotonic(), _machine_seconds(), _own_seconds()
-
-    def cores(self) -> float | None:
-        """Return the number of cores that others kept busy, or None where the system does not tell.
-
-        Children of ours count as ours once they have ended.
-        """
-        if self._machine is None or (machine := _machine_seconds()) is None:
-            return None
-        others = (machine - self._machine) - (_own_seconds() - self._own)
-        return max(0.0, others / (time.monotonic() - self._start))
-
-
-def _machine_seconds() -> float | None:
-    """Return the processor seconds that all cores have spent for anybody, interrupts left out."""
-    try:
-        fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()
-    except OSError:
-        return None
-    user, nice, system = map(int, fields[1:4])
-    stolen = int(fields[8])
-    return (user + nice + system + stolen) / os.sysconf("SC_CLK_TCK")
-
-
-def _own_seconds() -> float:
-    """Return the processor seconds of this process and of its children that have ended."""
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def _version(package: str) -> str:

@@ -110,12 +110,17 @@ def _outcome_as_json(outcome: Outcome) -> dict[str, object]:
 
 
 def disturbance(outcome: Outcome) -> str:
-    """Say how busy others kept the machine, since that explains a wide spread."""
-    cores = [value for turn in outcome.rounds for value in turn.bystanders.values()]
-    if not cores:
-        return ""
-    spread = Spread.of(cores)
-    return f"other processes meanwhile: {spread.median:.2f} cores busy ({spread.low:.2f} .. {spread.high:.2f})"
+    """Say how busy others kept the machine, and how slow its processors were, since that explains a wide spread."""
+    said = []
+    if cores := [value for turn in outcome.rounds for value in turn.bystanders.values()]:
+        spread = Spread.of(cores)
+        said.append(
+            f"other processes meanwhile: {spread.median:.2f} cores busy ({spread.low:.2f} .. {spread.high:.2f})"
+        )
+    if slowness := [value for turn in outcome.rounds for value in turn.slowness.values()]:
+        spread = Spread.of(slowness)
+        said.append(f"processors {spread.median:.2f} times as slow as at best ({spread.low:.2f} .. {spread.high:.2f})")
+    return "; ".join(said)
 
 
 def rows_of_ours(outcome: Outcome) -> list[Contender]:

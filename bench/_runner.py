@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from bench._facts import Bystanders, is_installed
+from bench._disturbance import Observer, Processors
+from bench._facts import is_installed
 from bench._process import Child, ContenderError
 from bench._programs import MissingError
 
@@ -20,8 +20,6 @@ T = TypeVar("T")
 
 #: Seconds that a child may take in a quick run.
 QUICK_LIMIT = 10
-#: Cores that others may keep busy before a turn counts as disturbed.
-DISTURBED = 0.25
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,8 @@ class Round:
     samples: dict[str, Sample]
     #: The cores that others on this machine kept busy during each contender's turn, where the system tells.
     bystanders: dict[str, float]
+    #: How much slower than ever a processor was before or after it, where that can be seen.
+    slowness: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -74,10 +74,11 @@ def run_case(
 ) -> Outcome:
     """Run one case of a benchmark for so many rounds, telling on stderr how it goes.
 
-    A turn that other processes disturb is repeated up to ``retries`` times, and the least disturbed one counts.
+    A turn that others disturb is repeated up to ``retries`` times, and the least disturbed one counts.
     """
     limit = min(benchmark.limit, QUICK_LIMIT) if quick else benchmark.limit
     outcome = Outcome(benchmark, case, case.sized(quick=quick), limit, list(contenders))
+    processors = Processors()
     for contender in contenders:
         if (lack := _lack(case, contender)) is not None:
             outcome.skipped[contender.name] = f"{lack}, skipped"
@@ -87,7 +88,7 @@ def run_case(
         order = alternating(able, turn)
         outcome.rounds.append(Round([item.name for item in order], {}, {}))
         for contender in order:
-            _run_turn(outcome, contender, retries)
+            _run_turn(outcome, contender, retries, processors)
         _tell(f"{benchmark.name} {case.name}, round {turn + 1} of {rounds}: {_brief(outcome)}")
     return outcome
 
@@ -106,11 +107,12 @@ def _lack(case: Case, contender: Contender) -> str | None:
     return None
 
 
-def _run_turn(outcome: Outcome, contender: Contender, retries: int) -> None:
+def _run_turn(outcome: Outcome, contender: Contender, retries: int, processors: Processors) -> None:
     """Let one contender have its turn in the last round."""
     current = outcome.rounds[-1]
+    least = None
     for _ in range(1 + retries):
-        bystanders = Bystanders()
+        observer = Observer(processors)
         try:
             sample = _measure(outcome, contender)
         except ContenderError as error:
@@ -118,14 +120,15 @@ def _run_turn(outcome: Outcome, contender: Contender, retries: int) -> None:
             outcome.failed[contender.name] = f"failed in round {len(outcome.rounds)}: {error}"
             _tell(f"{contender.name}: failed: {error}\n{error.said}".rstrip())
             return
-        cores = bystanders.cores()
-        if cores is None:
+        seen = observer.seen()
+        if least is None or seen.extent < least:
+            least = seen.extent
             current.samples[contender.name] = sample
-            return
-        if cores < current.bystanders.get(contender.name, math.inf):
-            current.samples[contender.name] = sample
-            current.bystanders[contender.name] = cores
-        if cores <= DISTURBED:
+            if seen.cores is not None:
+                current.bystanders[contender.name] = seen.cores
+            if seen.slowness is not None:
+                current.slowness[contender.name] = seen.slowness
+        if least <= 1:
             return
 
 

@@ -46,10 +46,13 @@ INTRODUCTION = """# Benchmarks
 plait beside its peers, measured by [`bench/`](../../bench). Each contender of each round is a process of its own; contenders come
 in alternating order, and a ratio is one between two contenders of the same round. The tables show medians, with the smallest and the
 largest; a ratio above 1 means that plait is better. Compare ratios, and only within a run: machines differ, and one machine
-differs from hour to hour.
+differs from hour to hour. With `--retries` a turn that others disturb is repeated, whoever's it is, and the least disturbed one
+counts: others are processes, and whoever shares a core with one of our processors, which shows by a loop that is timed there
+before and after the turn.
 
 plait is measured as it is installed. Nothing of it is switched off for a benchmark, no path in it is there for one, and nothing is
-set but the number of carriers (`PLAIT_CARRIERS`: one, where its peers have one kernel thread).
+set but the number of carriers (`PLAIT_CARRIERS`: one, where its peers have one kernel thread); WSGI alone asks for plait by
+`patch.install(virtual_threads=True)`, as `python -m plait` does.
 
 This page is written by `python -m bench.publish`, all but the notes, which are in [`notes/`](notes)."""
 
