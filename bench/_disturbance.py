@@ -17,7 +17,7 @@ from time import perf_counter_ns
 #: Cores that others may keep busy before a turn counts as disturbed.
 DISTURBED = 0.25
 #: How much slower than ever a processor may be before it does.
-SLOWED = 0.15
+SLOWED = 0.3
 #: Turns of the loop, some half a millisecond, and how often it is timed: what interrupts it once does not count.
 LOOP = 30_000
 TIMES = 4

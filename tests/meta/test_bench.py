@@ -148,7 +148,7 @@ def test_a_run_is_read_back_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("retries", "time", "slowness"), [(0, 500.0, 1.8), (1, 420.0, 1.2), (2, 400.0, 1.1), (9, 400.0, 1.1)]
+    ("retries", "time", "slowness"), [(0, 500.0, 1.8), (1, 420.0, 1.4), (2, 400.0, 1.1), (9, 400.0, 1.1)]
 )
 def test_a_turn_that_others_disturb_is_repeated(retries, time, slowness, monkeypatch):
     """So often as was said, but no more than it takes; the least disturbed one counts."""
@@ -161,7 +161,7 @@ def test_a_turn_that_others_disturb_is_repeated(retries, time, slowness, monkeyp
     case, plait = benchmark.cases[0], benchmark.contender("plait")
     outcome = Outcome(benchmark, case, case.params, 1, [plait], [Round(["plait"], {}, {})])
     turns = iter(
-        [(500.0, Disturbance(0.1, 1.8)), (420.0, Disturbance(0.2, 1.2)), (400.0, Disturbance(0.2, 1.1)), (1.0, None)]
+        [(500.0, Disturbance(0.1, 1.8)), (420.0, Disturbance(0.2, 1.4)), (400.0, Disturbance(0.2, 1.1)), (1.0, None)]
     )
     found = []
 
