@@ -72,6 +72,7 @@ BARS = (
     Bar("churn", "1 KiB", "throughput", "uvloop-streams", at_least=1.5),
     Bar("timers", "short sleeps", "time", "asyncio", at_least=3),
     Bar("timers", "100,000 at a time", "time", "asyncio", at_least=3),
+    Bar("timers", "1,000,000 at a time", "time", "asyncio", at_least=3),
     Bar("parked", "event", "memory", at_most=6 * KIB),
     Bar("parked", "sleep", "memory", at_most=6 * KIB),
     Bar("parked", "a million", "memory", at_most=7 * GIB / 1_000_000),
