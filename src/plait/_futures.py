@@ -68,16 +68,18 @@ class _Watchers:
 
     def __init__(self) -> None:
         self.parked: dict[Parker, int] = {}  # threads in result(), with the epoch of their wait. Under _lock
-        self.callbacks: list[Callable[[Any], object]] = []  # under _lock
+        self.callbacks: list[Callable[[Any], object]] | None = None  # made for the first. Under _lock
         self.condition: threading.Condition | None = None  # for concurrent.futures. Written under _lock
         self.is_told = False  # concurrent.futures may see the end. Under `condition`, while there is none under _lock
-        self.waiters: list[Any] = []  # of concurrent.futures. Under `condition`
+        self.waiters: list[Any] | None = None  # of concurrent.futures. Made with `condition`, and under it
 
     def make_condition(self, future: VirtualThread) -> None:
         """Give it a condition, unless it has one."""
         condition = threading.Condition()
+        waiters: list[Any] = []  # not under the lock, here and below: the collector may run where it is made
         with _lock:
             if self.condition is None:
+                self.waiters = waiters
                 self.condition = condition
                 # Settled before this look: whether it goes on to notify or not, nobody need wait. After it: it will.
                 self.is_told = future.is_settled()
@@ -86,30 +88,31 @@ class _Watchers:
         """The threads that wait for the future now, as far as they are known. Any thread."""
         with _lock:
             threads = list(self.parked)
-            others: list[object] = [call.__self__ for call in self.callbacks if type(call) is MethodType]
-        others += [waiter.event for waiter in self.waiters.copy()]
+            others: list[object] = [call.__self__ for call in self.callbacks or () if type(call) is MethodType]
+        others += [waiter.event for waiter in tuple(self.waiters or ())]
         # By their types: objects of users are not asked for anything here.
         waiters = [other.waiter for other in others if issubclass(type(other), Waiting)]  # type: ignore[attr-defined]
         return threads + [waiter for waiter in waiters if waiter is not None]
 
     def notify(self, future: VirtualThread) -> None:
         """Tell everybody."""
+        nobody: dict[Parker, int] = {}
         with _lock:
-            parked, self.parked = self.parked, {}
-            callbacks, self.callbacks = self.callbacks, []
+            parked, self.parked = self.parked, nobody
+            callbacks, self.callbacks = self.callbacks, None
             condition = self.condition
         if condition is not None:
             call_contained(call_deaf, self._tell, condition, future)
         unpark_all(parked.items())
-        for callback in callbacks:
+        for callback in callbacks or ():
             _call_back(callback, future)
 
     def _tell(self, condition: threading.Condition, future: VirtualThread) -> None:
         """Tell those who wait in the functions of `concurrent.futures`."""
         with condition:
-            waiters = [] if self.is_told else self.waiters
+            waiters = None if self.is_told else self.waiters
             self.is_told = True
-            for waiter in waiters:
+            for waiter in waiters or ():
                 if future.status == SUCCEEDED:
                     waiter.add_result(future)
                 elif future.status == FAILED:
@@ -208,10 +211,11 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
     def _watch(self) -> _Watchers:
         watchers = self.watchers
         if watchers is None:
+            made = _Watchers()
             with _lock:
+                if self.watchers is None:
+                    self.watchers = made
                 watchers = self.watchers
-                if watchers is None:
-                    watchers = self.watchers = _Watchers()
         assert isinstance(watchers, _Watchers)
         return watchers
 
@@ -225,7 +229,11 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
 
     @property
     def _waiters(self) -> _Waiters:  # type: ignore[override]
-        return _Waiters(self._watch().waiters, self)
+        watchers = self._watch()
+        if watchers.waiters is None:
+            watchers.make_condition(self)
+        assert watchers.waiters is not None
+        return _Waiters(watchers.waiters, self)
 
     @property
     def _state(self) -> str:  # type: ignore[override]
@@ -296,9 +304,12 @@ class Future(VirtualThread, concurrent.futures.Future[T]):
         `KeyboardInterrupt`) as any part of the calling thread. Any thread; never waits.
         """
         watchers = self._watch()
+        callbacks: list[Callable[[Any], object]] = [] if watchers.callbacks is None else watchers.callbacks
         with _lock:
             is_settled = self.is_settled()
             if not is_settled:
+                if watchers.callbacks is None:
+                    watchers.callbacks = callbacks
                 watchers.callbacks.append(fn)
         if is_settled:
             try:
@@ -394,9 +405,10 @@ def drop_callback(future: Future[Any], fn: Callable[[Any], object]) -> None:
     """Do not call `fn`, which was added as a callback, when `future` is done. Any thread; never waits."""
     watchers = future._watch()  # noqa: SLF001 - part of Future, for whoever leaves a wait half-way
     with _lock:
-        for place, callback in enumerate(watchers.callbacks):
+        callbacks = watchers.callbacks or []
+        for place, callback in enumerate(callbacks):
             if callback is fn:  # not `remove`, which asks the callbacks of others whether they are equal to it
-                del watchers.callbacks[place]
+                del callbacks[place]
                 return
 
 

@@ -65,7 +65,9 @@ class Container:
         self.joining = 0  # the epoch of its wait for the children; 0 before that. Written by the owner
         self.placement: Placement | None = None  # made for the first child that needs one; then never changes
         self._members_lock = Lock()
-        self._listed: dict[VirtualThread, None] = {}  # in the order in which they came. Under _members_lock
+        self._listed: dict[VirtualThread, None] | None = (
+            None  # in the order in which they came; made for the first. Under it
+        )
         self.ever_listed = 0  # how many there have been. Written under it
         self._daemons: set[VirtualThread] | None = None  # made for the first. Likewise
         self._undismissed: set[VirtualThread] | None = None  # who does not know yet that all others are done. Likewise
@@ -76,8 +78,11 @@ class Container:
 
     def enlist(self, thread: VirtualThread) -> None:
         """`thread` is about to park or to have children for the first time. Itself only."""
+        listed = self._listed if self._listed is not None else {}  # made here: under the lock the collector may run
         self._members_lock.acquire()
         try:
+            if self._listed is None:
+                self._listed = listed
             self._listed[thread] = None
             self.ever_listed += 1
         finally:
@@ -87,7 +92,8 @@ class Container:
         """`thread`, which is listed, has ended. Itself only."""
         self._members_lock.acquire()
         try:
-            self._listed.pop(thread, None)
+            if self._listed is not None:  # it is, in a forked child
+                self._listed.pop(thread, None)
         finally:
             self._members_lock.release()
 
@@ -109,9 +115,10 @@ class Container:
 
     def add_outsider(self, waiter: SlotWaiter) -> None:
         """`waiter` shall be woken if the group is shut. Its own thread, armed."""
+        outsiders = self._outsiders if self._outsiders is not None else {}
         with self._members_lock:
             if self._outsiders is None:
-                self._outsiders = {}
+                self._outsiders = outsiders
             self._outsiders[waiter] = None
 
     def drop_outsider(self, waiter: SlotWaiter) -> None:
@@ -130,7 +137,7 @@ class Container:
     def members(self) -> list[VirtualThread]:
         """Those listed now, the first to park first. Any thread."""
         with self._members_lock:
-            return list(self._listed)
+            return list(self._listed or ())
 
     def count_daemons(self) -> int:
         """How many daemons are unfinished now. Any thread."""
@@ -141,7 +148,7 @@ class Container:
         """After fork, in the child: none of them exists here but the thread that has forked, if that is below this scope."""
         me: Parker | None = current()
         is_below = me is not None and me.owner is me and is_under(me, self.scope)  # a virtual one: it owns itself
-        self._listed = {me: None} if is_below else {}  # type: ignore[dict-item]
+        self._listed = {me: None} if is_below else None  # type: ignore[dict-item]
         self.joining = 0
         self._daemons = self._undismissed = self._outsiders = None
         self.inside.reset()
