@@ -171,7 +171,7 @@ class ThreadGroup(Container):
         self._scope.is_time_limit = timeout is not None
         self._name = name
         self._is_body_over = False  # written by the owner
-        self._failures: dict[int, BaseException] | None = None  # each once, in the order they came. Under _members_lock
+        self._failures: dict[int, BaseException] | None = None  # each once, in the order they came. Under members_lock
 
     def __repr__(self) -> str:
         return f"<ThreadGroup {self.name!r}>"
@@ -198,7 +198,7 @@ class ThreadGroup(Container):
         """The first failure, once the group is cancelled for it (at once where failures are collected)."""
         if self.scope.cancelled_at is None and self._on_error != "collect":
             return None
-        with self._members_lock:
+        with self.members_lock():
             return next(iter(self._failures.values())) if self._failures else None
 
     def __len__(self) -> int:
@@ -439,7 +439,7 @@ class ThreadGroup(Container):
     def keep_failure(self, error: BaseException) -> None:
         """It is to leave the block."""
         first: dict[int, BaseException] = {}  # not under the lock: the collector may run where it is made
-        with self._members_lock:
+        with self.members_lock():
             if self._failures is None:
                 self._failures = first
             self._failures.setdefault(id(error), error)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from plait._native._native import Counter
 
 
+_making = Lock()  # so that a group gets one lock
+
+
 class Container:
     """The threads of one group, and the count of those inside: its children and its body. Policy is the subclass's.
 
@@ -43,7 +46,7 @@ class Container:
     __slots__ = (
         "_daemons",
         "_listed",
-        "_members_lock",
+        "_lock",
         "_outsiders",
         "_undismissed",
         "ever_listed",
@@ -64,10 +67,8 @@ class Container:
         self.owner: Parker | None = None  # the thread that runs the body; written on entry
         self.joining = 0  # the epoch of its wait for the children; 0 before that. Written by the owner
         self.placement: Placement | None = None  # made for the first child that needs one; then never changes
-        self._members_lock = Lock()
-        self._listed: dict[VirtualThread, None] | None = (
-            None  # in the order in which they came; made for the first. Under it
-        )
+        self._lock: Lock | None = None  # `members_lock`, once it is made; then never changes
+        self._listed: dict[VirtualThread, None] | None = None  # as they came; made for the first. Under members_lock
         self.ever_listed = 0  # how many there have been. Written under it
         self._daemons: set[VirtualThread] | None = None  # made for the first. Likewise
         self._undismissed: set[VirtualThread] | None = None  # who does not know yet that all others are done. Likewise
@@ -76,26 +77,37 @@ class Container:
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise not_copied(self)
 
+    def members_lock(self) -> Lock:
+        """What guards who is listed, and what is made for the first of a kind; made for the first who takes it. Any thread."""
+        if self._lock is None:
+            made = Lock()
+            with _making:
+                if self._lock is None:
+                    self._lock = made
+        return self._lock
+
     def enlist(self, thread: VirtualThread) -> None:
         """`thread` is about to park or to have children for the first time. Itself only."""
         listed = self._listed if self._listed is not None else {}  # made here: under the lock the collector may run
-        self._members_lock.acquire()
+        lock = self.members_lock()
+        lock.acquire()
         try:
             if self._listed is None:
                 self._listed = listed
             self._listed[thread] = None
             self.ever_listed += 1
         finally:
-            self._members_lock.release()
+            lock.release()
 
     def discharge(self, thread: VirtualThread) -> None:
         """`thread`, which is listed, has ended. Itself only."""
-        self._members_lock.acquire()
+        lock = self.members_lock()
+        lock.acquire()
         try:
             if self._listed is not None:  # it is, in a forked child
                 self._listed.pop(thread, None)
         finally:
-            self._members_lock.release()
+            lock.release()
 
     def is_shut(self) -> bool:
         """Whether nothing can be spawned any more: cancelled, or closed. A full fence before it looks. Any thread."""
@@ -108,7 +120,7 @@ class Container:
         """
         made = Placement(turns, carriers)
         turns.add(0)  # a full fence, before anybody can see it
-        with self._members_lock:
+        with self.members_lock():
             if self.placement is None:
                 self.placement = made
             return self.placement
@@ -116,32 +128,32 @@ class Container:
     def add_outsider(self, waiter: SlotWaiter) -> None:
         """`waiter` shall be woken if the group is shut. Its own thread, armed."""
         outsiders = self._outsiders if self._outsiders is not None else {}
-        with self._members_lock:
+        with self.members_lock():
             if self._outsiders is None:
                 self._outsiders = outsiders
             self._outsiders[waiter] = None
 
     def drop_outsider(self, waiter: SlotWaiter) -> None:
         """Its wait is over. Its own thread."""
-        with self._members_lock:
+        with self.members_lock():
             if self._outsiders is not None:  # it is, in a forked child
                 self._outsiders.pop(waiter, None)
 
     def turn_away(self) -> None:
         """Nothing can be spawned any more: wake the outsiders, who look for themselves. Any thread; never parks."""
-        with self._members_lock:
+        with self.members_lock():
             outsiders = list(self._outsiders or ())
         for waiter in outsiders:
             waiter.who.nudge()
 
     def members(self) -> list[VirtualThread]:
         """Those listed now, the first to park first. Any thread."""
-        with self._members_lock:
+        with self.members_lock():
             return list(self._listed or ())
 
     def count_daemons(self) -> int:
         """How many daemons are unfinished now. Any thread."""
-        with self._members_lock:
+        with self.members_lock():
             return len(self._daemons or ())
 
     def abandon(self) -> None:
@@ -156,7 +168,7 @@ class Container:
     def adopt_daemon(self, thread: VirtualThread) -> None:
         """`thread`, which is counted in and not queued yet, is a daemon. Its spawner."""
         daemons, undismissed = set(), set()  # type: ignore[var-annotated]  # the collector may run where they are made
-        with self._members_lock:
+        with self.members_lock():
             if self._daemons is None or self._undismissed is None:
                 self._daemons, self._undismissed = daemons, undismissed
             self._daemons.add(thread)
@@ -167,7 +179,7 @@ class Container:
         """Cancel the daemons, if nobody else is inside. Any thread."""
         if not self._undismissed:
             return
-        with self._members_lock:
+        with self.members_lock():
             if self._daemons is None or self._undismissed is None or self.inside.count() != len(self._daemons):
                 return
             daemons = list(self._undismissed)
@@ -194,7 +206,7 @@ class Container:
     def child_ended(self, thread: VirtualThread) -> None:
         """Nothing of a child is left to run: its slot goes on, and the last tells the owner. Must not park."""
         if thread.is_daemon:
-            with self._members_lock:
+            with self.members_lock():
                 if self._daemons is not None and self._undismissed is not None:  # they are, in a forked child
                     self._daemons.discard(thread)
                     self._undismissed.discard(thread)
